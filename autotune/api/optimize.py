@@ -1,0 +1,118 @@
+"""The one-call entry for a notebook or script."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from autotune.api.result import Result
+from autotune.api.watch import ProgressView
+from autotune.config import StudyConfig
+from autotune.config.task import check_workload
+from autotune.errors import UsageError, did_you_mean
+from autotune.keys import parse_amount, parse_key
+from autotune.workload import Arrays, Dataset, Decode, Metric, Sample, Workload
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+    from autotune.search.progress import Progress
+
+
+def optimize(
+    model: Path | str | onnx.ModelProto | torch.nn.Module,
+    *,
+    calibration: Sequence[Arrays],
+    search: Dataset | Sequence[Sample],
+    heldout: Dataset | Sequence[Sample],
+    decode: Decode,
+    metric: str | Metric = "accuracy",
+    slices: Sequence[str] = (),
+    targets: Sequence[str] = ("local",),
+    trials: int = 40,
+    hours: float | None = None,
+    constraints: Mapping[str, float | str] | None = None,
+    store: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    name: str = "workload",
+    latency_inputs: Arrays | None = None,
+    example_inputs: Sequence[Any] = (),
+    dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+    **options: Any,
+) -> Result:
+    """Search for the smallest and fastest versions of `model` whose worst slice keeps its accuracy.
+
+    The data are as in `Workload`; `search` and `heldout` may be plain sequences of `Sample`. `constraints`
+    map metric keys to limits, as numbers in SI units or as text such as "10MB". `options` are tables of a
+    study file, e.g. `judge={"limit": 0.02}` or `search_options={"sampler": "tpe"}`. The study is recorded in
+    `store`, by default autotune-runs/NAME/store.db, and the same call goes on with it. Without `progress` a
+    bar is shown on stderr.
+
+    Nothing is lost by an interrupt. Raises `UsageError` for an option that does not exist, `DataError` for
+    data that cannot be searched, a `HardwareError` for a target that is not there.
+    """
+    config = _config(name, targets, trials, hours, constraints or {}, options)
+    workload = Workload(
+        model=model,
+        search=search if isinstance(search, Dataset) else Dataset("search", search),
+        heldout=heldout if isinstance(heldout, Dataset) else Dataset("heldout", heldout),
+        calibration=calibration,
+        decode=decode,
+        metric=metric,
+        slices=slices,
+        latency_inputs=latency_inputs,
+        example_inputs=example_inputs,
+        dynamic_axes=dynamic_axes or {},
+        name=name,
+    )
+    check_workload(workload)
+    _run(config, workload, store, progress)
+    return Result.load(config, workload, store)
+
+
+def _config(
+    name: str,
+    targets: Sequence[str],
+    trials: int,
+    hours: float | None,
+    constraints: Mapping[str, float | str],
+    options: Mapping[str, Any],
+) -> StudyConfig:
+    own = {"name", "targets", "constraints", "workload"}
+    known = set(StudyConfig.model_fields) - own - {"search"} | {"search_options"}
+    for option in options:
+        if option not in known:
+            raise UsageError(f"optimize() has no option {option!r}; {did_you_mean(option, known)}")
+    tables = dict(options)
+    search = {**tables.pop("search_options", {}), "trials": trials, "hours": hours}
+    amounts = {
+        text: parse_amount(value, parse_key(text)) if isinstance(value, str) else value
+        for text, value in constraints.items()
+    }
+    try:
+        return StudyConfig(name=name, targets=tuple(targets), search=search, constraints=amounts, **tables)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"optimize(): {place}: {first['msg']}") from error
+
+
+def _run(
+    config: StudyConfig,
+    workload: Workload,
+    store: str | Path | None,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    from autotune.search.study import Study
+
+    with Study.open(config, workload, store=store) as study:
+        if progress is not None:
+            study.run(progress, threading.Event())
+        else:
+            with ProgressView() as view:
+                study.run(view.update, threading.Event())

@@ -1,0 +1,98 @@
+"""What a search found, with the verbs that a person wants next: look, report, export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autotune.api.choice import choose
+from autotune.api.tables import as_text, front_html, front_table
+from autotune.api.watch import ProgressView
+from autotune.config import StudyConfig
+from autotune.errors import Infeasible, UsageError
+from autotune.trial import Trial
+from autotune.workload import Workload
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found. Everything is read from the store at `store`; `front` is ordered by the first
+    objective.
+    """
+
+    config: StudyConfig
+    trials: list[Trial]
+    front: list[Trial]
+    best: Trial | None
+    store: str
+    folder: Path
+    reason: str = ""  # why there is no best
+    _workload: Workload | None = field(default=None, repr=False)
+    _store: str | Path | None = field(default=None, repr=False)
+
+    @classmethod
+    def load(cls, config: StudyConfig, workload: Workload, store: str | Path | None) -> Result:
+        """The result of what is recorded by now. Raises `DataError` when nothing is."""
+        from autotune.store import open_store
+
+        with open_store(store, config.name, must_exist=True) as opened:
+            trials = opened.trials()
+            place, folder = opened.place, opened.folder
+        choice = choose(trials, config)
+        return cls(
+            config, trials, choice.front, choice.recommended, place, folder, choice.reason, workload, store
+        )
+
+    def __getitem__(self, number: int) -> Trial:
+        """The trial of that number. Raises `UsageError`."""
+        for trial in self.trials:
+            if trial.number == number:
+                return trial
+        raise UsageError(
+            f"there is no trial {number}; known: 0 to {max((t.number for t in self.trials), default=0)}"
+        )
+
+    def table(self, *, columns: int = 100) -> str:
+        """The front as text, at most `columns` wide, as `autotune front` prints it."""
+        return as_text(front_table(self.front, self.trials, self.config, self.best, columns=columns), columns)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the front as an HTML table."""
+        return front_html(self.front, self.trials, self.config, self.best)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the HTML report; by default beside the store. Returns its path."""
+        from autotune.report import write_report
+        from autotune.store import open_store
+
+        file = Path(path) if path is not None else self.folder / "report.html"
+        with open_store(self._store, self.config.name, must_exist=True) as opened:
+            write_report(opened, file)
+        return file
+
+    def export(self, folder: str | Path, trial: int | Trial | None = None) -> Path:
+        """Measure a trial (default: the best) again, judge it on held-out data and write its bundle to
+        `folder`.
+
+        Raises `Infeasible` when there is no best, `UsageError` for a folder that holds something else.
+        """
+        from autotune.bundle import check_destination, export_bundle
+        from autotune.search.study import Study
+
+        chosen = self.best if trial is None else trial
+        if chosen is None:
+            raise Infeasible(self.reason or "no trial can be recommended; export one by its number")
+        number = chosen if isinstance(chosen, int) else chosen.number
+        destination = Path(folder)
+        check_destination(destination)
+        workload = self._the_workload()
+        with Study.open(self.config, workload, store=self._store) as study, ProgressView() as view:
+            verified = study.verify(number, view.update)
+            return export_bundle(
+                study.store, verified, destination, workload=workload, study=self.config.name
+            )
+
+    def _the_workload(self) -> Workload:
+        if self._workload is None:
+            raise UsageError("this result has no workload; call optimize() again, it goes on from the store")
+        return self._workload

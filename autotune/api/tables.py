@@ -1,0 +1,255 @@
+"""Trials as tables for the terminal. Values of finalists are those of the final measurement and held-out
+data.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from autotune.config import StudyConfig
+from autotune.evaluation import Evaluation, SliceResult
+from autotune.keys import MetricKey, format_amount, parse_key
+from autotune.trial import LayerOutcome, Trial, Value
+
+NARROW = 100  # columns; below this, intervals stand on a second line
+RECOMMENDED = "★"
+_VERDICT_STYLE = {"pass": "green", "fail": "red", "undecided": "yellow", "insufficient": "yellow"}
+
+
+def front_table(
+    front: Sequence[Trial],
+    trials: Sequence[Trial],
+    config: StudyConfig,
+    recommended: Trial | None,
+    *,
+    columns: int,
+) -> Table:
+    """The front, one trial a row: size, size against the original, latency and its ratio per target, worst
+    slice.
+
+    Fits into 80 columns for one target: below 100 columns intervals stand on a second line.
+    """
+    narrow = columns < NARROW
+    header, rows = _front_rows(front, trials, config, recommended, separator="\n" if narrow else " ")
+    table = _table(None, narrow=narrow)
+    for name in header:
+        left = name in ("worst slice", "verdict")
+        table.add_column(
+            name, justify="left" if left else "right", no_wrap=name != "worst slice", overflow="fold"
+        )
+    for trial, row in zip(front, rows, strict=True):
+        table.add_row(*row, style="bold" if trial is recommended else "")
+    return table
+
+
+def front_html(
+    front: Sequence[Trial], trials: Sequence[Trial], config: StudyConfig, recommended: Trial | None
+) -> str:
+    """The same as an HTML table, with the legend below."""
+    header, rows = _front_rows(front, trials, config, recommended, separator=" ")
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{html.escape(legend(front, recommended))}</p>"
+
+
+def as_text(table: Table, columns: int) -> str:
+    """A table as plain text."""
+    out = io.StringIO()
+    Console(file=out, width=columns, highlight=False, color_system=None).print(table)
+    return out.getvalue()
+
+
+def _front_rows(
+    front: Sequence[Trial],
+    trials: Sequence[Trial],
+    config: StudyConfig,
+    recommended: Trial | None,
+    *,
+    separator: str,
+) -> tuple[list[str], list[list[str | Text]]]:
+    header = ["trial", "size", "smaller"]
+    for target in config.targets:
+        at = f"\n@{target}" if len(config.targets) > 1 else ""
+        header += [f"latency{at}", f"time ratio{at}"]
+    header += ["worst slice", "drop", "verdict"]
+    original = next(
+        (t.metrics["size_bytes"].value for t in trials if t.number == 0 and "size_bytes" in t.metrics), None
+    )
+    rows = []
+    for trial in front:
+        values = shown_values(trial)
+        mark = f"{RECOMMENDED} " if recommended is not None and trial.number == recommended.number else ""
+        row: list[str | Text] = [
+            f"{mark}{trial.number}",
+            _plain(values, "size_bytes"),
+            _smaller(values, original),
+        ]
+        for target in config.targets:
+            row += [
+                _plain(values, f"latency_p50@{target}"),
+                _interval(values, f"latency_ratio@{target}", separator),
+            ]
+        worst = judged(trial)
+        row += [
+            worst.worst_slice if worst else "-",
+            _interval(values, "drop/worst", separator),
+            verdict(trial),
+        ]
+        rows.append(row)
+    return header, rows
+
+
+def legend(trials: Sequence[Trial], recommended: Trial | None) -> str:
+    """What the marks and numbers of the table mean."""
+    parts = []
+    if recommended is not None:
+        parts.append(f"{RECOMMENDED} recommended")
+    finalists = [str(trial.number) for trial in trials if trial.final]
+    if finalists:
+        parts.append(
+            f"measured again and judged on held-out data: {', '.join(finalists)}; the others as searched"
+        )
+    parts.append("drop: the largest loss of any slice against the original; brackets: 95 % intervals")
+    return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
+
+
+def shown_values(trial: Trial) -> Mapping[str, Value]:
+    """The best knowledge of each metric: final values over those of the search."""
+    return {**trial.metrics, **trial.final}
+
+
+def judged(trial: Trial) -> Evaluation | None:
+    """The evaluation that counts: on held-out data where there is one."""
+    found = sorted(trial.evaluations, key=lambda e: e.dataset == "heldout")
+    return found[-1] if found else None
+
+
+def verdict(trial: Trial) -> Text:
+    """fail if any slice fails, undecided if any is, else pass; trial 0 is the original itself."""
+    if trial.number == 0:
+        return Text("original")
+    evaluation = judged(trial)
+    if evaluation is None:
+        return Text(trial.state)
+    verdicts = {result.verdict for result in evaluation.slices}
+    # A slice too small to decide by itself does not speak against the model; its loss counts through
+    # shrinkage.
+    word = next((v for v in ("fail", "undecided", "pass", "insufficient") if v in verdicts), "insufficient")
+    return Text(word, style=_VERDICT_STYLE[word])
+
+
+def value_text(value: Value, key: MetricKey, *, separator: str = " ") -> str:
+    """A number with its interval: 0.83x [0.82, 0.84]. An exact number stands alone."""
+    text = format_amount(value.value, key)
+    if value.low == value.high:
+        return text
+    low, high = (format_amount(bound, key) for bound in (value.low, value.high))
+    unit = text.rpartition(" ")[2] if " " in text else ("x" if text.endswith("x") else "")
+    if unit and low.endswith(unit) and high.endswith(unit):
+        low = low.removesuffix(unit).rstrip()
+    return f"{text}{separator}[{low}, {high}]"
+
+
+def metrics_table(trial: Trial, *, columns: int) -> Table:
+    """Every number of a trial: as searched, and final where it is a finalist."""
+    separator = "\n" if columns < NARROW else " "
+    table = _table("numbers", narrow=columns < NARROW)
+    table.add_column("metric", overflow="fold")
+    table.add_column("search", justify="right", no_wrap=True)
+    if trial.final:
+        table.add_column("final, held-out", justify="right", no_wrap=True)
+    for text in sorted({*trial.metrics, *trial.final}):
+        row = [text, _interval(trial.metrics, text, separator)]
+        table.add_row(*row, *([_interval(trial.final, text, separator)] if trial.final else []))
+    return table
+
+
+def slices_table(evaluation: Evaluation, *, columns: int) -> Table:
+    """One slice a row, the largest loss first, "all" on top."""
+    narrow = columns < NARROW
+    table = _table(
+        f"{evaluation.metric} per slice on {evaluation.dataset} data, run on {evaluation.target}",
+        narrow=narrow,
+    )
+    table.add_column("slice", overflow="fold")
+    for name in ("n", "original", "this", "drop", "flips -/+"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    key, drop = MetricKey(evaluation.metric), MetricKey("drop")
+    first, rest = evaluation.slices[0], evaluation.slices[1:]
+    for result in (first, *sorted(rest, key=lambda r: -r.drop.value)):
+        table.add_row(
+            result.name,
+            str(result.n),
+            format_amount(result.original.value, key),
+            format_amount(result.candidate.value, key),
+            value_text(Value(**result.drop.model_dump()), drop, separator="\n" if narrow else " "),
+            f"{result.flips_worse}/{result.flips_better}",
+            _slice_verdict(result),
+        )
+    return table
+
+
+def layers_table(layers: Sequence[LayerOutcome], *, columns: int) -> Table:
+    """What was asked of each layer and what ran."""
+    table = _table("layers", narrow=columns < NARROW)
+    table.add_column("layer", overflow="fold")
+    table.add_column("asked", no_wrap=True)
+    table.add_column("ran", overflow="fold")
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for outcome in layers:
+        remark = (
+            outcome.note if outcome.honoured else f"not as asked{': ' + outcome.note if outcome.note else ''}"
+        )
+        table.add_row(
+            outcome.layer,
+            outcome.asked,
+            outcome.ran,
+            format_amount(outcome.seconds, parse_key("latency_p50@t")),
+            remark,
+            style="" if outcome.honoured else "yellow",
+        )
+    return table
+
+
+def _slice_verdict(result: SliceResult) -> Text:
+    more = f" (+{result.needed})" if result.needed and result.verdict == "undecided" else ""
+    return Text(result.verdict + more, style=_VERDICT_STYLE[result.verdict])
+
+
+def _table(title: str | None, *, narrow: bool) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1) if narrow else (0, 2, 0, 0),
+        show_lines=False,
+    )
+
+
+def _plain(values: Mapping[str, Value], text: str) -> str:
+    return format_amount(values[text].value, parse_key(text)) if text in values else "-"
+
+
+def _interval(values: Mapping[str, Value], text: str, separator: str) -> str:
+    if text not in values:
+        return "-"
+    return value_text(values[text], parse_key(text), separator=separator)
+
+
+def _smaller(values: Mapping[str, Value], original_bytes: float | None) -> str:
+    if original_bytes is None or "size_bytes" not in values or values["size_bytes"].value <= 0:
+        return "-"
+    return f"{original_bytes / values['size_bytes'].value:.2f}x"

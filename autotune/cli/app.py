@@ -1,0 +1,62 @@
+"""All commands in one Typer application. Each command's module loads its heavy parts when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import autotune
+from autotune.cli.check import check
+from autotune.cli.export import export
+from autotune.cli.front import front
+from autotune.cli.measure import measure
+from autotune.cli.new import new
+from autotune.cli.report import report
+from autotune.cli.run import run
+from autotune.cli.show import show
+from autotune.cli.targets import targets
+
+app = typer.Typer(
+    name="autotune",
+    help="Compress a model for named hardware: really built, really measured, judged slice by slice.",
+    epilog="Exit codes: 0 done, 1 bug, 2 usage, 3 nothing feasible or inconclusive, 65 bad data, 69 target "
+    "unavailable, 74 disk, 75 locked by another run, 124 deadline, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(autotune.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Print the traceback of an error; works anywhere.")
+    ] = False,
+) -> None:
+    """Options of every command; `--debug` is taken off the line before it is parsed."""
+
+
+for command, example in (
+    (new, "autotune new my-study && autotune run my-study"),
+    (check, "autotune check digits"),
+    (run, "autotune run digits --trials 20"),
+    (front, "autotune front digits --max size_bytes=100kB --max drop/worst=1pt"),
+    (show, "autotune show digits 7"),
+    (export, "autotune export digits best ./bundle"),
+    (report, "autotune report digits --output report.html"),
+    (measure, "autotune measure small.onnx --against original.onnx --target local"),
+):
+    app.command(command.__name__, epilog=f"Example: [bold]{example}[/bold]")(command)
+app.add_typer(targets, name="targets")

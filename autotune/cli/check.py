@@ -1,0 +1,98 @@
+"""`autotune check`: parse the study, probe its targets, run the baseline, estimate the time. Spends nothing
+else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, messages, print_json, results, say
+from autotune.keys import format_amount, parse_key
+
+if TYPE_CHECKING:
+    from autotune.search.check import CheckReport
+
+_LAYERS_SHOWN = 12
+
+
+def check(
+    study: StudyArgument,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", metavar="T", help="Instead of the study's targets; repeatable."),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check a study without searching: what can be searched, on what, from which baseline, and how long it
+    takes.
+    """
+    from autotune.api.watch import ProgressView
+    from autotune.config import load_study, load_workload, override
+    from autotune.search.study import Study
+
+    loaded = override(load_study(study), targets=target or ())
+    workload = load_workload(loaded, say=say)
+    with (
+        Study.open(loaded.config, workload, store=store, folder=loaded.folder) as opened,
+        ProgressView(messages()) as view,
+    ):
+        report = opened.check(view.update)
+    if as_json:
+        print_json(report)
+    else:
+        _print(results(), report)
+
+
+def _print(console: Console, report: CheckReport) -> None:
+    console.print(f"[bold]{report.study}[/bold]: the study is in order")
+    for target, fingerprint in report.fingerprints.items():
+        console.print(
+            f"  {target}: {fingerprint.cpu_model}, {fingerprint.threads} of {fingerprint.cores} cores, "
+            f"{fingerprint.runtime} {fingerprint.runtime_version}, {fingerprint.provider}",
+            markup=False,
+        )
+    for text, value in sorted(report.baseline.metrics.items()):
+        if parse_key(text).name in ("size_bytes", "latency_p50", "memory_peak") or "/" not in text:
+            console.print(f"  original {text}: {format_amount(value.value, parse_key(text))}", markup=False)
+    console.print(_layers(report))
+    for skipped in report.skipped:
+        console.print(f"  not searchable: {skipped.name} ({skipped.op}): {skipped.reason}", markup=False)
+    for note in report.notes:
+        console.print(f"  note: {note}", markup=False)
+    for warning in report.warnings:
+        console.print(f"  warning: {warning}", markup=False, style="yellow")
+    if report.layers:
+        console.print(
+            f"{len(report.layers)} layers, a space of 10^{report.space_log10:.1f} recipes; {report.trials} trials at "
+            f"about {report.seconds_per_trial:.1f} s take about {duration(report.seconds_total)}"
+        )
+    else:
+        console.print("nothing in this model can be compressed; the reasons are above")
+
+
+def _layers(report: CheckReport) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("layer", "type", "parameters", "choices"):
+        table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
+    largest = sorted(report.layers, key=lambda layer: -layer.parameters)
+    for layer in largest[:_LAYERS_SHOWN]:
+        choices = layer.choices
+        text = ", ".join(choices) if not isinstance(choices, dict) else str(choices)
+        table.add_row(layer.name, layer.op, f"{layer.parameters:,}", text)
+    if len(largest) > _LAYERS_SHOWN:
+        rest = largest[_LAYERS_SHOWN:]
+        table.add_row(f"and {len(rest)} smaller ones", "", f"{sum(layer.parameters for layer in rest):,}", "")
+    return table
+
+
+def duration(seconds: float) -> str:
+    """For people: 40 s, 6 min, 2 h 5 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,62 @@
+"""`autotune export`: one trial as a bundle that ships, verified first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, messages, print_json, results, say
+from autotune.cli.sources import open_recorded, parse_trial
+from autotune.errors import Infeasible
+
+if TYPE_CHECKING:
+    from autotune.config import StudyConfig
+    from autotune.trial import Trial
+
+
+def export(
+    study: StudyArgument,
+    trial: Annotated[
+        str, typer.Argument(metavar="TRIAL|best", help="A trial's number, or best: the recommended one.")
+    ],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where to write the bundle; new, empty, or a bundle.")
+    ],
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a trial again, judge it on held-out data, and write model, recipe, evidence and report to DIR.
+    """
+    from autotune.api.watch import ProgressView
+    from autotune.bundle import check_destination, export_bundle
+    from autotune.config import load_study, load_workload
+    from autotune.search.study import Study
+
+    check_destination(folder)  # before any time is spent
+    config, recorded = open_recorded(study, store)
+    with recorded:
+        number = _number(trial, recorded.trials(), config)
+    loaded = load_study(study)
+    workload = load_workload(loaded, say=say)
+    with Study.open(config, workload, store=store, folder=loaded.folder) as opened:
+        with ProgressView(messages()) as view:
+            verified = opened.verify(number, view.update)
+        export_bundle(opened.store, verified, folder, workload=workload, study=study)
+    if as_json:
+        print_json({"bundle": str(folder), "trial": number, "model": str(folder / "model.onnx")})
+    else:
+        results().print(f"bundle: {folder}", markup=False, soft_wrap=True)
+
+
+def _number(text: str, trials: list[Trial], config: StudyConfig) -> int:
+    from autotune.api import choose
+    from autotune.cli.front import explain
+
+    if text != "best":
+        return parse_trial(text)
+    choice = choose(trials, config)
+    if choice.recommended is not None:
+        return choice.recommended.number
+    raise Infeasible(explain(choice.explanation) if choice.explanation is not None else choice.reason)

@@ -1,0 +1,129 @@
+"""`autotune run`: search until the budget is spent; the same command goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autotune.cli.boundary import INTERRUPTED
+from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, messages, print_json, results, say
+from autotune.errors import Infeasible
+
+if TYPE_CHECKING:
+    from autotune.api import Choice
+    from autotune.config import StudyConfig
+    from autotune.trial import Trial
+
+
+def run(
+    study: StudyArgument,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", metavar="N", help="Trials in all, instead of the study's number."),
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option("--hours", metavar="H", help="Stop after this time, instead of the study's."),
+    ] = None,
+    store: StoreOption = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", metavar="T", help="Instead of the study's targets; repeatable."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a study, or go on with it: nothing that is recorded is measured again.
+
+    Ends with the Pareto front and the path of the report. Ctrl-C stops after the current step (exit code
+    130), a second one at once.
+    """
+    from autotune.api import choose
+    from autotune.api.watch import ProgressView
+    from autotune.config import load_study, load_workload, override
+    from autotune.report import write_report
+    from autotune.search.study import Study
+
+    loaded = override(
+        load_study(study), trials=trials, hours=hours, targets=list(dict.fromkeys(target or ()))
+    )
+    workload = load_workload(loaded, say=say)
+    with Study.open(loaded.config, workload, store=store, folder=loaded.folder) as opened:
+        with ProgressView(messages()) as view, Stopping() as stopping:
+            opened.run(view.update, stopping.event)
+        rows = opened.store.trials()
+        report = opened.store.folder / "report.html"
+        write_report(opened.store, report)
+    choice = choose(rows, loaded.config)
+    if as_json:
+        print_json(_summary(choice, len(rows), str(report), stopping.event.is_set()))
+    else:
+        _print(choice, rows, loaded.config, str(report))
+    if stopping.event.is_set():
+        say("stopped; the same command goes on from here")
+        raise typer.Exit(INTERRUPTED)
+    if choice.explanation is not None:
+        from autotune.cli.front import explain
+
+        raise Infeasible(explain(choice.explanation))
+
+
+class Stopping:
+    """Ctrl-C and SIGTERM: the first sets `event`, the second interrupts, a third ends the process on the
+    spot.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._count = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Stopping:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal() itself returned
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._count += 1
+        self.event.set()
+        if self._count == 1:
+            os.write(2, b"\nautotune: stopping after the current step; press Ctrl-C again to stop at once\n")
+        elif self._count == 2:
+            raise KeyboardInterrupt
+        else:
+            os._exit(INTERRUPTED)
+
+
+def _summary(choice: Choice, trials: int, report: str, stopped: bool) -> dict[str, object]:
+    from autotune.cli.front import point
+
+    return {
+        "trials": trials,
+        "front": [point(trial) for trial in choice.front],
+        "recommended": choice.recommended.number if choice.recommended else None,
+        "report": report,
+        "stopped": stopped,
+    }
+
+
+def _print(choice: Choice, rows: list[Trial], config: StudyConfig, report: str) -> None:
+    from autotune.cli.front import show_front
+
+    if choice.front:
+        show_front(choice.front, rows, config, choice.recommended)
+    failed = [str(trial.number) for trial in rows if trial.state == "failed"]
+    if failed:
+        say(
+            f"{len(failed)} trials failed ({', '.join(failed[:8])}{', ...' if len(failed) > 8 else ''}); see `autotune show`"
+        )
+    if choice.recommended is None and choice.reason:
+        say(f"No trial is recommended: {choice.reason}")
+    results().print(f"report: {report}", markup=False, soft_wrap=True)

@@ -1,0 +1,97 @@
+"""`autotune show`: everything that is known about one trial."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, print_json, results
+from autotune.cli.sources import open_recorded, parse_trial
+from autotune.keys import format_amount, parse_key
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autotune.config import StudyConfig
+    from autotune.trial import Trial
+
+
+def show(
+    study: StudyArgument,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Its number; 0 is the original model.")],
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show one trial: recipe, layer map, numbers with intervals, slices, and why it failed if it did."""
+    config, opened = open_recorded(study, store)
+    with opened:
+        found = opened.trial(parse_trial(trial))
+        others = opened.trials()
+    command = again(study, store, found)
+    if as_json:
+        print_json({**found.model_dump(mode="json"), "command": command})
+        return
+    console = results()
+    _header(console, found, config, others)
+    _tables(console, found)
+    if found.failure is not None:
+        console.print(
+            f"failed in {found.failure.stage} ({found.failure.kind}): {found.failure.message}", markup=False
+        )
+        if found.failure.traceback:
+            console.print(found.failure.traceback.rstrip(), markup=False, style="dim")
+    console.print(f"make it again: {command}", markup=False, soft_wrap=True)
+
+
+def again(study: str, store: str | None, trial: Trial) -> str:
+    """The command that makes this trial again."""
+    words = ["autotune", "export", study, str(trial.number), f"trial-{trial.number}"]
+    if trial.artifact is None:  # there is nothing to export; running the study again tries failed steps again
+        words = ["autotune", "run", study]
+    return shlex.join([*words, *(["--store", store] if store else [])])
+
+
+def _header(console: Console, trial: Trial, config: StudyConfig, others: list[Trial]) -> None:
+    console.print(f"[bold]trial {trial.number}[/bold] of study {escape(config.name)}: {trial.state}")
+    facts = [f"proposed by {trial.proposer or 'unknown'}"]
+    if trial.artifact is not None:
+        size = format_amount(trial.artifact.size_bytes, parse_key("size_bytes"))
+        facts.append(f"{size} in dialect {trial.artifact.dialect}, sha256 {trial.artifact.digest}")
+    if trial.durations:
+        facts.append(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in trial.durations.items()))
+    for fact in facts:
+        console.print(f"  {fact}", markup=False, soft_wrap=True)
+    if trial.reason:
+        console.print(f"  rejected: {trial.reason}", markup=False, soft_wrap=True)
+    if not trial.recipe:
+        console.print("  recipe: the original model" if trial.number == 0 else "  recipe: empty")
+    for technique, layers in trial.recipe.items():
+        counts: dict[str, int] = {}
+        for choice in layers.values():
+            counts[choice] = counts.get(choice, 0) + 1
+        summary = ", ".join(
+            f"{count} x {choice}" for choice, count in sorted(counts.items(), key=lambda c: -c[1])
+        )
+        console.print(f"  {technique}: {summary}", markup=False, soft_wrap=True)
+    if len(others) > 1:
+        console.print(f"  {len(others)} trials are recorded in this study")
+
+
+def _tables(console: Console, trial: Trial) -> None:
+    from autotune.api.tables import judged, layers_table, metrics_table, slices_table
+
+    if trial.metrics or trial.final:
+        console.print(metrics_table(trial, columns=console.width))
+    evaluation = judged(trial)
+    if evaluation is not None:
+        console.print(slices_table(evaluation, columns=console.width))
+    if trial.layers:
+        console.print(layers_table(trial.layers, columns=console.width))
+    else:
+        for technique, layers in trial.recipe.items():  # not built: at least what was asked
+            console.print(f"{technique}:", markup=False)
+            for layer, choice in layers.items():
+                console.print(f"  {layer}: {choice}", markup=False, soft_wrap=True)

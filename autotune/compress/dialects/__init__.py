@@ -1,0 +1,1 @@
+"""How each runtime family wants a decision written in ONNX, one file (or family of files) each."""

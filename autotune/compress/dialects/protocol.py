@@ -1,0 +1,34 @@
+"""What a dialect is. Third parties implement this and register under `hw_autotune.dialects`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import onnx
+
+from autotune.compress.plan import Plan
+from autotune.layers import Layer
+
+
+class Dialect(Protocol):
+    """Writes numeric formats into a graph for one runtime family, and knows which kernels must run then."""
+
+    name: str
+
+    def offers(self, layer: Layer, choice: str, node: onnx.NodeProto) -> bool:
+        """Whether `choice` can be written for this layer at all (shapes, attributes); the target may still refuse."""
+        ...
+
+    def pack(self, layer: Layer, choice: str, weight: np.ndarray) -> Sequence[onnx.TensorProto]:
+        """The layer's weight under `choice` as initializers named `<layer.name>/<part>`. Pure: cached by the bank."""
+        ...
+
+    def write(self, plan: Plan, decisions: Mapping[str, str]) -> None:
+        """Edit the plan's graph so that every decision (layer name -> choice) is explicit in it."""
+        ...
+
+    def kernels(self, op: str, choice: str) -> frozenset[str]:
+        """Names of the kernels that may run for a layer of type `op` under `choice` ("none" included)."""
+        ...

@@ -1,0 +1,97 @@
+"""The way in: a file, a model in memory or a torch module becomes a checked, normalised and inspected model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import onnx_ir as ir
+
+from autotune.compress.ingest_checks import check_graph, check_tensor, check_versions
+from autotune.compress.ingest_files import digest_of, load_external, parse, read_file, tensors, to_bytes
+from autotune.compress.inspect import inspect_graph, require_layers
+from autotune.compress.normalise import first_line, normalise, serialise
+from autotune.errors import DataError
+from autotune.layers import Inspection
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Ingested", "load_model", "require_layers"]
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A model that everything else works on.
+
+    `model` is normalised (see `normalise`), without external data. `source_digest` is the sha256 of the file that was
+    given (with its external data), of the canonical bytes of a model in memory, or of a torch module's export.
+    """
+
+    model: onnx.ModelProto
+    inspection: Inspection
+    source_digest: str
+
+
+def load_model(
+    source: Path | str | onnx.ModelProto | torch.nn.Module,
+    *,
+    example_inputs: Sequence[Any] = (),
+    dynamic_axes: Mapping[str, Mapping[int, str]] = {},
+) -> Ingested:
+    """Load a model that is not trusted and bring it into the normal form.
+
+    `example_inputs` and `dynamic_axes` ({input name: {axis: name of the dimension}}) are for a torch module only.
+    Raises `DataError` for a model that is missing, damaged, too large or cannot be exported, in one line that names it;
+    `UsageError` for a torch module where torch is not installed, or for another type of object.
+    """
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        label, folder, data = _label(path), path.parent, None
+    elif isinstance(source, onnx.ModelProto):
+        label, folder, data = "the ONNX model given in memory", None, source
+    else:
+        from autotune.compress.torch_export import export  # the only way to torch
+
+        label, folder, data = f"the export of {type(source).__name__}", None, None
+        data = export(source, example_inputs, dynamic_axes)
+    try:
+        content = read_file(path) if data is None else to_bytes(data)
+        return _ingest(content, folder)
+    except DataError as error:
+        raise DataError(f"{label}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{label}: holds names that are no text; the file is damaged, download it again"
+        ) from error
+    except (ir.serde.SerdeError, RecursionError) as error:
+        raise DataError(
+            f"{label}: is not valid ONNX ({_cause(error)}); export or download it again"
+        ) from error
+
+
+def _ingest(content: bytes, folder: Path | None) -> Ingested:
+    proto = parse(content)
+    check_versions(proto)
+    external = load_external(proto, folder)
+    for tensor in tensors(proto):
+        check_tensor(tensor)
+    check_graph(proto.graph)
+    digest = digest_of(content, external)
+    model, notes = normalise(proto)
+    inspection = inspect_graph(model, notes)
+    return Ingested(serialise(model), inspection, digest)
+
+
+def _label(path: Path) -> str:
+    return str(path) if str(path).isprintable() else ascii(str(path))
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost cause, which is the one that names the fault."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)

@@ -1,0 +1,152 @@
+"""Structural checks of an untrusted model, before any C++ code or graph library sees it.
+
+The onnx checker accepts a tensor of 2^40 elements with 64 bytes of data; these checks do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from autotune.errors import DataError
+
+MAX_OPSET = 26  # of ai.onnx, what onnxruntime 1.31 loads
+MAX_IR = 13
+MAX_NAME = 80
+
+_BITS = {
+    TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16,
+    TensorProto.INT8: 8, TensorProto.INT16: 16, TensorProto.INT32: 32, TensorProto.INT64: 64,
+    TensorProto.UINT8: 8, TensorProto.UINT16: 16, TensorProto.UINT32: 32, TensorProto.UINT64: 64,
+    TensorProto.BOOL: 8, TensorProto.COMPLEX64: 64, TensorProto.COMPLEX128: 128,
+    TensorProto.FLOAT8E4M3FN: 8, TensorProto.FLOAT8E4M3FNUZ: 8, TensorProto.FLOAT8E5M2: 8,
+    TensorProto.FLOAT8E5M2FNUZ: 8, TensorProto.UINT4: 4, TensorProto.INT4: 4,
+    # by number: onnx 1.21 does not know all of these names (FLOAT4E2M1, FLOAT8E8M0, UINT2, INT2)
+    23: 4, 24: 8, 25: 2, 26: 2,
+}  # fmt: skip
+
+_TYPED_FIELDS = {
+    TensorProto.FLOAT: ("float_data", 32),
+    TensorProto.COMPLEX64: ("float_data", 32),
+    TensorProto.DOUBLE: ("double_data", 64),
+    TensorProto.COMPLEX128: ("double_data", 64),
+    TensorProto.INT64: ("int64_data", 64),
+    TensorProto.UINT32: ("uint64_data", 32),
+    TensorProto.UINT64: ("uint64_data", 64),
+}
+
+
+def show(name: str) -> str:
+    """A name out of a model, safe to print: quoted, control characters escaped, cut to 80 characters."""
+    return repr(name if len(name) <= MAX_NAME else name[:MAX_NAME] + "...")
+
+
+def nbytes(tensor: TensorProto) -> int:
+    """Bytes that the shape and type of a tensor ask for. Raises `DataError` for negative or absurd shapes."""
+    if any(dim < 0 for dim in tensor.dims):
+        raise DataError(
+            f"tensor {show(tensor.name)} has a negative dimension {list(tensor.dims)}; export it again"
+        )
+    bits = _BITS.get(tensor.data_type)
+    if bits is None:
+        raise DataError(
+            f"tensor {show(tensor.name)} has the unknown type {tensor.data_type}; export it again"
+        )
+    return -(-math.prod(tensor.dims) * bits // 8)
+
+
+def check_tensor(tensor: TensorProto) -> None:
+    """The data of a tensor must be exactly as long as its shape says. Raises `DataError`."""
+    if tensor.data_type == TensorProto.STRING:
+        count = math.prod(tensor.dims) if all(dim >= 0 for dim in tensor.dims) else -1
+        found = len(tensor.string_data)
+        if count != found:
+            raise DataError(_length(tensor, count, found, "strings"))
+        return
+    expected = nbytes(tensor)
+    if tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != expected:
+            raise DataError(_length(tensor, expected, len(tensor.raw_data), "bytes"))
+        return
+    bits = _BITS[tensor.data_type]
+    field, width = _TYPED_FIELDS.get(tensor.data_type, ("int32_data", max(bits, 8)))
+    wanted = -(-expected * 8 // width)
+    if len(getattr(tensor, field)) != wanted:
+        raise DataError(_length(tensor, wanted, len(getattr(tensor, field)), "values"))
+
+
+def _length(tensor: TensorProto, expected: int, found: int, unit: str) -> str:
+    shape = list(tensor.dims[:8])
+    return (
+        f"tensor {show(tensor.name)} of shape {shape} needs {expected} {unit} and has {found}; "
+        "the file is damaged, export or download it again"
+    )
+
+
+def check_versions(model: ModelProto) -> int:
+    """The opset of ai.onnx that a model declares. Raises `DataError` if there is none."""
+    if model.ir_version < 3:
+        raise DataError(
+            f"declares IR version {model.ir_version}; 3 is the oldest that is read, export it again"
+        )
+    domains: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if domains.setdefault(domain, entry.version) != entry.version or entry.version < 1:
+            raise DataError(f"declares no clear opset for the domain {show(domain)}; export it again")
+    if "" not in domains:
+        if any(node.domain in ("", "ai.onnx") for node in model.graph.node) or not domains:
+            raise DataError("declares no opset for ai.onnx; export it again")
+        return MAX_OPSET
+    return domains[""]
+
+
+def check_graph(graph: GraphProto, outer: frozenset[str] = frozenset(), where: str = "the graph") -> None:
+    """Every name is defined once, every use has a definition, every node has an operator.
+
+    Order does not matter here (nodes are sorted later). Raises `DataError`.
+    """
+    initializers = _unique((t.name for t in graph.initializer), "initializer", where)
+    initializers |= _unique((t.values.name for t in graph.sparse_initializer), "initializer", where)
+    inputs = _unique((value.name for value in graph.input), "input", where)
+    produced = _unique((name for node in graph.node for name in node.output if name), "node output", where)
+    twice = sorted(produced & (initializers | inputs))
+    if twice:
+        raise DataError(f"{show(twice[0])} is defined twice in {where}; export the model again")
+    known = outer | initializers | inputs | produced
+    for node in graph.node:
+        _check_node(node, known)
+    for output in graph.output:
+        if output.name not in known:
+            raise DataError(
+                f"output {show(output.name)} of {where} is not computed by any node; export the model again"
+            )
+
+
+def _check_node(node: NodeProto, known: frozenset[str]) -> None:
+    label = f"node {show(node.name or (node.output[0] if node.output else ''))}"
+    if not node.op_type:
+        raise DataError(f"{label} has no operator; export the model again")
+    for name in node.input:
+        if name and name not in known:
+            raise DataError(
+                f"{label} ({node.op_type}) uses {show(name)}, which nothing defines; export the model again"
+            )
+    names = [attribute.name for attribute in node.attribute]
+    if len(set(names)) != len(names):
+        raise DataError(f"{label} ({node.op_type}) has the same attribute twice; export the model again")
+    for attribute in node.attribute:
+        graphs: Sequence[GraphProto] = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+        for graph in graphs:
+            check_graph(graph, known, f"the {show(attribute.name)} of {label}")
+
+
+def _unique(names: Iterable[str], what: str, where: str) -> frozenset[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen or not name:
+            raise DataError(f"{what} {show(name)} of {where} has no name of its own; export the model again")
+        seen.add(name)
+    return frozenset(seen)

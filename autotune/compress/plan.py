@@ -1,0 +1,203 @@
+"""A Plan: one artifact under construction. The graph is edited by technique and dialect, then written as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from autotune.compress.calibration import Range
+from autotune.errors import TrialFailure
+from autotune.layers import Layer
+from hwprofiles.errors import Failure
+
+MS_DOMAIN = "com.microsoft"
+PRODUCER = "hw-autotune"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The normalised model, taken apart once: what every trial starts from. Nothing in it is ever edited in place."""
+
+    nodes: tuple[onnx.NodeProto, ...]
+    tensors: Mapping[str, onnx.TensorProto]
+    inputs: tuple[onnx.ValueInfoProto, ...]
+    outputs: tuple[onnx.ValueInfoProto, ...]
+    opsets: Mapping[str, int]
+    ir_version: int
+    name: str
+    layers: Mapping[str, Layer]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, layers: Iterable[Layer]) -> Source:
+        """Take a normalised model apart. Weights are brought to raw bytes, so that sizes are comparable."""
+        return cls(
+            nodes=tuple(model.graph.node),
+            tensors={t.name: _raw(t) for t in model.graph.initializer},
+            inputs=tuple(model.graph.input),
+            outputs=tuple(model.graph.output),
+            opsets={o.domain: o.version for o in model.opset_import},
+            ir_version=model.ir_version,
+            name=model.graph.name,
+            layers={layer.name: layer for layer in layers},
+        )
+
+
+@dataclass
+class Plan:
+    """The graph under construction. `write_with` is the dialect's `write`; `packed` reads the weight bank."""
+
+    source: Source
+    ranges: Mapping[str, Range]
+    packed: Callable[[Layer, str], Sequence[onnx.TensorProto]]
+    write_with: Callable[[Plan, Mapping[str, str]], None]
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    layers: dict[str, Layer] = field(default_factory=dict)
+    opsets: dict[str, int] = field(default_factory=dict)
+    made: set[str] = field(default_factory=set)  # derived activations whose nodes are there already
+
+    def __post_init__(self) -> None:
+        self.nodes = list(self.source.nodes)
+        self.tensors = dict(self.source.tensors)
+        self.layers = dict(self.source.layers)
+        self.opsets = dict(self.source.opsets)
+
+    # -- reading
+
+    def layer(self, name: str) -> Layer:
+        """Raises `KeyError` for an unknown name."""
+        return self.layers[name]
+
+    def owners(self) -> dict[str, Layer]:
+        """Node name -> its layer."""
+        return {node: layer for layer in self.layers.values() for node in layer.nodes}
+
+    def consumers(self) -> dict[str, list[onnx.NodeProto]]:
+        """Tensor -> nodes that read it, in order; a node that reads it twice is listed twice."""
+        table: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in _reads(node):
+                table.setdefault(name, []).append(node)
+        return table
+
+    def output_names(self) -> set[str]:
+        return {value.name for value in self.source.outputs}
+
+    def range_of(self, tensor: str, layer: Layer) -> Range:
+        """Calibrated range of an activation. Raises `TrialFailure` where calibration saw none."""
+        found = self.ranges.get(tensor)
+        if found is None:
+            message = (
+                f"layer {layer.name!r}: activation {tensor!r} has no calibrated range; give calibration data that "
+                "reaches it or leave this layer out of int8-static"
+            )
+            raise TrialFailure(Failure(kind="unsupported", stage="build", message=message))
+        return found
+
+    # -- editing
+
+    def write_precision(self, decisions: Mapping[str, str]) -> None:
+        """Have the dialect write numeric formats (layer name -> choice) into the graph."""
+        self.write_with(self, decisions)
+
+    def add(self, name: str, array: np.ndarray) -> str:
+        """Add a constant once; adding the same name again is a no-op. Returns `name`."""
+        if name not in self.tensors:
+            self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def add_packed(self, layer: Layer, choice: str) -> None:
+        """Add the bank's tensors of a layer under a choice."""
+        for tensor in self.packed(layer, choice):
+            self.tensors[tensor.name] = tensor
+
+    def use_contrib(self) -> None:
+        """Declare the contrib domain, which some kernels need."""
+        self.opsets.setdefault(MS_DOMAIN, 1)
+
+    # -- writing
+
+    def to_bytes(self) -> bytes:
+        """Serialise: nodes in topological order, unused constants dropped. Deterministic for equal decisions."""
+        nodes = in_order(self.nodes, {*self.tensors, *(v.name for v in self.source.inputs)})
+        used = {name for node in nodes for name in _reads(node)} | self.output_names()
+        graph = onnx.GraphProto(name=self.source.name or "main_graph")
+        graph.node.extend(nodes)
+        graph.initializer.extend(t for name, t in self.tensors.items() if name in used)
+        graph.input.extend(self.source.inputs)
+        graph.output.extend(self.source.outputs)
+        model = onnx.ModelProto(ir_version=self.source.ir_version, producer_name=PRODUCER, graph=graph)
+        model.opset_import.extend(helper.make_opsetid(d, v) for d, v in sorted(self.opsets.items()))
+        return model.SerializeToString(deterministic=True)
+
+
+def make_node(op: str, inputs: Sequence[str], outputs: Sequence[str], name: str, **attributes: Any) -> onnx.NodeProto:
+    """A node of the standard domain."""
+    return helper.make_node(op, inputs, outputs, name=name, **attributes)
+
+
+def make_contrib(
+    op: str, inputs: Sequence[str], outputs: Sequence[str], name: str, **attributes: Any
+) -> onnx.NodeProto:
+    """A node of ONNX Runtime's contrib domain."""
+    return helper.make_node(op, inputs, outputs, name=name, domain=MS_DOMAIN, **attributes)
+
+
+def rewired(
+    node: onnx.NodeProto, inputs: Mapping[str, str], outputs: Mapping[str, str] | None = None
+) -> onnx.NodeProto:
+    """A copy of `node` with inputs (and outputs) renamed; the original stays as it is."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [inputs.get(name, name) for name in node.input]
+    copy.output[:] = [(outputs or {}).get(name, name) for name in node.output]
+    return copy
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Value of a node's attribute, or `default`."""
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def in_order(nodes: Sequence[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
+    """Stable topological order. A node whose input nobody produces counts as ready (optional or outer scope)."""
+    produced = {name for node in nodes for name in node.output if name}
+    ready, waiting = set(known), list(nodes)
+    result: list[onnx.NodeProto] = []
+    while waiting:
+        later: list[onnx.NodeProto] = []
+        for node in waiting:
+            if all(name in ready or name not in produced for name in _reads(node)):
+                result.append(node)
+                ready.update(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            names = ", ".join(node.name for node in later[:3])
+            raise TrialFailure(Failure(kind="bad_model", stage="build", message=f"graph has a cycle through {names}"))
+        waiting = later
+    return result
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """Names a node reads, subgraphs included."""
+    names = [name for name in node.input if name]
+    for attr in node.attribute:
+        graphs = [attr.g] if attr.type == onnx.AttributeProto.GRAPH else list(attr.graphs)
+        for graph in graphs:
+            names += [value.name for value in graph.output]
+            for inner in graph.node:
+                names += _reads(inner)
+    return names
+
+
+def _raw(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """The tensor with its values as raw bytes (strings have none and stay)."""
+    if tensor.HasField("raw_data") or tensor.data_type == onnx.TensorProto.STRING:
+        return tensor
+    return numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name)

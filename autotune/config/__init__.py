@@ -1,0 +1,29 @@
+"""Study files: the typed tables, the loader with errors that name file, line and key, and the user's task."""
+
+from __future__ import annotations
+
+from autotune.config.loader import LoadedStudy, load_study, override
+from autotune.config.tables import (
+    FinalistsTable,
+    GroupTable,
+    JudgeTable,
+    QuantizeTable,
+    SearchTable,
+    StudyConfig,
+    WorkloadTable,
+)
+from autotune.config.task import load_workload
+
+__all__ = [
+    "FinalistsTable",
+    "GroupTable",
+    "JudgeTable",
+    "LoadedStudy",
+    "QuantizeTable",
+    "SearchTable",
+    "StudyConfig",
+    "WorkloadTable",
+    "load_study",
+    "load_workload",
+    "override",
+]

@@ -1,0 +1,312 @@
+"""From a name or folder to a checked `StudyConfig`. Every error is one line with file, line and key."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+import autotune
+from autotune import plugins
+from autotune.config.positions import Positions
+from autotune.config.tables import QuantizeTable, StudyConfig
+from autotune.errors import AutotuneError, ConfigError, UsageError, did_you_mean
+from autotune.keys import parse_amount, parse_key
+from hwprofiles.errors import HardwareError
+from hwprofiles.registry import find_target
+
+FILE = "study.toml"
+MAX_BYTES = 1 << 20  # a study file is a page of text; anything larger is something else
+_TECHNIQUE_TABLES: dict[str, type[BaseModel]] = {"quantize": QuantizeTable}
+
+Location = Sequence[str | int]
+Table = TypeVar("Table", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text of a study file, to say where in it something is wrong."""
+
+    file: Path
+    text: str
+
+    def error(self, path: Location, problem: str) -> ConfigError:
+        """An error of the form FILE:LINE: KEY: PROBLEM."""
+        line = Positions(self.text).line(path)
+        place = f"{self.file}:{line}" if line is not None else f"{self.file}"
+        return ConfigError(f"{place}: {key_text(path)}: {problem}")
+
+
+@dataclass(frozen=True)
+class LoadedStudy:
+    """A checked study file and the folder it lies in."""
+
+    config: StudyConfig
+    folder: Path
+    source: Source
+
+
+def key_text(path: Location) -> str:
+    """`("groups", 0, "name")` as a person writes it: groups[0].name."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else part)
+    return text
+
+
+def packaged_studies() -> Path:
+    """The folder of ready-made studies, which travels beside the package."""
+    return Path(autotune.__file__).parent.parent / "studies"
+
+
+def load_study(name_or_folder: str, *, studies: Path | None = None) -> LoadedStudy:
+    """Read the study called `name_or_folder` in `studies`, or the folder of that path; it must hold
+    `study.toml`.
+
+    The user's task is not imported. Raises `ConfigError` with file, line and key.
+    """
+    folder = _find(name_or_folder, studies if studies is not None else packaged_studies())
+    file = folder / FILE
+    source = Source(file, _read(file))
+    try:
+        data = tomllib.loads(source.text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_syntax_error(file, error)) from error
+    config = _validate(source, data)
+    _check_names(source, folder, config)
+    return LoadedStudy(config, folder, source)
+
+
+def override(
+    loaded: LoadedStudy,
+    *,
+    trials: int | None = None,
+    hours: float | None = None,
+    targets: Sequence[str] = (),
+) -> LoadedStudy:
+    """The study with what the command line says instead. Raises `UsageError` for values that cannot be.
+
+    Where `targets` replace those of the file, objectives and constraints that name a removed target are
+    refused.
+    """
+    data = loaded.config.model_dump(mode="json", exclude_unset=True)
+    search = data.setdefault("search", {})
+    if trials is not None:
+        if trials < 1:
+            raise UsageError(f"--trials {trials}: at least one trial is needed")
+        search["trials"] = trials
+    if hours is not None:
+        if not (math.isfinite(hours) and hours > 0):
+            raise UsageError(f"--hours {hours}: must be a positive number of hours")
+        search["hours"] = hours
+    if targets:
+        data["targets"] = list(targets)
+    config = _validate(loaded.source, data)
+    _check_names(loaded.source, loaded.folder, config)
+    return LoadedStudy(config, loaded.folder, loaded.source)
+
+
+def _find(name_or_folder: str, studies: Path) -> Path:
+    if not name_or_folder or "\0" in name_or_folder:
+        raise ConfigError(
+            f"study {name_or_folder!r}: name one of the ready-made studies or a folder with {FILE}"
+        )
+    packaged = sorted(file.parent.name for file in studies.glob(f"*/{FILE}"))
+    folder = Path(name_or_folder).expanduser()
+    if name_or_folder in packaged and not (folder / FILE).is_file():
+        return studies / name_or_folder
+    if folder.is_file() and folder.name == FILE:
+        return folder.parent
+    if folder.is_dir():
+        if not (folder / FILE).exists():
+            raise ConfigError(
+                f"{folder}: there is no {FILE} in this folder; `autotune new {folder}` would write one"
+            )
+        return folder
+    raise ConfigError(
+        f"study {name_or_folder!r}: neither a folder nor a ready-made study; {did_you_mean(name_or_folder, packaged)}"
+    )
+
+
+def _read(file: Path) -> str:
+    if not file.is_file():
+        raise ConfigError(f"{file}: not a regular file; a study file is text in TOML")
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{file}: larger than {MAX_BYTES >> 20} MiB; a study file is a page of text")
+        raw = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")  # a byte order mark is harmless
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{file}:{line}: not UTF-8 text; save the file in UTF-8") from error
+
+
+def _syntax_error(file: Path, error: tomllib.TOMLDecodeError) -> str:
+    message = str(error)
+    found = re.search(r"\(at line (\d+), column (\d+)\)", message)
+    if found is None:  # "(at end of document)"
+        return f"{file}: not valid TOML: {message}"
+    reason = message[: found.start()].strip()
+    return f"{file}:{found[1]}: not valid TOML: {reason} (column {found[2]})"
+
+
+def _validate(source: Source, data: dict[str, Any]) -> StudyConfig:
+    for path, value in _leaves(data):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise source.error(path, f"must be a finite number, not {value}")
+    data = {**data, "constraints": _amounts(source, data.get("constraints", {}))}
+    config = _parse(source, StudyConfig, data, ())
+    for name, options in config.techniques.items():
+        if name in _TECHNIQUE_TABLES:
+            _parse(source, _TECHNIQUE_TABLES[name], options, ("techniques", name))
+    return config
+
+
+def _leaves(
+    value: object, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], object]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _leaves(item, (*path, index))
+    else:
+        yield path, value
+
+
+def _amounts(source: Source, constraints: object) -> object:
+    """Constraints may be written for people, e.g. size_bytes = "10MB"."""
+    if not isinstance(constraints, dict):
+        return constraints
+    result = dict(constraints)
+    for text, value in constraints.items():
+        try:
+            key = parse_key(text)
+            result[text] = parse_amount(value, key) if isinstance(value, str) else value
+        except UsageError as error:
+            raise source.error(("constraints", text), str(error)) from error
+    return result
+
+
+def _parse(source: Source, table: type[Table], data: object, prefix: Location) -> Table:
+    # JSON mode is the strict mode that still lets an array be a tuple and a whole number be a float.
+    try:
+        return table.model_validate_json(json.dumps(data, default=_foreign), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = (*prefix, *first["loc"])
+        raise source.error(path, _problem(table, first)) from error
+
+
+def _foreign(value: object) -> dict[str, str]:
+    """Dates and times are TOML but nothing of ours: a table, which no field here accepts."""
+    return {"not a plain value": str(value)}
+
+
+def _problem(table: type[BaseModel], error: ErrorDetails) -> str:
+    if error["type"] == "extra_forbidden":
+        known = _fields(table, error["loc"][:-1])
+        return f"unknown key; {did_you_mean(str(error['loc'][-1]), known)}"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    shown = repr(error["input"])
+    return f"{message}, not {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+def _fields(table: type[BaseModel], path: Location) -> Iterable[str]:
+    """Names of the keys of the table that `path` leads to."""
+    for part in path:
+        if isinstance(part, int):
+            continue
+        annotation = table.model_fields[part].annotation
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        table = next(t for t in inner if isinstance(t, type) and issubclass(t, BaseModel))
+    return table.model_fields
+
+
+def _check_names(source: Source, folder: Path, config: StudyConfig) -> None:
+    """Everything that names something: does it exist, and is it named once?"""
+    _check_unique(source, ("targets",), config.targets)
+    _check_unique(source, ("search", "objectives"), config.search.objectives)
+    _check_unique(source, ("groups",), [group.name for group in config.groups])
+    if not config.targets:
+        raise source.error(("targets",), 'name at least one target, e.g. targets = ["local"]')
+    for index, name in enumerate(config.targets):
+        with _at(source, ("targets", index)):
+            find_target(name, folders=[folder / "profiles", folder])
+    with _at(source, ("search", "sampler")):
+        check_sampler(config.search.sampler)
+    known = plugins.names("hw_autotune.techniques")
+    for name in config.techniques:
+        if name not in known:
+            raise source.error(("techniques", name), f"unknown technique; {did_you_mean(name, known)}")
+    for index, text in enumerate(config.search.objectives):
+        _check_key(source, ("search", "objectives", index), text, config.targets, None)
+    for text in config.constraints:
+        _check_key(source, ("constraints", text), text, config.targets, None)
+    if Path(config.workload.task.partition(":")[0]).is_absolute():
+        raise source.error(("workload", "task"), "must be FILE.py:FUNCTION inside the study folder")
+
+
+def check_metric_keys(loaded: LoadedStudy, metric: str) -> None:
+    """Now that the workload's metric is known: are all keys of the study about it? Raises `ConfigError`."""
+    config = loaded.config
+    for index, text in enumerate(config.search.objectives):
+        _check_key(loaded.source, ("search", "objectives", index), text, config.targets, metric)
+    for text in config.constraints:
+        _check_key(loaded.source, ("constraints", text), text, config.targets, metric)
+
+
+def _check_key(source: Source, path: Location, text: str, targets: Sequence[str], metric: str | None) -> None:
+    with _at(source, path):
+        key = parse_key(text, metric=metric)
+    if key.target is not None and key.target not in targets:
+        raise source.error(
+            path, f"{text!r} names a target that is not in targets; {did_you_mean(key.target, targets)}"
+        )
+
+
+def _check_unique(source: Source, path: Location, names: Sequence[str]) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise source.error((*path, index), f"{name!r} is there twice; remove one")
+
+
+def check_sampler(name: str) -> None:
+    """Raises `UsageError` unless `name` is a registered sampler or a class of `optuna.samplers` ("tpe")."""
+    registered = plugins.names("hw_autotune.samplers")
+    if name in registered:
+        return
+    import optuna.samplers  # a second of import time that only a study with a stock sampler pays
+
+    stock = [cls for cls in optuna.samplers.__all__ if cls.endswith("Sampler") and not cls.startswith("Base")]
+    short = [cls.removesuffix("Sampler").lower() for cls in stock]
+    if name in stock or name.lower().removesuffix("sampler") in short:
+        return
+    raise UsageError(f"unknown sampler {name!r}; {did_you_mean(name, [*registered, *short, *stock])}")
+
+
+class _at:
+    """Says where in the study file an error of another room comes from."""
+
+    def __init__(self, source: Source, path: Location) -> None:
+        self._source = source
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, AutotuneError | HardwareError) and not isinstance(error, ConfigError):
+            raise self._source.error(self._path, str(error)) from error

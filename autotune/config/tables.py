@@ -1,0 +1,109 @@
+"""What a study file says: `study.toml` as typed, frozen tables. Unknown keys are refused."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from autotune.keys import COST_METRICS, MetricKey, parse_key
+from hwprofiles.scenario import FINAL, SEARCH, Scenario
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WorkloadTable(_Table):
+    """`task` is FILE.py:FUNCTION relative to the study folder; the function returns a Workload. It is user
+    code.
+    """
+
+    task: str = "task.py:workload"
+
+
+class SearchTable(_Table):
+    """`objectives` are metric keys. The run stops after `trials` or `hours`, whichever comes first."""
+
+    objectives: tuple[str, ...] = ()  # default: size_bytes, latency_ratio@<each target>, drop/worst
+    sampler: str = "surrogate"
+    sampler_options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    trials: int = Field(default=40, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    seed: int = 0
+
+
+class QuantizeTable(_Table):
+    """Choices of the technique `quantize`; empty means every choice that the targets can run."""
+
+    choices: tuple[str, ...] = ()
+    calibration: Literal["minmax", "percentile", "entropy"] = "minmax"
+    percentile: float = Field(default=99.99, gt=50, le=100)
+    calibration_samples: int = Field(default=64, ge=1)
+
+
+class GroupTable(_Table):
+    """Layers whose names match one of the glob patterns share one choice."""
+
+    name: str
+    layers: tuple[str, ...]
+
+
+class JudgeTable(_Table):
+    """`limit` is the largest acceptable drop of any slice (fraction); `floor` the smallest slice that may
+    decide alone;
+    `shrinkage` is n0 of d n/(n+n0) + overall n0/(n+n0); `probe` the number of samples of the cheap gate."""
+
+    limit: float = Field(default=0.01, gt=0, lt=1)
+    floor: int = Field(default=30, ge=1)
+    shrinkage: float = Field(default=50.0, ge=0)
+    probe: int = Field(default=96, ge=0)
+    batch: int = Field(default=1, ge=1)
+    workers: int | None = Field(
+        default=None, ge=1
+    )  # processes that judge; None: one per core and target thread
+
+
+class FinalistsTable(_Table):
+    """How many points of the front are measured again and judged on held-out data at the end of a run."""
+
+    count: int = Field(default=3, ge=0)
+
+
+class StudyConfig(_Table):
+    """A whole study file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    targets: tuple[str, ...] = ("local",)
+    workload: WorkloadTable = WorkloadTable()
+    search: SearchTable = SearchTable()
+    techniques: dict[str, dict[str, object]] = Field(default_factory=lambda: {"quantize": {}})
+    groups: tuple[GroupTable, ...] = ()
+    exclude: tuple[str, ...] = ()  # glob patterns of layers that stay as they are
+    constraints: dict[str, float] = Field(
+        default_factory=dict
+    )  # metric key -> largest (or smallest) allowed value
+    judge: JudgeTable = JudgeTable()
+    measure: Scenario = SEARCH
+    remeasure: Scenario = FINAL
+    finalists: FinalistsTable = FinalistsTable()
+    drop_probe_gate: bool = True  # reject before device time when the probe already breaks a drop constraint
+
+    @property
+    def objective_keys(self) -> tuple[MetricKey, ...]:
+        """The objectives, or the default ones: size, the latency ratio on each target, the largest loss of a
+        slice.
+        """
+        ratios = tuple(f"latency_ratio@{target}" for target in self.targets)
+        return tuple(
+            parse_key(text) for text in self.search.objectives or ("size_bytes", *ratios, "drop/worst")
+        )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What a recommended trial has to meet: the constraints, and `judge.limit` where none is about a
+        loss.
+        """
+        about_loss = any(parse_key(text).name not in COST_METRICS for text in self.constraints)
+        return dict(self.constraints) if about_loss else {**self.constraints, "drop/worst": self.judge.limit}

@@ -1,0 +1,239 @@
+"""The user's task: import `task.py` from the study folder, call its function, check the Workload it returns.
+
+This runs the user's code by design. Everything that goes wrong in there comes out as one `DataError` with the
+file and line of the user's code; the exception itself is its cause.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+
+from autotune.config.loader import LoadedStudy, check_metric_keys
+from autotune.errors import AutotuneError, ConfigError, DataError, did_you_mean
+from autotune.workload import Arrays, Dataset, Workload
+
+_SHOWN_NAMES = 5
+_TOLERATED_REPEATS = 0.02  # share of a data set; real collections hold the odd duplicate
+
+
+def load_workload(loaded: LoadedStudy, *, say: Callable[[str], None] | None = None) -> Workload:
+    """Import the study's task and call its function; `say` is told which code is going to run.
+
+    Raises `ConfigError` when the task cannot be found, `DataError` when it fails or returns what cannot be
+    searched.
+    """
+    file, function_name = _find_task(loaded)
+    if say is not None:
+        say(f"running the study's own code: {file}:{function_name}")
+    with _UserCode(file), _ImportFolder(loaded.folder):
+        module = _import(file)
+        function = getattr(module, function_name, None)
+        if callable(function):
+            workload = function()
+    if not callable(function):
+        names = [
+            n
+            for n, v in vars(module).items()
+            if callable(v) and getattr(v, "__module__", "") == module.__name__
+        ]
+        raise loaded.source.error(
+            ("workload", "task"),
+            f"{file.name} has no function {function_name!r}; {did_you_mean(function_name, names)}",
+        )
+    if not isinstance(workload, Workload):
+        raise DataError(
+            f"{file}: {function_name}() must return an autotune.Workload, it returned {type(workload).__name__}"
+        )
+    check_workload(workload)
+    check_metric_keys(loaded, workload.metric_name)
+    return workload
+
+
+def _find_task(loaded: LoadedStudy) -> tuple[Path, str]:
+    task = loaded.config.workload.task
+    name, colon, function = task.partition(":")
+    file = loaded.folder / name
+    wrong = None
+    if not colon or not function.isidentifier() or not name.endswith(".py"):
+        wrong = f"{task!r} is not FILE.py:FUNCTION"
+    elif not file.resolve().is_relative_to(loaded.folder.resolve()):
+        wrong = f"{name} is not inside the study folder {loaded.folder}"
+    elif not file.is_file():
+        wrong = f"there is no file {file}"
+    if wrong is not None:
+        raise loaded.source.error(("workload", "task"), wrong)
+    return file, function
+
+
+def _import(file: Path) -> ModuleType:
+    # A name of its own, so that the tasks of two studies in one process do not overwrite each other.
+    name = f"autotune_task_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{file}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # so that dataclasses and pickles of the task find their module
+    spec.loader.exec_module(module)
+    return module
+
+
+class _ImportFolder:
+    """While the task is imported and called, modules beside it can be imported as in a script."""
+
+    def __init__(self, folder: Path) -> None:
+        self._entry = str(folder.resolve())
+
+    def __enter__(self) -> None:
+        sys.path.insert(0, self._entry)
+
+    def __exit__(self, *_: object) -> None:
+        sys.path.remove(self._entry)
+
+
+class _UserCode:
+    """Turns whatever the user's code raises, `SystemExit` included, into one `DataError`; an interrupt
+    passes.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(
+            error, KeyboardInterrupt | AutotuneError | MemoryError | GeneratorExit
+        ):
+            return
+        if isinstance(error, SyntaxError) and error.filename is not None:
+            raise DataError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+        folder = str(self._file.parent.resolve())
+        own = [f for f in traceback.extract_tb(trace) if str(Path(f.filename).resolve()).startswith(folder)]
+        place = f"{own[-1].filename}:{own[-1].lineno}: in {own[-1].name}" if own else str(self._file)
+        message = " ".join(str(error).split()) or "no message"
+        raise DataError(f"{place}: {type(error).__name__}: {message}") from error
+
+
+def check_workload(workload: Workload) -> None:
+    """Can this be searched at all? Raises `DataError` that names the data set, the sample and the input.
+
+    Checked: samples are there and have unique ids, every sample has the same inputs with a batch axis of 1,
+    no NaN in them, calibration and held-out data share no sample with the search data, the functions are
+    functions.
+    """
+    name = workload.name
+    if not callable(workload.decode):
+        raise DataError(f"{name}: decode must be a function of a batch's outputs, not {workload.decode!r}")
+    if not (isinstance(workload.metric, str) or callable(workload.metric)):
+        raise DataError(f"{name}: metric must be a name or a function (predictions, labels) -> float")
+    if not workload.metric_name.isidentifier():
+        raise DataError(
+            f"{name}: the metric's name {workload.metric_name!r} must be usable in metric keys; name it"
+        )
+    names = _check_dataset(name, workload.search, None)
+    _check_dataset(name, workload.heldout, names)
+    _check_calibration(workload, names)
+    if workload.latency_inputs is not None:
+        _check_inputs(f"{name}: latency_inputs", workload.latency_inputs, names, batch=None)
+    _check_overlap(workload)
+
+
+def _check_dataset(workload: str, dataset: Dataset, names: Sequence[str] | None) -> Sequence[str]:
+    if not isinstance(dataset, Dataset):
+        raise DataError(
+            f"{workload}: search and heldout must be an autotune.Dataset, not {type(dataset).__name__}"
+        )
+    where = f"{workload}: data set {dataset.name!r}"
+    if len(dataset) == 0:
+        raise DataError(f"{where} is empty; the search needs samples to judge by")
+    columns = set(dataset.samples[0].metadata)
+    seen: set[str] = set()
+    for sample in dataset.samples:
+        if sample.id in seen:
+            raise DataError(f"{where}: the sample id {sample.id!r} is there twice")
+        seen.add(sample.id)
+        names = _check_inputs(f"{where}, sample {sample.id!r}", sample.inputs, names, batch=1)
+        if missing := columns ^ set(sample.metadata):
+            raise DataError(
+                f"{where}, sample {sample.id!r}: metadata column {min(missing)!r} is not in every sample"
+            )
+    return sorted(dataset.samples[0].inputs)
+
+
+def _check_inputs(
+    where: str, inputs: Arrays, names: Sequence[str] | None, *, batch: int | None
+) -> Sequence[str]:
+    if not isinstance(inputs, Mapping) or not inputs:
+        raise DataError(f"{where}: inputs must be a dictionary of input name -> array")
+    if names is not None and sorted(inputs) != list(names):
+        raise DataError(
+            f"{where}: has the inputs {_some(sorted(inputs))}, the samples before have {_some(names)}"
+        )
+    for name, array in inputs.items():
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{where}: input {name!r} must be a numpy array, not {type(array).__name__}")
+        if batch is not None and (array.ndim == 0 or array.shape[0] != batch):
+            raise DataError(
+                f"{where}: input {name!r} has shape {array.shape}; the first axis must be a batch of {batch}"
+            )
+        if array.size == 0:
+            raise DataError(f"{where}: input {name!r} has shape {array.shape} and so no elements")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DataError(f"{where}: input {name!r} holds NaN or infinity")
+        if array.dtype.kind == "O":
+            raise DataError(f"{where}: input {name!r} is an array of Python objects; give it a number type")
+    return sorted(inputs)
+
+
+def _check_calibration(workload: Workload, names: Sequence[str]) -> None:
+    if len(workload.calibration) == 0:
+        raise DataError(
+            f"{workload.name}: calibration is empty; static quantization needs a few dozen inputs"
+        )
+    for index, inputs in enumerate(workload.calibration):
+        _check_inputs(f"{workload.name}: calibration[{index}]", inputs, names, batch=None)
+
+
+def _check_overlap(workload: Workload) -> None:
+    """The winner must not be judged on what it was chosen or calibrated with. A few natural repeats are
+    tolerated.
+    """
+    search = {_digest(sample.inputs): f"search sample {sample.id!r}" for sample in workload.search.samples}
+    heldout = {
+        _digest(sample.inputs): f"held-out sample {sample.id!r}" for sample in workload.heldout.samples
+    }
+    calibration = {_digest(inputs): f"calibration[{i}]" for i, inputs in enumerate(workload.calibration)}
+    for one, other in ((heldout, search), (calibration, search), (calibration, heldout)):
+        both = one.keys() & other.keys()
+        if len(both) > _TOLERATED_REPEATS * len(one):
+            example = min(both)
+            raise DataError(
+                f"{workload.name}: {len(both)} of {len(one)} samples are in two data sets, e.g. {one[example]} has the "
+                f"inputs of {other[example]}; calibration, search and held-out data must be different samples"
+            )
+
+
+def _digest(inputs: Arrays) -> bytes:
+    state = hashlib.blake2b(digest_size=16)
+    for name in sorted(inputs):
+        array = np.ascontiguousarray(inputs[name])
+        state.update(f"{name}{array.dtype}{array.shape}".encode())
+        state.update(array.tobytes())
+    return state.digest()
+
+
+def _some(names: Sequence[Any]) -> str:
+    shown = ", ".join(str(name) for name in names[:_SHOWN_NAMES])
+    return shown + (", ..." if len(names) > _SHOWN_NAMES else "")

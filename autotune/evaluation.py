@@ -1,0 +1,75 @@
+"""An Evaluation: the metric per slice of one artifact on one data set, paired with the original."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from hwprofiles.measurement import Estimate
+
+Verdict = Literal["pass", "fail", "undecided", "insufficient"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SliceResult(_Record):
+    """One slice. `drop` = original - candidate on the same samples (positive: the candidate is worse).
+
+    `shrunk_drop` pulls the drop of a small slice towards the overall drop: d n/(n+n0) + overall n0/(n+n0).
+    `flips_worse` counts samples that the original got right and the candidate wrong; `flips_better` the
+    reverse. For metrics without right and wrong, flips count changed predictions' per-sample scores going
+    down or up. `p_value` is that of the exact McNemar test for right-or-wrong scores, of the paired t test
+    for graded ones. `damage` is the mean divergence of the outputs from the original's on the probe samples
+    of this slice, if known.
+    """
+
+    name: str  # "all", "font=serif", ...
+    n: int
+    original: Estimate
+    candidate: Estimate
+    drop: Estimate
+    shrunk_drop: float
+    flips_worse: int
+    flips_better: int
+    p_value: float | None = None  # of "no difference", paired, two sided; None where no test applies
+    q_value: float | None = None  # the same after Benjamini-Hochberg over the slices that are large enough
+    verdict: Verdict = "undecided"
+    needed: int | None = None  # about how many more samples would decide
+    damage: float | None = None
+
+
+class Outcome(_Record):
+    """One sample: what was predicted, by the original and by the candidate, and how good each was."""
+
+    id: str
+    original: Any
+    candidate: Any
+    original_score: float
+    candidate_score: float
+
+
+class Evaluation(_Record):
+    """Judgement of one artifact on one data set. The first slice is always "all"."""
+
+    artifact: str  # sha256 of the bytes that were run
+    dataset: str  # "search" or "heldout"
+    dataset_digest: str
+    metric: str
+    target: str  # where the outputs were computed
+    n: int
+    slices: tuple[SliceResult, ...]
+    worst_slice: str  # the slice with the largest shrunk drop (floor on n applied)
+    worst_drop: Estimate
+    limit: float  # the drop that the verdicts were judged against
+    outcomes: tuple[Outcome, ...] = ()
+    seconds: float = 0.0
+
+    def slice(self, name: str) -> SliceResult:
+        """Raises `KeyError` if there is no such slice."""
+        for result in self.slices:
+            if result.name == name:
+                return result
+        raise KeyError(name)

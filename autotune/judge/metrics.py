@@ -1,0 +1,141 @@
+"""Metrics: any callable (predictions, labels) -> float, larger is better, by name or as an object."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune import plugins
+from autotune.errors import TrialFailure, UsageError
+from autotune.judge.user_code import user_code, user_code_failure
+
+GROUP = "hw_autotune.metrics"
+
+Floats = NDArray[np.float64]
+
+
+def accuracy(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
+    """Fraction of predictions that equal their label exactly."""
+    return sum(_equal(p, label) for p, label in zip(predictions, labels, strict=True)) / len(labels)
+
+
+def f1_macro(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
+    """F1 of each class that occurs in predictions or labels, averaged without weights."""
+    pairs = list(zip(predictions, labels, strict=True))
+    classes = {*predictions, *labels}
+    scores: list[float] = []
+    for name in classes:
+        hits = sum(p == name and label == name for p, label in pairs)
+        named = sum((p == name) + (label == name) for p, label in pairs)
+        scores.append(2 * hits / named)
+    return sum(scores) / len(scores)
+
+
+def edit_similarity(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
+    """1 - Levenshtein distance / length of the longer one, averaged; 1.0 for equal texts (or sequences of
+    tokens)."""
+    return sum(_similarity(p, label) for p, label in zip(predictions, labels, strict=True)) / len(labels)
+
+
+@dataclass(frozen=True)
+class ResolvedMetric:
+    """A metric that was found, and the checks around calling it."""
+
+    name: str
+    function: Callable[[Sequence[Any], Sequence[Any]], float]
+
+    def __call__(self, predictions: Sequence[Any], labels: Sequence[Any]) -> float:
+        """The metric over all samples. Raises `TrialFailure` when it raises, or gives no finite number."""
+        advice = f"it was given {len(predictions)} predictions, the first one {_short(predictions)}"
+        with user_code(f"metric {self.name!r}", advice):
+            value = self.function(predictions, labels)
+        return self._number(value)
+
+    def score(self, prediction: Any, label: Any) -> float:
+        """The metric of one sample: its share of the whole where the metric is decomposable."""
+        return self([prediction], [label])
+
+    def scores(self, predictions: Sequence[Any], labels: Sequence[Any]) -> Floats:
+        """`[n]` scores of the single samples."""
+        return np.array([self.score(p, label) for p, label in zip(predictions, labels, strict=True)])
+
+    def decomposable(self, predictions: Sequence[Any], labels: Sequence[Any]) -> bool:
+        """True when the metric over these data is the mean of the metrics of single samples.
+
+        Checked on the data as they are and with the labels moved on by one, so that a metric that only looks
+        decomposable while everything is right (F1 without any error) is found out.
+        """
+        moved = [*labels[1:], *labels[:1]]
+        with user_code(f"metric {self.name!r}", "it must take lists of predictions and labels"):
+            whole = [self.function(predictions, each) for each in (labels, moved)]
+        for value, each in zip(whole, (labels, moved), strict=True):
+            single = self._singles(predictions, each)
+            if single is None or not math.isclose(self._number(value), single.mean(), abs_tol=1e-9):
+                return False
+        return True
+
+    def _singles(self, predictions: Sequence[Any], labels: Sequence[Any]) -> Floats | None:
+        """None where the metric has no value for a single sample (a correlation, for example)."""
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"), user_code(self.name, ""):
+                warnings.simplefilter("ignore")
+                values = [float(self.function([p], [y])) for p, y in zip(predictions, labels, strict=True)]
+        except TrialFailure:
+            return None
+        return np.array(values) if np.isfinite(values).all() else None
+
+    def _number(self, value: object) -> float:
+        if isinstance(value, int | float | np.number | np.bool_) or (
+            isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "biuf"
+        ):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+            raise user_code_failure(f"metric {self.name!r} gave {number}; it must give a finite number")
+        raise user_code_failure(
+            f"metric {self.name!r} gave {value!r:.60} of type {type(value).__name__}; it must give one number"
+        )
+
+
+def resolve_metric(
+    metric: str | Callable[[Sequence[Any], Sequence[Any]], float] | ResolvedMetric,
+) -> ResolvedMetric:
+    """Find a metric by its registered name, or take a callable as it is.
+
+    Raises `UsageError` for an unknown name and for something that cannot be called.
+    """
+    if isinstance(metric, ResolvedMetric):
+        return metric
+    if isinstance(metric, str):
+        return ResolvedMetric(metric, plugins.load(GROUP, metric))
+    if not callable(metric):
+        raise UsageError(
+            f"metric {metric!r} is neither a name nor callable; give (predictions, labels) -> float"
+        )
+    return ResolvedMetric(getattr(metric, "__name__", type(metric).__name__), metric)
+
+
+def _equal(prediction: Any, label: Any) -> bool:
+    same = prediction == label
+    return bool(np.all(same)) if isinstance(same, np.ndarray) else bool(same)
+
+
+def _similarity(one: Sequence[Any], other: Sequence[Any]) -> float:
+    """Wagner and Fischer (1974), row by row."""
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, start=1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(other, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+    longer = max(len(one), len(other))
+    return 1.0 - row[-1] / longer if longer else 1.0
+
+
+def _short(values: Sequence[Any]) -> str:
+    return f"{values[0]!r:.60}" if len(values) else "missing"

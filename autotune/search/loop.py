@@ -1,0 +1,225 @@
+"""The search loop around Optuna's ask and tell. Uniform recipes first; our tables are the truth, Optuna's are memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+
+from autotune import pareto
+from autotune.config import StudyConfig
+from autotune.errors import Infeasible
+from autotune.keys import MetricKey
+from autotune.recipe import Recipe
+from autotune.search.prepare import Prepared
+from autotune.search.progress import Progress, Watcher
+from autotune.search.runner import Stopped, TrialRunner
+from autotune.search.samplers import make_sampler
+from autotune.store import Store
+from autotune.trial import Trial
+
+_REDRAWS = 20  # asks in a row that may give a recipe which is there already, before a random one is taken
+_FINALIST_FACTOR = 4.0  # a finalist costs about this many search trials
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Stop after `trials` trials beyond the baseline, or `hours` after `begun` (monotonic seconds)."""
+
+    trials: int
+    hours: float | None
+    begun: float
+
+    def spent(self, finished: int) -> bool:
+        """`finished`: trials of the study that have ended, the baseline not counted."""
+        late = self.hours is not None and time.monotonic() - self.begun >= self.hours * 3600
+        return late or finished >= self.trials
+
+    def seconds_left(self, finished: int, per_trial: float) -> float:
+        """What the search will still take, at `per_trial` seconds a trial."""
+        by_trials = (self.trials - finished) * per_trial
+        if self.hours is None:
+            return by_trials
+        return max(0.0, min(by_trials, self.hours * 3600 - (time.monotonic() - self.begun)))
+
+
+class SearchLoop:
+    """Asks for recipes, runs them, tells what came out. State is rebuilt from the store: nothing of it is saved."""
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        prepared: Prepared,
+        store: Store,
+        runner: TrialRunner,
+        objectives: Sequence[MetricKey],
+        limits: Mapping[str, float],
+        watch: Watcher,
+    ) -> None:
+        self._config, self._space, self._store, self._runner = config, prepared.space, store, runner
+        self._objectives, self._limits, self._watch = tuple(objectives), limits, watch
+        self._distributions = self._space.distributions()
+        self._sampler = self._make_sampler(prepared)
+        self._memory = self._rebuild()
+        self._seconds: list[float] = []
+
+    def run(self, budget: Budget) -> None:
+        """Until the budget is spent or the space exhausted. Raises `Stopped` when the user asks to stop."""
+        unfinished = [t for t in self._store.trials(details=False) if t.state == "running" and t.number]
+        for trial in unfinished:
+            self._run(trial.number, Recipe(trial.recipe), budget)
+        for label, recipe in self._space.uniform:
+            if not budget.spent(self._count()) and self._store.find_trial(recipe) is None:
+                self._run(self._store.start_trial(recipe, f"uniform {label}"), recipe, budget)
+        while self._space.variables and not budget.spent(self._count()):
+            recipe, asked = self._propose()
+            if recipe is None:
+                self._tell_watcher("every recipe of the space has been tried", budget, None)
+                return
+            self._run(self._store.start_trial(recipe, self._config.search.sampler), recipe, budget, asked)
+
+    # -- one trial
+
+    def _run(self, number: int, recipe: Recipe, budget: Budget, asked: optuna.Trial | None = None) -> None:
+        if self._runner.stop.is_set():
+            raise Stopped
+        self._tell_watcher(f"trial {number}", budget, None)
+        begun = time.monotonic()
+        trial = self._runner.run(number, recipe)
+        self._seconds.append(time.monotonic() - begun)
+        self._remember(trial, asked)
+        self._tell_watcher(_headline(trial), budget, trial)
+
+    def _propose(self) -> tuple[Recipe | None, optuna.Trial | None]:
+        """The sampler's next recipe that has no trial yet, and what was asked for it; no recipe when there is none."""
+        for _ in range(_REDRAWS):
+            asked = self._memory.ask(self._distributions)
+            recipe = self._space.recipe(asked.params)
+            known = self._store.find_trial(recipe)
+            if known is None:
+                return recipe, asked
+            self._remember(known, asked)  # a duplicate is told what is known and never measured again
+        return self._untried(), None
+
+    def _untried(self) -> Recipe | None:
+        sampler = optuna.samplers.RandomSampler(seed=self._count())
+        memory = optuna.create_study(sampler=sampler)
+        for _ in range(50 * _REDRAWS):
+            recipe = self._space.recipe(memory.ask(self._distributions).params)
+            if self._store.find_trial(recipe) is None:
+                return recipe
+        return None
+
+    def _count(self) -> int:
+        return sum(1 for t in self._store.trials(details=False) if t.state != "running" and t.number)
+
+    # -- what the sampler knows
+
+    def _make_sampler(self, prepared: Prepared) -> optuna.samplers.BaseSampler:
+        options: dict[str, object] = dict(self._config.search.sampler_options)
+        if self._config.search.sampler == "surrogate":
+            keys = [str(key) for key in self._objectives]
+            if "size_bytes" in keys:
+                options["exact"] = {keys.index("size_bytes"): self._sizes(prepared)}
+            if "drop/worst" in keys:
+                options["worst_objective"] = keys.index("drop/worst")
+            options["anchors"] = [p for _, r in self._space.uniform if (p := self._space.params(r)) is not None]
+        return make_sampler(self._config.search.sampler, seed=self._config.search.seed, options=options)
+
+    def _sizes(self, prepared: Prepared) -> dict[str, dict[str, float]]:
+        """Bytes of every choice of every variable: known exactly before anything is tried."""
+        assembler = prepared.assembler
+        layers = assembler.source.layers
+        return {
+            v.name: {
+                choice: float(sum(assembler.weight_bytes(layers[name], choice) for name in v.layers))
+                for choice in v.choices
+            }
+            for v in self._space.variables
+            if v.technique == "quantize"
+        }
+
+    def _rebuild(self) -> optuna.Study:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        directions = ["minimize" if key.smaller_is_better else "maximize" for key in self._objectives]
+        self._memory = optuna.create_study(directions=directions, sampler=self._sampler)
+        for trial in self._store.trials(details=False):
+            if trial.state != "running":
+                self._remember(trial)
+        return self._memory
+
+    def _remember(self, trial: Trial, asked: optuna.Trial | None = None) -> None:
+        """Tell Optuna about a finished trial, all of it or what is known; `asked` is the trial it came from."""
+        params = self._space.params(Recipe(trial.recipe))
+        if params is None:
+            return  # a recipe of an earlier space: it stays in the store
+        observed = {
+            str(i): trial.metrics[str(key)].value for i, key in enumerate(self._objectives) if str(key) in trial.metrics
+        }
+        complete = trial.state == "complete" and len(observed) == len(self._objectives)
+        values = list(observed.values()) if complete else None
+        unfinished = optuna.trial.TrialState.PRUNED if trial.state == "rejected" else optuna.trial.TrialState.FAIL
+        state = optuna.trial.TrialState.COMPLETE if complete else unfinished
+        attributes = self._known(trial) | ({} if complete else {"observed": observed})
+        constraints = {
+            key: trial.metrics[key].value - limit if self._runner.smaller[key] else limit - trial.metrics[key].value
+            for key, limit in self._config.constraints.items()
+            if key in trial.metrics
+        }
+        if asked is None:
+            self._memory.add_trial(
+                optuna.trial.create_trial(
+                    state=state,
+                    params=params,
+                    distributions=self._distributions,
+                    values=values,
+                    user_attrs=attributes,
+                    constraints=constraints,
+                )
+            )
+            return
+        for name, value in attributes.items():
+            asked.set_user_attr(name, value)
+        for name, value in constraints.items():
+            asked.set_constraint(name, value)
+        self._memory.tell(asked, values, state=state)
+
+    def _known(self, trial: Trial) -> dict[str, object]:
+        """What a structured sampler reads beside the objectives: damage and drop per slice."""
+        known: dict[str, object] = {}
+        damage = self._runner.damage_of(trial.number)
+        if damage:
+            known["damage"] = damage
+        drops = {
+            key.partition("/")[2]: value.value
+            for key, value in trial.metrics.items()
+            if key.startswith("drop/") and key != "drop/worst"
+        }
+        return known | ({"drop": drops} if drops else {})
+
+    # -- telling
+
+    def _tell_watcher(self, message: str, budget: Budget, trial: Trial | None) -> None:
+        done = self._count()
+        recent = self._seconds[-10:]
+        left = None
+        if recent:
+            each = sum(recent) / len(recent)
+            left = budget.seconds_left(done, each) + self._config.finalists.count * each * _FINALIST_FACTOR
+        self._watch(Progress("search", message, done, self._config.search.trials, left, self._best(), trial))
+
+    def _best(self) -> Trial | None:
+        try:
+            return pareto.best(self._store.trials(details=False), self._limits, self._objectives)
+        except Infeasible:
+            return None
+
+
+def _headline(trial: Trial) -> str:
+    if trial.state == "failed" and trial.failure is not None:
+        return f"trial {trial.number} failed: {trial.failure.message}"
+    if trial.state == "rejected":
+        return f"trial {trial.number} rejected: {trial.reason}"
+    return f"trial {trial.number} complete"

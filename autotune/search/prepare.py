@@ -1,0 +1,159 @@
+"""Everything that is done once for a study: ingest, open devices, probe, calibrate, build the space."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from autotune import plugins
+from autotune.compress import calibration
+from autotune.compress.assembly import Assembler
+from autotune.compress.capabilities import Offered, probe
+from autotune.compress.ingest import Ingested, load_model
+from autotune.config import StudyConfig
+from autotune.errors import ConfigError, DataError, UsageError
+from autotune.search.progress import Progress, Watcher
+from autotune.search.space import Space, build_space
+from autotune.techniques.protocol import Technique
+from autotune.workload import Workload
+from hwprofiles.device import Device, open_device
+from hwprofiles.target import Target
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study's fixed parts. `devices` are open; `latency_inputs` is what is timed."""
+
+    workload: Workload
+    ingested: Ingested
+    assembler: Assembler
+    devices: Mapping[str, Device]
+    space: Space
+    refused: Mapping[str, Mapping[str, str]]  # target -> "op choice" -> why not
+    latency_inputs: Sequence[Mapping[str, np.ndarray]]
+    workers: int  # processes that judge accuracy at a time
+
+    @property
+    def judge_device(self) -> Device:
+        """The device that computes the outputs that are judged: the first target."""
+        return next(iter(self.devices.values()))
+
+    @property
+    def judge_target(self) -> str:
+        return next(iter(self.devices))
+
+
+def workload_digest(workload: Workload, ingested: Ingested) -> str:
+    """Identity of model, data and metric: a store belongs to one."""
+    parts = (
+        ingested.source_digest,
+        workload.search.digest(),
+        workload.heldout.digest(),
+        workload.metric_name,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def ingest(workload: Workload, watch: Watcher) -> Ingested:
+    """Read and normalise the model. Raises `DataError` with the reason."""
+    watch(Progress("prepare", "reading the model"))
+    return load_model(workload.model, example_inputs=workload.example_inputs, dynamic_axes=workload.dynamic_axes)
+
+
+def make_techniques(config: StudyConfig) -> dict[str, Technique]:
+    """Techniques by name, each made from its table. Raises `UsageError`/`ConfigError`."""
+    made: dict[str, Technique] = {}
+    for name, options in config.techniques.items():
+        factory = plugins.load("hw_autotune.techniques", name)
+        try:
+            made[name] = factory(**options)
+        except TypeError as error:
+            raise ConfigError(f"[techniques.{name}]: {error}; see the technique's documentation") from error
+    return made
+
+
+def prepare(
+    config: StudyConfig,
+    workload: Workload,
+    ingested: Ingested,
+    targets: Sequence[Target],
+    folder: Path,
+    stack: ExitStack,
+    watch: Watcher,
+) -> Prepared:
+    """Open the devices (closed by `stack`), probe them, calibrate, and build the space.
+
+    Raises hardware errors for a target that is not there and `DataError` for unusable calibration data.
+    """
+    techniques = make_techniques(config)
+    dialects = {target.dialect for target in targets}
+    if len(dialects) != 1:
+        raise UsageError(f"targets of one study must share a dialect, these have {', '.join(sorted(dialects))}")
+    dialect = plugins.load("hw_autotune.dialects", dialects.pop())()
+    layers = ingested.inspection.layers
+    assembler = Assembler(ingested.model, layers, dialect, techniques, bank_folder=folder / "bank")
+    devices: dict[str, Device] = {}
+    probed = {}
+    for target in targets:
+        watch(Progress("prepare", f"opening target {target.name}"))
+        device = stack.enter_context(open_device(target, work=folder / "work" / target.name))
+        devices[target.name] = device
+        probed[target.name] = probe(device, dialect, device.fingerprint.key, folder)
+    judge_device = next(iter(devices.values()))
+    for technique in techniques.values():
+        if technique.calibration is not None and layers:
+            watch(Progress("prepare", "calibrating activation ranges"))
+            wanted = technique.calibration
+            data = list(workload.calibration)[: wanted.samples]
+            statistics = _calibrated(ingested, assembler, judge_device, data, folder)
+            assembler.calibrate(statistics, wanted.method, wanted.percentile)
+    capabilities = Offered(tuple(probed.values()), assembler)
+    space = build_space(layers, techniques, capabilities, groups=config.groups, exclude=config.exclude)
+    inputs = workload.latency_inputs or workload.search.samples[0].inputs
+    threads = max(target.threads for target in targets)
+    workers = config.judge.workers or max(1, (os.cpu_count() or 1) // threads)
+    refused = {name: p.refused for name, p in probed.items()}
+    return Prepared(workload, ingested, assembler, devices, space, refused, [dict(inputs)], workers)
+
+
+def _calibrated(
+    ingested: Ingested, assembler: Assembler, device: Device, data: Sequence[Mapping[str, Any]], folder: Path
+) -> dict[str, calibration.Statistics]:
+    """Statistics of every wanted activation, cached by model, data and names."""
+    if not data:
+        raise DataError("the workload has no calibration data; give at least one input dictionary")
+    wanted = assembler.calibration_tensors()
+    digest = hashlib.sha256(repr((ingested.source_digest, wanted)).encode())
+    for sample in data:
+        for name in sorted(sample):
+            digest.update(np.ascontiguousarray(sample[name]).tobytes())
+    path = folder / f"calibration-{digest.hexdigest()[:24]}.json"
+    cached = calibration.load(path)
+    if cached is not None:
+        return cached
+    model = onnx.ModelProto()
+    model.CopyFrom(ingested.model)
+    given = {value.name for value in model.graph.input}
+    there = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in given | there)
+    probe_path = folder / "calibration.onnx"
+    probe_path.write_bytes(model.SerializeToString())
+
+    def runs() -> Iterable[Mapping[str, np.ndarray]]:
+        for sample, outputs in zip(data, device.infer(probe_path, iter(data)), strict=True):
+            seen = {name: array for name, array in outputs.items() if name in wanted}
+            seen.update({name: np.asarray(sample[name]) for name in wanted if name in sample})
+            yield {name: array for name, array in seen.items() if array.dtype == np.float32}
+
+    statistics = calibration.collect(runs)
+    probe_path.unlink()
+    calibration.save(statistics, path)
+    return statistics

@@ -1,0 +1,28 @@
+"""What a running study tells whoever watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autotune.trial import Trial
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One message. `done` of `total` steps of `stage`; `seconds_left` is for the whole run, None while unknown."""
+
+    stage: str  # "prepare", "baseline", "search", "finalists", "done"
+    message: str
+    done: int = 0
+    total: int = 0
+    seconds_left: float | None = None
+    best: Trial | None = None
+    trial: Trial | None = None  # the trial that just finished
+
+
+Watcher = Callable[[Progress], None]
+
+
+def nobody(_: Progress) -> None:
+    """A watcher that does not look."""

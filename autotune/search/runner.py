@@ -1,0 +1,307 @@
+"""One trial, step by step: build, check kernels, probe, measure, judge. Cheap facts come first.
+
+Every step looks in the store before it works and records what it found, so that a trial that was interrupted anywhere
+is continued, and nothing is measured twice.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from autotune.compress.kernels import layer_outcomes
+from autotune.config import StudyConfig
+from autotune.errors import TrialFailure
+from autotune.evaluation import Evaluation
+from autotune.judge.damage import Damage, probe_indices
+from autotune.judge.metrics import ResolvedMetric
+from autotune.judge.predictions import Predictions, check_finite, predict
+from autotune.judge.user_code import user_code
+from autotune.judge.verdicts import judge
+from autotune.recipe import Recipe
+from autotune.search.prepare import Prepared
+from autotune.search.values import broken, cost_metrics, judged_metrics
+from autotune.store import Store
+from autotune.trial import Artifact, LayerOutcome, Trial, Value
+from autotune.workload import Dataset
+from hwprofiles.errors import DeviceFailure, Failure
+from hwprofiles.measurement import Measurement
+from hwprofiles.scenario import Scenario
+
+
+class Stopped(Exception):
+    """The user asked to stop; the trial stays in the store as running and is continued by the next run."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A data set with everything that is fixed about judging on it."""
+
+    dataset: Dataset
+    masks: Mapping[str, np.ndarray]
+    original: Predictions
+
+
+@dataclass
+class TrialRunner:
+    """Runs trials of one prepared study. `limits` are the study's constraints (key -> bound)."""
+
+    config: StudyConfig
+    prepared: Prepared
+    store: Store
+    metric: ResolvedMetric
+    limits: Mapping[str, float]
+    smaller: Mapping[str, bool]  # constraint key -> the bound is a maximum
+    stop: threading.Event
+    search: Judged | None = None  # set once the original has been judged
+    damage: Damage | None = None
+    probe: Dataset | None = None
+    damages: dict[int, dict[str, float]] = field(default_factory=dict)  # trial -> slice -> damage
+
+    # -- the trial boundary
+
+    def run(self, number: int, recipe: Recipe) -> Trial:
+        """Finish a trial: complete, rejected or failed, and in the store. Raises `Stopped` between steps."""
+        clock = _Clock(self.stop)
+        metrics: dict[str, Value] = {}
+        try:
+            reason = self._steps(number, recipe, metrics, clock)
+        except (TrialFailure, DeviceFailure) as error:
+            return self._finish(number, "failed", metrics, clock, failure=error.failure)
+        except (MemoryError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # The trial boundary: whatever a technique or user code does wrong fails this trial and nothing else.
+            lines = traceback.format_exc()
+            message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+            failure = Failure(kind="user_code", stage=clock.stage, message=message, traceback=lines)
+            return self._finish(number, "failed", metrics, clock, failure=failure)
+        return self._finish(number, "rejected" if reason else "complete", metrics, clock, reason=reason)
+
+    def _steps(self, number: int, recipe: Recipe, metrics: dict[str, Value], clock: _Clock) -> str:
+        """Fill `metrics`; returns why the trial is rejected, or ""."""
+        with clock.step("build"):
+            artifact, path = self.build(recipe)
+        metrics["size_bytes"] = Value.exact(float(artifact.size_bytes))
+        with clock.step("kernels"):
+            self.store.record_build(number, artifact, self.outcomes(recipe, path))
+        if reason := self._broken(metrics):
+            return reason
+        if number and self.damage is not None:
+            with clock.step("probe"):
+                reason = self._probe(number, artifact, path)
+            if reason:
+                return reason
+        for name in self.prepared.devices:
+            with clock.step("measure"):
+                measurement = self.measure(name, artifact.digest, self.config.measure)
+            if measurement.failure is not None:
+                raise TrialFailure(measurement.failure)
+            metrics.update(cost_metrics(measurement))
+        if reason := self._broken(metrics):
+            return reason
+        with clock.step("judge"):
+            evaluation = self.evaluate(artifact.digest, self.judged_search())
+        metrics.update(judged_metrics(evaluation, self.config.judge.floor))
+        return self._broken(metrics)
+
+    def _broken(self, metrics: Mapping[str, Value]) -> str:
+        return "; ".join(broken(metrics, self.limits, self.smaller))
+
+    def _finish(
+        self,
+        number: int,
+        state: str,
+        metrics: Mapping[str, Value],
+        clock: _Clock,
+        *,
+        reason: str = "",
+        failure: Failure | None = None,
+    ) -> Trial:
+        self.store.finish_trial(
+            number, state, metrics=metrics, reason=reason, failure=failure, durations=clock.durations
+        )
+        return self.store.trial(number)
+
+    # -- the steps
+
+    def build(self, recipe: Recipe) -> tuple[Artifact, Path]:
+        """Assemble and store the artifact."""
+        data = self.prepared.assembler.assemble(recipe)
+        artifact = self.store.save_artifact(data, self.prepared.assembler.dialect.name)
+        return artifact, self.store.artifact_path(artifact.digest)
+
+    def outcomes(self, recipe: Recipe, path: Path) -> tuple[LayerOutcome, ...]:
+        """What ran for each layer, on the device that judges."""
+        kernels = self.prepared.judge_device.kernels(path, self.prepared.latency_inputs[0])
+        assembler = self.prepared.assembler
+        return layer_outcomes(
+            onnx.load(path),
+            tuple(assembler.source.layers.values()),
+            recipe["quantize"],
+            assembler.expected_kernels(recipe),
+            kernels,
+        )
+
+    def measure(self, target: str, digest: str, scenario: Scenario) -> Measurement:
+        """Latency and memory of an artifact, paired with the baseline; from the store if it is there."""
+        device = self.prepared.devices[target]
+        baseline = self.baseline_digest()
+        key = device.fingerprint.key
+        found = self.store.find_measurement(digest, baseline, target, key, scenario)
+        if found is not None:
+            return found
+        path, base = self.store.artifact_path(digest), self.store.artifact_path(baseline)
+        measurement = device.measure(path, self.prepared.latency_inputs, baseline=base, scenario=scenario)
+        if measurement.failure is None:
+            self.store.add_measurement(measurement)
+        return measurement
+
+    def evaluate(self, digest: str, judged: Judged) -> Evaluation:
+        """Judgement of an artifact on a data set; from the store if it is there."""
+        dataset_digest = judged.dataset.digest()
+        target = self.prepared.judge_target
+        found = self.store.find_evaluation(digest, dataset_digest, target)
+        if found is not None:
+            return found
+        candidate = judged.original if digest == self.baseline_digest() else self._predict(digest, judged.dataset)
+        evaluation = judge(
+            artifact=digest,
+            target=target,
+            dataset=judged.dataset,
+            masks=judged.masks,
+            metric=self.metric,
+            original=judged.original,
+            candidate=candidate,
+            table=self.config.judge,
+        )
+        self.store.add_evaluation(evaluation)
+        return evaluation
+
+    def judged(self, dataset: Dataset, masks: Mapping[str, np.ndarray]) -> Judged:
+        """The original's predictions on a data set: read back from the baseline's judgement, or made now."""
+        digest = self.baseline_digest()
+        found = self.store.find_evaluation(digest, dataset.digest(), self.prepared.judge_target)
+        if found is not None and found.outcomes:
+            predictions = tuple(outcome.original for outcome in found.outcomes)
+            ids = tuple(outcome.id for outcome in found.outcomes)
+            return Judged(dataset, masks, Predictions(ids, predictions, found.seconds))
+        return Judged(dataset, masks, self._predict(digest, dataset))
+
+    def judged_search(self) -> Judged:
+        """Raises `RuntimeError` before `start`: the original is judged first."""
+        if self.search is None:
+            raise RuntimeError("the original has not been judged yet")
+        return self.search
+
+    def start(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Judge the original on the search data and keep its outputs on the probe samples."""
+        dataset = self.prepared.workload.search
+        self.search = self.judged(dataset, masks)
+        count = self.config.judge.probe
+        if not count:
+            return
+        indices = probe_indices(masks, count, self.config.search.seed)
+        self.probe = Dataset("probe", [dataset.samples[i] for i in indices])
+        path = self.store.artifact_path(self.baseline_digest())
+        outputs = self.prepared.judge_device.infer(
+            path, (s.inputs for s in self.probe.samples), workers=self.prepared.workers
+        )
+        self.damage = Damage(indices, masks, outputs)
+
+    def baseline_digest(self) -> str:
+        """Digest of the artifact of the empty recipe."""
+        digest = self.store.meta("baseline")
+        if digest is None:
+            artifact, _ = self.build(Recipe())
+            self.store.set_meta("baseline", artifact.digest)
+            digest = artifact.digest
+        return digest
+
+    def damage_of(self, number: int) -> dict[str, float] | None:
+        """Slice -> damage of a trial, from this run or an earlier one."""
+        if number not in self.damages:
+            kept = self.store.meta(f"damage/{number}")
+            self.damages[number] = dict(kept) if isinstance(kept, Mapping) else {}
+        return self.damages[number] or None
+
+    def _predict(self, digest: str, dataset: Dataset) -> Predictions:
+        return predict(
+            self.prepared.judge_device,
+            self.store.artifact_path(digest),
+            dataset,
+            self.prepared.workload.decode,
+            batch=self.config.judge.batch,
+            workers=self.prepared.workers,
+        )
+
+    def _probe(self, number: int, artifact: Artifact, path: Path) -> str:
+        """Damage on a few samples, before any device time; why the recipe is hopeless, or ""."""
+        assert self.damage is not None and self.probe is not None  # the caller looked
+        samples = self.probe.samples
+        decoded: list[object] = []
+
+        def outputs() -> Iterator[dict[str, np.ndarray]]:
+            batches = (sample.inputs for sample in samples)
+            device = self.prepared.judge_device
+            for sample, output in zip(samples, device.infer(path, batches, workers=self.prepared.workers), strict=True):
+                check_finite(output, path, sample.id)
+                with user_code("decode", "it is given the outputs of one batch by name"):
+                    decoded.extend(self.prepared.workload.decode(output))
+                yield output
+
+        self.damages[number] = self.damage.compare(outputs())
+        self.store.set_meta(f"damage/{number}", self.damages[number])
+        return self._hopeless(decoded) if self.config.drop_probe_gate else ""
+
+    def _hopeless(self, decoded: Sequence[object]) -> str:
+        """A drop constraint that the probe samples alone already break with certainty."""
+        limits = [limit for key, limit in self.limits.items() if key in ("drop", "drop/worst")]
+        if not limits or self.probe is None:
+            return ""
+        judged = self.judged_search()
+        by_id = dict(zip(judged.original.ids, judged.original.predictions, strict=True))
+        ids = tuple(sample.id for sample in self.probe.samples)
+        evaluation = judge(
+            artifact="probe",
+            target=self.prepared.judge_target,
+            dataset=self.probe,
+            masks={"all": np.ones(len(ids), bool)},
+            metric=self.metric,
+            original=Predictions(ids, tuple(by_id[i] for i in ids), 0.0),
+            candidate=Predictions(ids, tuple(decoded), 0.0),
+            table=self.config.judge,
+        )
+        low = evaluation.slice("all").drop.low
+        # The worst slice loses at least what all samples lose together.
+        if low > max(limits):
+            return (
+                f"{len(ids)} probe samples already lose at least {low:.3f} on average, the limit is {max(limits):.3f}"
+            )
+        return ""
+
+
+@dataclass
+class _Clock:
+    """Times the steps of a trial and lets a request to stop in between them."""
+
+    stop: threading.Event
+    durations: dict[str, float] = field(default_factory=dict)
+    stage: str = "start"
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        if self.stop.is_set():
+            raise Stopped
+        self.stage = name
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.durations[name] = self.durations.get(name, 0.0) + time.monotonic() - begun

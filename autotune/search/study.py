@@ -1,0 +1,271 @@
+"""A Study: the search that owns trials. Opens everything, runs the loop, verifies finalists."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from autotune import pareto, slices
+from autotune.config import StudyConfig
+from autotune.errors import Infeasible, UsageError, did_you_mean
+from autotune.judge.metrics import resolve_metric
+from autotune.keys import MetricKey, parse_key
+from autotune.recipe import Recipe
+from autotune.search.check import CheckReport, LayerChoices, SkippedLayer
+from autotune.search.loop import Budget, SearchLoop
+from autotune.search.mirror import mirror
+from autotune.search.prepare import Prepared, ingest, prepare, workload_digest
+from autotune.search.progress import Progress, Watcher, nobody
+from autotune.search.runner import Stopped, TrialRunner
+from autotune.search.values import cost_metrics, judged_metrics
+from autotune.store import Store, open_store
+from autotune.trial import Trial, Value
+from autotune.workload import Workload
+from hwprofiles.registry import find_target
+from hwprofiles.target import Target
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended. `stopped`: the user asked for it."""
+
+    trials: int  # finished in the study, all runs together
+    new_trials: int  # finished by this run
+    finalists: tuple[int, ...]
+    stopped: bool
+    seconds: float
+
+
+class Study:
+    """A study that can be checked, run and verified. Use as a context manager; nothing heavy happens before a verb."""
+
+    def __init__(self, config: StudyConfig, workload: Workload, store: Store, targets: Sequence[Target]) -> None:
+        """See `open`."""
+        self.config, self.workload, self.store, self.targets = config, workload, store, targets
+        self._stack = ExitStack()
+        self._prepared: Prepared | None = None
+        self._runner: TrialRunner | None = None
+        self._masks: Mapping[str, np.ndarray] = {}
+        self._digest = ""
+        self._stop = threading.Event()
+
+    @classmethod
+    def open(
+        cls,
+        config: StudyConfig,
+        workload: Workload,
+        *,
+        store: str | Path | None = None,
+        folder: Path | None = None,
+    ) -> Study:
+        """`store`: a file, a URL, or None for the default place; `folder`: where the study's own target profiles lie.
+
+        Raises `UnknownTarget`, `UsageError` for unknown metric keys, and what `open_store` raises.
+        """
+        targets = [find_target(name, folders=[folder] if folder else []) for name in config.targets]
+        for key in (*config.search.objectives, *config.constraints):
+            _check_key(key, workload.metric_name, config.targets)
+        return cls(config, workload, open_store(store, config.name), targets)
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the agents and closes the store."""
+        self._stack.close()
+        self.store.close()
+
+    # -- what is asked for
+
+    @property
+    def objectives(self) -> tuple[MetricKey, ...]:
+        """What is optimised."""
+        names = self.config.search.objectives or (
+            "size_bytes",
+            *(f"latency_ratio@{name}" for name in self.config.targets),
+            "drop/worst",
+        )
+        return tuple(parse_key(name, metric=self.workload.metric_name) for name in names)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What a shippable trial must satisfy: the study's constraints, and `drop/worst` in any case."""
+        return {"drop/worst": self.config.judge.limit, **self.config.constraints}
+
+    # -- verbs
+
+    def check(self, progress: Watcher = nobody) -> CheckReport:
+        """Parse, probe the targets, run the baseline, and estimate; spends nothing else."""
+        with self.store.lock():
+            prepared, _ = self._start(progress)
+        baseline = self.store.trial(0)
+        offered = {layer: v.choices[1:] for v in prepared.space.variables for layer in v.layers}
+        inspection = prepared.ingested.inspection
+        each = sum(baseline.durations.values())
+        warnings = [
+            f"target {name}: {what} is not offered: {why}"
+            for name, refused in prepared.refused.items()
+            for what, why in refused.items()
+            if why != "the dialect cannot write it"
+        ]
+        warnings += [
+            f"slice {name!r} has {mask.sum()} samples" for name, mask in self._masks.items() if mask.sum() < 100
+        ]
+        return CheckReport(
+            study=self.config.name,
+            model_digest=prepared.ingested.source_digest,
+            layers=tuple(
+                LayerChoices(name=x.name, op=x.op, parameters=x.parameters, choices=offered.get(x.name, ()))
+                for x in inspection.layers
+            ),
+            skipped=tuple(
+                SkippedLayer(name=s.name, op=s.op, reason=s.reason, parameters=s.parameters) for s in inspection.skipped
+            ),
+            notes=inspection.notes,
+            fingerprints={name: device.fingerprint for name, device in prepared.devices.items()},
+            baseline=baseline,
+            space_log10=prepared.space.log10_size,
+            seconds_per_trial=each,
+            trials=self.config.search.trials,
+            seconds_total=each * self.config.search.trials,
+            warnings=tuple(warnings),
+        )
+
+    def run(self, progress: Watcher = nobody, stop: threading.Event | None = None) -> RunSummary:
+        """Search until the budget is spent or `stop` is set, then verify finalists. Continues what is there.
+
+        Raises `StoreLocked` when another run works on this study.
+        """
+        begun = time.monotonic()
+        self._stop = stop or threading.Event()
+        with self.store.lock():
+            before = len(self._finished())
+            finalists: list[int] = []
+            stopped = False
+            try:
+                prepared, runner = self._start(progress)
+                budget = Budget(self.config.search.trials, self.config.search.hours, begun)
+                loop = SearchLoop(self.config, prepared, self.store, runner, self.objectives, self.limits, progress)
+                loop.run(budget)
+                finalists = self._finalists(progress)
+            except Stopped:
+                stopped = True
+            self._mirror()
+        done = len(self._finished())
+        return RunSummary(done, done - before, tuple(finalists), stopped, time.monotonic() - begun)
+
+    def verify(self, number: int, progress: Watcher = nobody) -> Trial:
+        """Measure a trial again with more samples and judge it on held-out data; done once, then read back.
+
+        Raises `UsageError` for a trial that is not complete, `DeviceFailure`/`TrialFailure` when it fails now.
+        """
+        trial = self.store.trial(number)
+        if trial.state != "complete" or trial.artifact is None:
+            raise UsageError(f"trial {number} is {trial.state}, only a complete one can be verified or exported")
+        if trial.final:
+            return trial
+        prepared, runner = self._start(progress)
+        digest = trial.artifact.digest
+        metrics: dict[str, Value] = {"size_bytes": Value.exact(float(trial.artifact.size_bytes))}
+        for name in prepared.devices:
+            progress(Progress("finalists", f"measuring trial {number} again on {name}"))
+            measurement = runner.measure(name, digest, self.config.remeasure)
+            if measurement.failure is not None:
+                raise UsageError(f"trial {number} failed when measured again: {measurement.failure.message}")
+            metrics.update(cost_metrics(measurement))
+        progress(Progress("finalists", f"judging trial {number} on held-out data"))
+        heldout = self.workload.heldout
+        masks = slices.assign(heldout, self.workload.slices)
+        evaluation = runner.evaluate(digest, runner.judged(heldout, masks))
+        if digest != runner.baseline_digest():
+            runner.evaluate(runner.baseline_digest(), runner.judged(heldout, masks))
+        metrics.update(judged_metrics(evaluation, self.config.judge.floor))
+        self.store.set_final(number, metrics)
+        return self.store.trial(number)
+
+    # -- inside
+
+    def _start(self, progress: Watcher) -> tuple[Prepared, TrialRunner]:
+        """Prepare once, and make sure that the baseline (trial 0) is there."""
+        if self._prepared is not None and self._runner is not None:
+            return self._prepared, self._runner
+        ingested = ingest(self.workload, progress)
+        self._digest = workload_digest(self.workload, ingested)
+        self.store.begin(self.config.model_dump_json(), self._digest)
+        metric = resolve_metric(self.workload.metric)
+        self._masks = slices.assign(self.workload.search, self.workload.slices)
+        prepared = prepare(self.config, self.workload, ingested, self.targets, self.store.folder, self._stack, progress)
+        smaller = {
+            key: parse_key(key, metric=self.workload.metric_name).smaller_is_better for key in self.config.constraints
+        }
+        runner = TrialRunner(self.config, prepared, self.store, metric, self.config.constraints, smaller, self._stop)
+        progress(Progress("baseline", "measuring and judging the original"))
+        number = self.store.start_trial(Recipe(), "baseline")
+        trial = self.store.trial(number)
+        runner.start(self._masks)
+        if trial.state == "running" or trial.state == "failed":
+            trial = runner.run(number, Recipe())
+        for key in self.objectives:
+            if str(key) not in trial.metrics:
+                raise UsageError(f"objective {key} is not measured here; " + did_you_mean(str(key), trial.metrics))
+        self._prepared, self._runner = prepared, runner
+        return prepared, runner
+
+    def _finished(self) -> list[Trial]:
+        return [t for t in self.store.trials(details=False) if t.state != "running"]
+
+    def _finalists(self, progress: Watcher) -> list[int]:
+        """Verify the most promising trials; go on a little where none of them holds on held-out data."""
+        count = self.config.finalists.count
+        verified: list[int] = []
+        while len(verified) < 2 * count:
+            trials = self.store.trials(details=False)
+            holding = pareto.within([t for t in trials if t.number in verified], self.limits, final=True)
+            if len(verified) >= count and holding:
+                break
+            pick = self._next_finalist([t for t in trials if t.number not in (0, *verified)])
+            if pick is None:
+                break
+            if self._stop.is_set():
+                raise Stopped
+            progress(Progress("finalists", f"verifying trial {pick.number}", len(verified), count))
+            self.verify(pick.number, progress)
+            verified.append(pick.number)
+        if count:
+            self.verify(0, progress)
+        return verified
+
+    def _next_finalist(self, trials: Sequence[Trial]) -> Trial | None:
+        complete = [t for t in trials if t.state == "complete"]
+        try:
+            return pareto.best(complete, self.limits, self.objectives)
+        except Infeasible:
+            # Nothing left within the limits: the least damaged point of the front is what comes nearest.
+            front = [t for t in pareto.front(complete, self.objectives) if not t.final]
+            return min(front, key=lambda t: t.metrics["drop/worst"].value, default=None)
+
+    def _mirror(self) -> None:
+        """Keep the Optuna view of the study in step, for optuna-dashboard."""
+        names = [str(key) for key in self.objectives]
+        directions = ["minimize" if key.smaller_is_better else "maximize" for key in self.objectives]
+        mirror(self.store.trials(), self.store.folder / "optuna.log", self.config.name, directions, names)
+
+
+def _check_key(text: str, metric: str, targets: Sequence[str]) -> None:
+    key = parse_key(text, metric=metric)
+    if key.target is not None and key.target not in targets:
+        raise UsageError(
+            f"metric key {text!r}: the study has no target {key.target!r}; " + did_you_mean(key.target, targets)
+        )

@@ -1,0 +1,172 @@
+"""A Bayesian linear model of an additive cost (latency, memory, energy) over a chain of layers.
+
+cost(x) = constant + sum_l node[l, x_l] + sum_l edge[l] [label(x_l) != label(x_l+1)]
+
+The table entries are jointly Gaussian: their covariance is a sum of groups (what a label does on average, what a
+layer does, what is left; equal over layers or in proportion to the layers' share of the exactly known objectives;
+switches between neighbours), and the data choose the weight of each group by marginal likelihood.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from autotune.search.surrogate_evidence import ROWS, fit_amplitudes
+from autotune.search.surrogate_space import Floats, Ints, Space
+
+NOISE = 0.02  # default relative noise of a measured cost, in units of the observed spread
+SWITCH = 0.1  # default weight of a switch relative to a node
+
+
+@dataclass(frozen=True)
+class Tables:
+    """An additive objective: constant, `node` (L, K) with 0 where there is no such choice, `edge` (L - 1,)."""
+
+    constant: float
+    node: Floats
+    edge: Floats
+
+    def predict(self, space: Space, configs: Ints) -> Floats:
+        """Costs (n,) of configurations (n, L)."""
+        cost = self.constant + self.node.ravel()[space.nodes(configs)].sum(1)
+        return cost + space.switches(configs) @ self.edge if self.edge.any() else cost
+
+
+@dataclass
+class Group:
+    """Prior covariance `basis @ basis.T` of table entries; a vector stands for a diagonal basis."""
+
+    basis: Floats
+    start: float  # default standard deviation, in units of the observed spread
+
+    def features(self, design: Floats) -> Floats:
+        return design * self.basis if self.basis.ndim == 1 else design @ self.basis
+
+    def spread(self, features: Floats, alpha: Floats) -> Floats:
+        """Posterior mean of the table entries, up to the group's variance."""
+        weights = features.T @ alpha
+        return self.basis * weights if self.basis.ndim == 1 else self.basis @ weights
+
+
+@dataclass
+class LinearModel:
+    """Fitted anew for every batch; `amplitudes` may be handed over from an earlier fit of the same space."""
+
+    space: Space
+    amplitudes: Floats | None = None
+    label_effect: Floats | None = field(default=None)
+
+    def fit(self, configs: Ints, values: Floats, *, learn: bool) -> Tables:
+        """Tables for measured `values` (n,) of `configs` (n, L). NaN values are left out.
+
+        With `learn` the weights of the groups are chosen anew, otherwise those of the last `learn` are kept.
+        """
+        known = np.isfinite(values)
+        space = self.space
+        if not known.any():
+            return Tables(0.0, np.zeros(space.labels.shape), np.zeros(len(space) - 1))
+        configs, values = configs[known], values[known]
+        centre, scale = float(values.mean()), float(values.std()) or 1.0
+        target = (values - centre) / scale
+        design = self._design(configs)
+        if learn or self.amplitudes is None or self.label_effect is None:
+            self._learn(design, target)
+        assert self.amplitudes is not None
+        constant, table = self._posterior(design, target, self._groups(), self.amplitudes)
+        return self._tables(centre + scale * constant, scale * table)
+
+    def _design(self, configs: Ints) -> Floats:
+        """(n, F + E): one-hot nodes, then switches."""
+        space = self.space
+        width = space.labels.size
+        design = np.zeros((len(configs), width + len(space) - 1))
+        np.put_along_axis(design, space.nodes(configs), 1.0, axis=1)
+        design[:, width:] = space.switches(configs)
+        return design
+
+    def _groups(self) -> list[Group]:
+        space = self.space
+        layers, width = space.labels.shape
+        even = np.full(layers, 1.0 / layers)
+        nodes, edges = layers * width, layers - 1
+        near = (space.share[1:] + space.share[:-1]) / 2 if edges else np.zeros(0)
+
+        def node(sd: Floats) -> Floats:
+            return np.concatenate([(sd[:, None] * space.valid).ravel(), np.zeros(edges)])
+
+        def labels(weight: Floats) -> Floats:
+            basis = np.zeros((nodes + edges, len(space.label_names)))
+            rows = np.flatnonzero(space.valid)
+            basis[rows, space.labels.ravel()[rows]] = np.repeat(weight, width)[rows]
+            return basis
+
+        def edge(column: Floats) -> Floats:
+            return np.concatenate([np.zeros(nodes), column])
+
+        geometric = np.sqrt(even * space.share)
+        groups = [Group(labels(even), 1.0), Group(labels(space.share), 1.0)]
+        root = np.sqrt(layers) * 0.3  # L independent effects of sd root / L have together the sd 0.3
+        groups += [Group(node(w) * root, 1.0) for w in (even, geometric, space.share)]
+        if edges:
+            groups += [Group(edge(w)[:, None], SWITCH * 3) for w in (even[1:], near)]
+            groups += [Group(edge(w) * root, SWITCH * 3) for w in (even[1:], near)]
+        if self.label_effect is not None:
+            pattern = np.where(space.valid, self.label_effect[space.labels], 0.0)
+            for weight in (even, space.share):
+                basis = np.zeros((nodes + edges, layers))
+                for l in range(layers):  # noqa: E741
+                    basis[l * width : (l + 1) * width, l] = pattern[l] * weight[l] * root
+                groups.append(Group(basis, 1.0))
+        return groups
+
+    def _learn(self, design: Floats, target: Floats) -> None:
+        """First what the labels do on average, then with it the weights of all groups."""
+        design, target = design[-ROWS:], target[-ROWS:]
+        self.label_effect = None
+        groups = self._groups()
+        start = np.array([3.0, *[g.start for g in groups], NOISE])
+        _, table = self._posterior(design, target, groups, start)
+        space = self.space
+        nodes = table[: space.labels.size].reshape(space.labels.shape)
+        effect = np.array([nodes[space.labels == j].mean() for j in range(len(space.label_names))]) * len(space)
+        self.label_effect = effect - effect.mean()
+        groups = self._groups()
+        start = np.array([3.0, *[g.start for g in groups], NOISE])
+        kernels = [np.ones((len(target), len(target)))]
+        for group in groups:
+            features = group.features(design)
+            kernels.append(features @ features.T)
+        self.amplitudes = fit_amplitudes([kernels], [target], start)
+
+    def _posterior(
+        self, design: Floats, target: Floats, groups: list[Group], amplitudes: Floats
+    ) -> tuple[float, Floats]:
+        features = [group.features(design) for group in groups]
+        covariance = np.full((len(target), len(target)), amplitudes[0] ** 2)
+        for amplitude, columns in zip(amplitudes[1:], features, strict=False):
+            covariance += amplitude**2 * (columns @ columns.T)
+        covariance[np.diag_indices(len(target))] += amplitudes[-1] ** 2
+        alpha = cho_solve(cho_factor(covariance, lower=True), target)
+        table = np.zeros(design.shape[1])
+        for amplitude, group, columns in zip(amplitudes[1:], groups, features, strict=False):
+            table += amplitude**2 * group.spread(columns, alpha)
+        return float(amplitudes[0] ** 2 * alpha.sum()), table
+
+    def _tables(self, constant: float, table: Floats) -> Tables:
+        size = self.space.labels.size
+        node = table[:size].reshape(self.space.labels.shape) * self.space.valid
+        return Tables(constant, node, table[size:])
+
+
+def exact_tables(space: Space, objective: int, sign: float, configs: Ints, values: Floats) -> Tables:
+    """Tables of an exactly known objective; its constant, where none is given, is what the observed values show."""
+    node, constant = space.exact[objective]
+    tables = Tables(0.0, sign * node, np.zeros(len(space) - 1))
+    if constant is None:
+        rest = values - tables.predict(space, configs)
+        rest = rest[np.isfinite(rest)]
+        constant = sign * float(np.median(rest)) if len(rest) else 0.0
+    return Tables(sign * constant, tables.node, tables.edge)

@@ -1,0 +1,141 @@
+"""The search space of the surrogate: parameters as integer vectors, choices shared by label, exact tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from autotune.errors import UsageError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+CONSTANT = "constant"  # exact={1: {..., CONSTANT: {CONSTANT: 12.0}}} adds 12.0 to every configuration
+MOST_CHOICES = 64
+
+
+def choices_of(name: str, distribution: BaseDistribution) -> tuple[Any, ...]:
+    """All values that a distribution can take, in order.
+
+    Raises `UsageError` for a float, or for an int with more than 64 values.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        choices: tuple[Any, ...] = tuple(distribution.choices)
+    elif isinstance(distribution, IntDistribution) and not distribution.log:
+        choices = tuple(range(distribution.low, distribution.high + 1, distribution.step))
+    else:
+        raise UsageError(
+            f"parameter {name!r}: SurrogateSampler handles categorical and int parameters, not {distribution}; "
+            "use suggest_categorical with a few values, or another sampler"
+        )
+    if len(choices) > MOST_CHOICES:
+        raise UsageError(
+            f"parameter {name!r} has {len(choices)} values; SurrogateSampler handles up to {MOST_CHOICES}: use a step"
+        )
+    return choices
+
+
+class Space:
+    """`L` parameters in chain order; a configuration is an int vector of shape (L,) of choice indices.
+
+    `labels[l, c]` is the number of the label (the text of the choice) of choice `c` of parameter `l`, -1 where the
+    parameter has no such choice. Equal labels in different parameters are believed to mean the same kind of
+    choice; that only shapes priors. `share[l]` is the share of parameter `l` in the exactly known objectives
+    (1 / L where there is none).
+    """
+
+    def __init__(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        *,
+        chain: Sequence[str] | None = None,
+        exact: Mapping[int, Mapping[str, Mapping[Any, float]]] | None = None,
+    ) -> None:
+        self.names = _in_chain_order(list(distributions), chain)
+        self.distributions = {name: distributions[name] for name in self.names}
+        self.choices = [choices_of(name, distributions[name]) for name in self.names]
+        self.counts: Ints = np.array([len(c) for c in self.choices], np.int64)
+        self.label_names = list(dict.fromkeys(str(c) for choices in self.choices for c in choices))
+        number = {label: i for i, label in enumerate(self.label_names)}
+        self.labels: Ints = np.full((len(self.names), int(self.counts.max())), -1, np.int64)
+        for row, choices in zip(self.labels, self.choices, strict=True):
+            row[: len(choices)] = [number[str(c)] for c in choices]
+        self._index = [{_key(c): i for i, c in enumerate(choices)} for choices in self.choices]
+        self.exact = {m: self._exact_table(table) for m, table in (exact or {}).items()}
+        self.share = self._shares()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def valid(self) -> Bools:
+        """(L, K) mask of the choices that exist."""
+        return self.labels >= 0
+
+    @property
+    def log_size(self) -> float:
+        """Natural logarithm of the number of configurations."""
+        return float(np.log(self.counts).sum())
+
+    def encode(self, params: Mapping[str, Any]) -> Ints | None:
+        """Choice indices (L,), or None where a parameter is missing or has a value outside its choices."""
+        indices = [index.get(_key(params[name])) if name in params else None
+                   for name, index in zip(self.names, self._index, strict=True)]  # fmt: skip
+        return None if any(i is None for i in indices) else np.array(indices, np.int64)
+
+    def decode(self, x: Ints) -> dict[str, Any]:
+        return {name: choices[int(i)] for name, choices, i in zip(self.names, self.choices, x, strict=True)}
+
+    def random(self, rng: np.random.Generator, n: int) -> Ints:
+        """`n` uniformly random configurations, shape (n, L)."""
+        return (rng.random((n, len(self))) * self.counts).astype(np.int64)
+
+    def nodes(self, configs: Ints) -> Ints:
+        """Flat node numbers `l * K + choice` of configurations of shape (n, L)."""
+        return configs + np.arange(len(self)) * self.labels.shape[1]
+
+    def switches(self, configs: Ints) -> Floats:
+        """(n, L - 1): 1 where neighbours in the chain have different labels."""
+        labels = self.labels[np.arange(len(self)), configs]
+        return (labels[:, 1:] != labels[:, :-1]).astype(float)
+
+    def _exact_table(self, table: Mapping[str, Mapping[Any, float]]) -> tuple[Floats, float | None]:
+        unknown = set(table) - set(self.names) - {CONSTANT}
+        if unknown:
+            raise UsageError(f"exact: {sorted(unknown)[0]!r} is no parameter of the search space")
+        nodes = np.zeros(self.labels.shape)
+        for l, (name, choices) in enumerate(zip(self.names, self.choices, strict=True)):  # noqa: E741
+            for c, choice in enumerate(choices):
+                if name in table and choice not in table[name]:
+                    raise UsageError(f"exact: parameter {name!r} has no value for choice {choice!r}")
+                nodes[l, c] = table[name][choice] if name in table else 0.0
+        return nodes, (float(table[CONSTANT][CONSTANT]) if CONSTANT in table else None)
+
+    def _shares(self) -> Floats:
+        spans = np.zeros(len(self))
+        for nodes, _ in self.exact.values():
+            low = np.where(self.valid, nodes, np.inf).min(1)
+            high = np.where(self.valid, nodes, -np.inf).max(1)
+            if (high - low).sum() > 0:
+                spans += (high - low) / (high - low).sum()
+        if spans.sum() == 0:
+            return np.full(len(self), 1.0 / len(self))
+        spans = spans / spans.sum()
+        return 0.99 * spans + 0.01 / len(self)  # no parameter is without any weight in a prior
+
+
+def _in_chain_order(names: list[str], chain: Sequence[str] | None) -> list[str]:
+    if chain is None:
+        return names
+    known = [name for name in chain if name in names]
+    return known + [name for name in names if name not in known]
+
+
+def _key(value: Any) -> tuple[str, Any]:
+    """1, 1.0 and True are equal in Python but not the same choice."""
+    return type(value).__name__, value

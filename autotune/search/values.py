@@ -1,0 +1,63 @@
+"""From measurements and judgements to metric keys: the numbers that objectives, constraints and tables read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autotune.evaluation import Evaluation
+from autotune.trial import Value
+from hwprofiles.measurement import Estimate, Measurement
+
+
+def cost_metrics(measurement: Measurement) -> dict[str, Value]:
+    """latency_p50, latency_p90, latency_ratio and memory_peak of one target; only what was measured."""
+    at = f"@{measurement.target}"
+    metrics: dict[str, Value] = {}
+    if measurement.latency is not None:
+        metrics[f"latency_p50{at}"] = _value(measurement.latency.median)
+        if measurement.latency.p90 is not None:
+            metrics[f"latency_p90{at}"] = Value.exact(measurement.latency.p90)
+    if measurement.ratio is not None:
+        metrics[f"latency_ratio{at}"] = _value(measurement.ratio.estimate)
+    if measurement.memory is not None:
+        metrics[f"memory_peak{at}"] = Value.exact(float(measurement.memory.peak))
+    return metrics
+
+
+def judged_metrics(evaluation: Evaluation, floor: int) -> dict[str, Value]:
+    """The workload's metric, drops and flips, overall (no slice), per slice and for the worst slice.
+
+    `drop/worst` is shrunk (see `Evaluation.worst_drop`); `<metric>/worst` is the lowest slice of at least `floor`
+    samples.
+    """
+    metrics: dict[str, Value] = {}
+    for result in evaluation.slices:
+        tail = "" if result.name == "all" else f"/{result.name}"
+        metrics[f"{evaluation.metric}{tail}"] = _value(result.candidate)
+        metrics[f"drop{tail}"] = _value(result.drop)
+        metrics[f"flips{tail}"] = Value.exact((result.flips_worse + result.flips_better) / max(1, result.n))
+    metrics["drop/worst"] = _value(evaluation.worst_drop)
+    large = [r for r in evaluation.slices if r.n >= floor] or list(evaluation.slices)
+    metrics[f"{evaluation.metric}/worst"] = _value(min(large, key=lambda r: r.candidate.value).candidate)
+    return metrics
+
+
+def broken(metrics: Mapping[str, Value], limits: Mapping[str, float], smaller: Mapping[str, bool]) -> list[str]:
+    """Constraints that are broken with certainty by what is known so far, as sentences.
+
+    `smaller[key]`: the limit is a maximum. A constraint whose interval still reaches the allowed side is not broken.
+    """
+    found = []
+    for key, limit in limits.items():
+        value = metrics.get(key)
+        if value is None:
+            continue
+        if smaller[key] and value.low > limit:
+            found.append(f"{key} is at least {value.low:.6g}, the limit is {limit:.6g}")
+        if not smaller[key] and value.high < limit:
+            found.append(f"{key} is at most {value.high:.6g}, at least {limit:.6g} is asked for")
+    return found
+
+
+def _value(estimate: Estimate) -> Value:
+    return Value(value=estimate.value, low=estimate.low, high=estimate.high)

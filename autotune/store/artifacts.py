@@ -1,0 +1,93 @@
+"""The artifact folder: files under the sha256 of their bytes. What is there under a name is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+
+from autotune.errors import DataError
+from autotune.store.faults import disk_error
+
+_DIGEST = re.compile(r"^[0-9a-f]{64}$")
+
+
+def digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def path_of(folder: Path, digest: str) -> Path:
+    """Raises `DataError` for anything but a sha256: digests come from a store, which may be damaged."""
+    if not _DIGEST.match(digest):
+        raise DataError(f"artifact {digest!r} is not named by a sha256; the store is damaged")
+    return folder / f"{digest}.onnx"
+
+
+def write(folder: Path, data: bytes) -> str:
+    """Puts `data` on the disk and gives its digest. Raises `DiskError`; never leaves half a file."""
+    digest = digest_of(data)
+    path = path_of(folder, digest)
+    try:
+        if path.exists() and path.stat().st_size == len(data) and digest_of(path.read_bytes()) == digest:
+            return digest
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(path, data)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    return digest
+
+
+def read(folder: Path, digest: str) -> bytes:
+    """Raises `DataError` when the file is gone or its bytes are not those of its name."""
+    path = path_of(folder, digest)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(
+            f"artifact {path} cannot be read: {reason}; run the trial again to build it"
+        ) from error
+    if digest_of(data) != digest:
+        raise DataError(
+            f"artifact {path} is damaged: its bytes are not those of its name; delete it and run again"
+        )
+    return data
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write beside it, to the disk, then rename, then the folder to the disk: after a power cut all or
+    nothing.
+    """
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.chmod(0o644)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def sweep(folder: Path, *, older_than: float = 3600.0) -> None:
+    """Removes what writers that were killed left behind: parts that nobody has touched for `older_than`
+    seconds.
+    """
+    now = time.time()
+    for part in folder.glob(".*.part"):
+        try:
+            if now - part.stat().st_mtime > older_than:
+                part.unlink()
+        except OSError:
+            continue  # another run was faster, or it may not be removed: it is in nobody's way

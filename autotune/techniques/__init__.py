@@ -1,0 +1,1 @@
+"""Ways of compressing, one file each, behind one protocol."""

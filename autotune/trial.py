@@ -1,0 +1,72 @@
+"""A Trial: one row of a study, with everything that is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from autotune.evaluation import Evaluation
+from hwprofiles.errors import Failure
+from hwprofiles.measurement import Measurement
+
+TrialState = Literal["running", "complete", "rejected", "failed"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Value(_Record):
+    """A metric's value with its 95 % interval. An exact number has `low == value == high`."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def exact(cls, value: float) -> Value:
+        return cls(value=value, low=value, high=value)
+
+
+class Artifact(_Record):
+    """One ONNX file in one dialect. `digest` is the sha256 of its bytes."""
+
+    digest: str
+    size_bytes: int
+    dialect: str
+
+
+class LayerOutcome(_Record):
+    """What was asked for and what ran, for one layer on one target."""
+
+    layer: str
+    asked: str  # the recipe's choice, "none" where the recipe is silent
+    ran: str  # e.g. "QLinearConv", "MatMulNBits 4 bit", "Conv float32"
+    honoured: bool  # the kernels that ran are those of the choice
+    seconds: float  # time of this layer's kernels in one profiled inference
+    note: str = ""
+
+
+class Trial(_Record):
+    """One recipe, built, measured and judged. `number` 0 is the empty recipe: the baseline.
+
+    `metrics` are those of the search phase; `final` those of a finalist, measured again and judged on held-out data.
+    """
+
+    number: int
+    recipe: dict[str, dict[str, str]]
+    state: TrialState
+    proposer: str = ""  # "baseline", "uniform", "surrogate", "user", ...
+    artifact: Artifact | None = None
+    metrics: Mapping[str, Value] = Field(default_factory=dict)
+    final: Mapping[str, Value] = Field(default_factory=dict)
+    layers: tuple[LayerOutcome, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    failure: Failure | None = None
+    reason: str = ""  # why it was rejected: which constraint, by how much
+    durations: Mapping[str, float] = Field(default_factory=dict)  # stage -> seconds
+    started_at: str = ""
+    finished_at: str = ""

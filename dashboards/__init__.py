@@ -1,0 +1,1 @@
+"""Looking at a study: information, then figures, then one page. Reads the store and nothing else."""

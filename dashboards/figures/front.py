@@ -1,0 +1,245 @@
+"""The front: size against speed, and size against loss, every trial a point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from autotune.trial import Value
+from dashboards.figures import palette
+from dashboards.info import units
+from dashboards.info.front import FrontInfo, FrontPoint, Role
+
+MB = 1e6
+SIZES: dict[Role, int] = {"original": 15, "recommended": 20, "finalist": 15, "front": 13, "dominated": 8}
+# The page's legend names them; "stopped" is a trial that was rejected or failed and has only a size.
+SYMBOLS = {"original": "diamond", "uniform": "square", "searched": "circle", "stopped": "line-ns-open"}
+HEIGHT = 440
+
+Pick = Callable[[FrontPoint], Value | None]
+Place = Callable[[float], float]  # a metric's value -> where it lies on the axis
+
+
+def speed_figure(info: FrontInfo) -> go.Figure:
+    """Size against latency ratio; colour is the worst drop. Down and left is better."""
+    figure = go.Figure(layout=_layout(info, {"title": {"text": "time per inference, original = 1"}}))
+    figure.add_hline(y=1.0, line={"color": palette.FAINT, "width": 1, "dash": "dot"})
+    _add_points(figure, info, lambda point: point.ratio, float)
+    return figure
+
+
+def drop_figure(info: FrontInfo) -> go.Figure:
+    """Size against worst drop in percentage points. Down and left is better.
+
+    The axis is linear up to the limit and a square root beyond it, so that the limit lies at half height whatever the
+    worst trial lost.
+    """
+    top = _top(info)
+    positions, labels = palette.drop_ticks(info.limit, top)
+
+    def place(drop: float) -> float:
+        # Gains go below zero by the same linear scale, but not out of the picture.
+        return (
+            palette.drop_position(drop, info.limit, top) if drop > 0 else max(0.5 * drop / info.limit, -0.12)
+        )
+
+    axis = {
+        "title": {"text": "loss in the worst slice, points"},
+        "tickvals": positions,
+        "ticktext": labels,
+        "range": [-0.15, 1.06],
+    }
+    figure = go.Figure(layout=_layout(info, axis))
+    figure.add_hrect(y0=-0.15, y1=0.5, fillcolor=palette.CELL_SCALE[0], line_width=0, layer="below")
+    _add_points(figure, info, lambda point: point.drop, place)
+    return figure
+
+
+def _layout(info: FrontInfo, y_axis: dict[str, Any]) -> go.Layout:
+    sizes = [point.size / MB for point in info.points] or [1.0]
+    low, high = min(sizes) / 1.12, max(sizes) * 1.22
+    ticks = _size_ticks(low, high)
+    return palette.base_layout(
+        height=HEIGHT,
+        showlegend=False,
+        xaxis={
+            "title": {"text": "size of the model file, MB"},
+            "type": "log",
+            "range": [math.log10(low), math.log10(high)],
+            "tickvals": ticks,
+            "ticktext": [f"{tick:g}" for tick in ticks],
+        },
+        yaxis=y_axis,
+        yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+    )
+
+
+def _size_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between `low` and `high`, about evenly on a logarithmic axis."""
+    first = math.floor(math.log10(low))
+    last = math.ceil(math.log10(high))
+    steps = (1, 2, 5) if high / low > 6 else (1, 1.5, 2, 3, 4, 5, 7)
+    ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def _top(info: FrontInfo) -> float:
+    """The largest drop: where the colour scale ends."""
+    drops = [point.drop.value for point in info.points if point.drop is not None]
+    return max([*drops, info.limit * 2])
+
+
+def _add_points(figure: go.Figure, info: FrontInfo, pick: Pick, place: Place) -> None:
+    placed = [point for point in info.points if pick(point) is not None and point.role in SIZES]
+    plain = [point for point in placed if point.role == "dominated" and not point.uniform]
+    uniform = [point for point in placed if point.uniform]
+    marked = [p for p in placed if p.role not in ("dominated", "original") and not p.uniform]
+    original = [point for point in placed if point.role == "original"]
+    figure.add_traces([_stopped([point for point in info.points if pick(point) is None])])
+    figure.add_traces([_points(plain, info, pick, place, "searched", opacity=0.7)])
+    figure.add_traces([_points(uniform, info, pick, place, "uniform")])
+    figure.add_traces([_points(marked, info, pick, place, "searched")])
+    figure.add_traces([_points(original, info, pick, place, "original")])
+    figure.add_traces(_second_look(info, pick, place))
+
+
+def _stopped(points: Sequence[FrontPoint]) -> go.Scatter:
+    """Trials without a value: ticks at the top edge, at their size."""
+    return go.Scatter(
+        x=[point.size / MB for point in points],
+        y=[0.985] * len(points),
+        yaxis="y2",
+        mode="markers",
+        name="stopped early or failed",
+        hovertext=[_hover(point) for point in points],
+        hoverinfo="text",
+        marker={
+            "symbol": SYMBOLS["stopped"],
+            "size": 10,
+            "color": palette.FAINT,
+            "line": {"width": 2, "color": palette.FAINT},
+        },
+    )
+
+
+def _points(
+    points: Sequence[FrontPoint],
+    info: FrontInfo,
+    pick: Pick,
+    place: Place,
+    kind: str,
+    *,
+    opacity: float = 1.0,
+) -> go.Scatter:
+    top = _top(info)
+    drops = [point.drop.value if point.drop else 0.0 for point in points]
+    values = [value for value in map(pick, points) if value is not None]
+    return go.Scatter(
+        x=[point.size / MB for point in points],
+        y=[place(value.value) for value in values],
+        mode="markers+text",
+        name=kind,
+        hovertext=[_hover(point) for point in points],
+        hoverinfo="text",
+        text=[_label(point) for point in points],
+        textposition="bottom center",
+        textfont={"size": 12, "color": palette.MUTED},
+        cliponaxis=False,
+        error_y=_bars(values, place, palette.FAINT),
+        marker={
+            "symbol": SYMBOLS[kind],
+            "size": [SIZES[point.role] if kind != "uniform" else 11 for point in points],
+            "color": [palette.drop_position(drop, info.limit, top) for drop in drops],
+            "cmin": 0,
+            "cmax": 1,
+            "colorscale": palette.drop_scale(palette.MARK_SCALE),
+            "opacity": opacity,
+            "line": {"width": 1, "color": palette.SURFACE},
+        },
+    )
+
+
+def _second_look(info: FrontInfo, pick: Pick, place: Place) -> list[go.Scatter]:
+    """Confirmed values as rings, each with a line from what the search had seen."""
+    searched = {point.trial: point for point in info.points}
+    traces = []
+    confirmed = []
+    for point in info.final:
+        before, after = pick(searched[point.trial]), pick(point)
+        if after is None:
+            continue
+        confirmed.append((point, after))
+        if before is not None:
+            traces.append(
+                go.Scatter(
+                    x=[point.size / MB] * 2,
+                    y=[place(before.value), place(after.value)],
+                    mode="lines",
+                    hoverinfo="skip",
+                    line={"color": palette.EDGE, "width": 1.5},
+                )
+            )
+    traces.append(
+        go.Scatter(
+            x=[point.size / MB for point, _ in confirmed],
+            y=[place(value.value) for _, value in confirmed],
+            mode="markers+text",
+            name="finalist, measured again",
+            text=[
+                f"  <b>#{p.trial}</b>" if p.role == "recommended" else f"  #{p.trial}" for p, _ in confirmed
+            ],
+            textposition="middle right",
+            textfont={"size": 12, "color": palette.INK},
+            cliponaxis=False,
+            hovertext=[_hover(point, final=True) for point, _ in confirmed],
+            hoverinfo="text",
+            error_y=_bars([value for _, value in confirmed], place, palette.EDGE),
+            marker={
+                "symbol": "circle-open",
+                "size": [SIZES[point.role] + 7 for point, _ in confirmed],
+                "color": palette.EDGE,
+                "line": {"width": [3 if p.role == "recommended" else 1.6 for p, _ in confirmed]},
+            },
+        )
+    )
+    return traces
+
+
+def _bars(values: Sequence[Value], place: Place, colour: str) -> dict[str, Any]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "thickness": 1.2,
+        "width": 2,
+        "color": colour,
+        "array": [place(value.high) - place(value.value) for value in values],
+        "arrayminus": [place(value.value) - place(value.low) for value in values],
+    }
+
+
+def _label(point: FrontPoint) -> str:
+    """Only what a reader looks for gets a name in the plot; finalists get theirs at the ring."""
+    if point.role == "original":
+        return "<br>original"
+    return f"<br>{palette.plain(point.uniform, 20)}" if point.uniform else ""
+
+
+def _hover(point: FrontPoint, *, final: bool = False) -> str:
+    kind = f", all {palette.plain(point.uniform)}" if point.uniform else ""
+    lines = [f"<b>trial {point.trial}</b> ({palette.plain(point.proposer) or 'unknown'}{kind})"]
+    if final:
+        lines.append("measured again, judged on unseen data")
+    if point.role in ("rejected", "failed"):
+        lines.append(point.role)
+    lines.append(f"size {units.size(point.size)}")
+    if point.ratio is not None:
+        lines.append(f"time {units.factor(point.ratio.value)} ({units.interval(point.ratio)})")
+    if point.drop is not None:
+        bounds = units.interval(point.drop, 100.0, 1)
+        lines.append(f"worst drop {units.points(point.drop.value)} points ({bounds})")
+    if point.reason:
+        lines.append(palette.plain(point.reason, 90))
+    return "<br>".join(lines)

@@ -1,0 +1,99 @@
+"""How the search went, and where the time went."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from dashboards.figures import palette
+from dashboards.info import units
+from dashboards.info.progress import Progress, Stage, Step, proposers
+
+MB = 1e6
+OPEN = {"within": "circle", "beyond": "circle-open", "rejected": "circle-open", "failed": "x-thin-open"}
+WORDS = {
+    "within": "within every limit",
+    "beyond": "a limit is broken",
+    "rejected": "rejected before device time was spent",
+    "failed": "failed",
+}
+
+
+def progress_figure(info: Progress) -> go.Figure:
+    """Size of every trial in order; full points keep every limit; the line is the best of those so far."""
+    figure = go.Figure(
+        layout=palette.base_layout(
+            height=400,
+            xaxis={"title": {"text": "trial"}},
+            yaxis={"title": {"text": "size of the model file, MB"}, "rangemode": "tozero"},
+            margin={"l": 8, "r": 8, "t": 48, "b": 8},
+        )
+    )
+    if info.original_size is not None:
+        figure.add_hline(
+            y=info.original_size / MB,
+            line={"color": palette.FAINT, "width": 1, "dash": "dot"},
+            annotation={"text": "original", "font": {"size": 12, "color": palette.MUTED}},
+            annotation_position="top right",
+        )
+    best = [step for step in info.steps if step.best is not None]
+    if best:
+        figure.add_trace(
+            go.Scatter(
+                x=[step.trial for step in best],
+                y=[(step.best or 0.0) / MB for step in best],
+                mode="lines",
+                name="smallest within the limits so far",
+                line={"color": palette.EDGE, "width": 2, "shape": "hv"},
+                hoverinfo="skip",
+            )
+        )
+    for index, proposer in enumerate(proposers(info.steps)):
+        steps = [step for step in info.steps if step.proposer == proposer and step.size is not None]
+        if steps:
+            figure.add_trace(_points(steps, proposer, palette.SERIES[index % len(palette.SERIES)]))
+    return figure
+
+
+def stages_figure(stages: tuple[Stage, ...]) -> go.Figure:
+    """Seconds per stage over the whole study."""
+    return go.Figure(
+        go.Bar(
+            y=[palette.plain(stage.name) for stage in stages],
+            x=[stage.seconds for stage in stages],
+            orientation="h",
+            marker={"color": palette.SERIES[0]},
+            cliponaxis=False,
+            textposition="outside",
+            text=[f"{units.duration(stage.seconds)}  ({units.percent(stage.share)})" for stage in stages],
+            textfont={"size": 12, "color": palette.MUTED},
+            hoverinfo="skip",
+        ),
+        layout=palette.base_layout(
+            height=34 * len(stages) + 24,
+            xaxis={"visible": False, "range": [0, max((s.seconds for s in stages), default=1.0) * 1.3]},
+            yaxis={"autorange": "reversed", "tickfont": {"size": 13, "color": palette.INK}},
+            bargap=0.4,
+        ),
+    )
+
+
+def _points(steps: list[Step], proposer: str, colour: str) -> go.Scatter:
+    return go.Scatter(
+        x=[step.trial for step in steps],
+        y=[(step.size or 0.0) / MB for step in steps],
+        mode="markers",
+        name=palette.plain(proposer),
+        hoverinfo="text",
+        hovertext=[_hover(step) for step in steps],
+        marker={
+            "color": colour,
+            "size": 10,
+            "line": {"width": 1.8},
+            "symbol": [OPEN[step.standing] for step in steps],
+        },
+    )
+
+
+def _hover(step: Step) -> str:
+    size = units.size(step.size) if step.size is not None else "not built"
+    return f"<b>trial {step.trial}</b> ({palette.plain(step.proposer)})<br>{size}<br>{WORDS[step.standing]}"

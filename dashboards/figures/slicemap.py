@@ -1,0 +1,108 @@
+"""The slice heat map: the drop of every slice against the original."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from autotune.evaluation import SliceResult
+from dashboards.figures import palette
+from dashboards.info import units
+from dashboards.info.slicemap import SliceColumn, SliceMap
+
+ROW = 30  # pixels
+NAME_WIDTH = 30  # characters
+SIGNS = {"pass": "✓", "fail": "✗", "undecided": "?", "insufficient": "·"}
+WORDS = {
+    "pass": "within the limit, certainly enough",
+    "fail": "loses more than the limit",
+    "undecided": "the data do not decide",
+    "insufficient": "too few samples to say anything",
+}
+
+
+def slice_figure(info: SliceMap, recommended: int | None) -> go.Figure:
+    """Cells say the drop in percentage points and the verdict; the step from blue to orange is the limit."""
+    drops = [r.drop.value for column in info.columns for r in column.results if r is not None]
+    top = max([*drops, info.limit * 2])
+    columns = [_label(column, recommended) for column in info.columns]
+    rows = [_row(info, index) for index in range(len(info.slices))]
+    cells = [[column.results[i] for column in info.columns] for i in range(len(info.slices))]
+    figure = go.Figure(
+        layout=palette.base_layout(
+            height=ROW * len(rows) + 90,
+            xaxis={
+                "side": "top",
+                "type": "category",
+                "showgrid": False,
+                "tickfont": {"size": 12, "color": palette.INK},
+                "tickangle": 0,
+            },
+            yaxis={
+                "autorange": "reversed",
+                "type": "category",
+                "showgrid": False,
+                "tickfont": {"size": 12, "color": palette.INK},
+            },
+        )
+    )
+    figure.add_trace(
+        go.Heatmap(
+            x=columns,
+            y=rows,
+            xgap=3,
+            ygap=3,
+            zmin=0,
+            zmax=1,
+            hoverinfo="text",
+            hoverongaps=False,
+            z=[
+                [palette.drop_position(r.drop.value, info.limit, top) if r else None for r in row]
+                for row in cells
+            ],
+            text=[[_cell(result) for result in row] for row in cells],
+            texttemplate="%{text}",
+            textfont={"size": 12},
+            hovertext=[
+                [
+                    _hover(column, result, info.metric)
+                    for column, result in zip(info.columns, row, strict=True)
+                ]
+                for row in cells
+            ],
+            colorscale=palette.drop_scale(palette.CELL_SCALE),
+            showscale=False,
+        )
+    )
+    return figure
+
+
+def _label(column: SliceColumn, recommended: int | None) -> str:
+    number = f"<b>#{column.trial} ★</b>" if column.trial == recommended else f"#{column.trial}"
+    kind = palette.plain(column.label.partition(" ")[2])
+    return f"{number}<br>{kind or 'mixed'}<br>{palette.plain(column.dataset)}"
+
+
+def _row(info: SliceMap, index: int) -> str:
+    """The name with the sample count of the first column: finalists are judged on more samples than the rest."""
+    counts = [column.results[index].n for column in info.columns if column.results[index] is not None]  # type: ignore[union-attr]
+    name = "all samples" if info.slices[index] == "all" else units.shorten(info.slices[index], NAME_WIDTH)
+    return f"{palette.plain(name)}  <i>n={counts[0]:,}</i>" if counts else palette.plain(name)
+
+
+def _cell(result: SliceResult | None) -> str:
+    return "" if result is None else f"{units.points(result.drop.value, sign=True)} {SIGNS[result.verdict]}"
+
+
+def _hover(column: SliceColumn, result: SliceResult | None, metric: str) -> str:
+    if result is None:
+        return ""
+    lines = [
+        f"<b>{palette.plain(result.name)}</b>, trial {palette.plain(column.label)}",
+        f"{palette.plain(metric)} {units.percent(result.original.value)} → {units.percent(result.candidate.value)}",
+        f"drop {units.points(result.drop.value)} points ({units.interval(result.drop, 100.0, 1)})",
+        f"{result.flips_worse} samples worse, {result.flips_better} better, of {result.n:,}",
+        WORDS[result.verdict],
+    ]
+    if result.needed:
+        lines.append(f"about {result.needed:,} more samples would decide")
+    return "<br>".join(lines)

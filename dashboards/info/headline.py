@@ -1,0 +1,163 @@
+"""The one thing to know: which trial to take, what it gains and what it costs, or why nothing is good enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from autotune.errors import Infeasible
+from autotune.evaluation import Evaluation, SliceResult
+from autotune.keys import parse_key
+from autotune.pareto import best, explain_infeasible, within
+from autotune.recipe import NONE
+from autotune.trial import Trial, Value
+from dashboards.info.study import StudyView, best_known, evaluation_of
+
+Tone = Literal["good", "uncertain", "bad", "plain"]
+
+
+class Gap(NamedTuple):
+    """One limit that a trial breaks, in the unit of the key."""
+
+    key: str
+    value: float
+    limit: float
+
+    @property
+    def relative(self) -> float:
+        """How far beyond the limit, as a share of it (of one where the limit is zero)."""
+        return abs(self.value - self.limit) / (abs(self.limit) or 1.0)
+
+
+class Kept(NamedTuple):
+    """A large layer that the recipe leaves as it is. `parameter_share` is of all searchable parameters."""
+
+    layer: str
+    parameter_share: float
+
+
+class Headline(NamedTuple):
+    """`trial` is the choice to take, or with `tone` "bad" the one that comes nearest to the limits.
+
+    "good": every limit holds, and the whole interval of the worst drop lies within its limit.
+    "uncertain": the values are within the limits, the interval of the worst drop is not.
+    "bad": some limit is broken (`gaps`). "plain": nothing was compressed successfully; there is no trial.
+    `verified` is True when the numbers were measured again and judged on data that the search never saw.
+    """
+
+    tone: Tone
+    trial: Trial | None
+    verified: bool
+    original: Trial | None
+    size: Value | None
+    ratio: Value | None
+    latency: Value | None
+    memory: Value | None
+    drop: Value | None
+    judged: Evaluation | None  # what `drop` comes from
+    limit: float
+    gaps: tuple[Gap, ...]
+    failing: tuple[SliceResult, ...]  # slices whose loss is above the limit, largest first
+    undecided: tuple[SliceResult, ...]  # slices whose data do not decide, largest loss first
+    kept: tuple[Kept, ...]  # what keeps the model large, largest first
+    tried: int  # trials besides the original
+    feasible: int  # of them, those that keep every limit
+    unmeasured: tuple[str, ...]  # limits on metrics that no trial has
+
+
+def headline(view: StudyView) -> Headline:
+    """Finalists first: only they were confirmed. The choice is that of `autotune.pareto.best`."""
+    judged = [_merged(t) for t in view.complete if t.number != 0 and view.keys.drop in t.metrics]
+    pool = [trial for trial in judged if trial.final] or judged
+    known = {key for trial in pool for key in trial.metrics}
+    bounds = {key: limit for key, limit in limits(view).items() if key in known}
+    objectives = [parse_key(key) for key in (view.config.search.objectives if view.config else ())]
+    chosen: Trial | None
+    tone: Tone
+    try:
+        chosen, tone = best(pool, bounds, objectives), "good"
+    except Infeasible:
+        chosen = _nearest(pool, bounds)
+        tone = "bad" if chosen else "plain"
+    evaluation = evaluation_of(chosen, view.targets[0]) if chosen else None
+    drop = chosen.metrics.get(view.keys.drop) if chosen else None
+    if tone == "good" and (drop is None or drop.high > view.limit):
+        tone = "uncertain"
+    metrics = chosen.metrics if chosen else {}
+    return Headline(
+        tone=tone,
+        trial=next((trial for trial in view.trials if chosen and trial.number == chosen.number), None),
+        verified=bool(chosen and chosen.final),
+        original=view.baseline,
+        size=metrics.get(view.keys.size),
+        ratio=metrics.get(view.keys.ratio),
+        latency=metrics.get(view.keys.latency),
+        memory=metrics.get(view.keys.memory),
+        drop=drop,
+        judged=evaluation,
+        limit=view.limit,
+        gaps=gaps(view, chosen) if chosen else (),
+        failing=_failing(evaluation, view.limit),
+        undecided=_undecided(evaluation),
+        kept=_kept(view, chosen) if chosen else (),
+        tried=len(view.trials) - (view.baseline is not None),
+        feasible=len(within(judged, bounds)),
+        unmeasured=tuple(sorted(set(limits(view)) - known)) if pool else (),
+    )
+
+
+def limits(view: StudyView) -> dict[str, float]:
+    """What a trial must keep: the largest acceptable drop of any slice, and the constraints of the study."""
+    return {view.keys.drop: view.limit, **(view.config.constraints if view.config else {})}
+
+
+def gaps(view: StudyView, trial: Trial, *, final: bool = True) -> tuple[Gap, ...]:
+    """Limits that `trial` breaks, the worst first.
+
+    `final` takes the confirmed values where there are some; otherwise only those of the search count.
+    """
+    broken = []
+    for text, limit in limits(view).items():
+        value = best_known(trial, text) if final else trial.metrics.get(text)
+        if value is None:
+            continue
+        beyond = value.value - limit if parse_key(text).smaller_is_better else limit - value.value
+        if beyond > 0:
+            broken.append(Gap(text, value.value, limit))
+    return tuple(sorted(broken, key=lambda gap: -gap.relative))
+
+
+def _merged(trial: Trial) -> Trial:
+    """The same trial with its confirmed values in place of those of the search."""
+    return trial.model_copy(update={"metrics": {**trial.metrics, **trial.final}})
+
+
+def _nearest(pool: Sequence[Trial], bounds: dict[str, float]) -> Trial | None:
+    try:
+        return explain_infeasible(pool, bounds).nearest
+    except Infeasible:
+        return None
+
+
+def _failing(evaluation: Evaluation | None, limit: float) -> tuple[SliceResult, ...]:
+    slices = evaluation.slices if evaluation else ()
+    bad = [s for s in slices if s.verdict == "fail" or (s.verdict == "undecided" and s.shrunk_drop > limit)]
+    return tuple(sorted(bad, key=lambda s: -s.shrunk_drop))
+
+
+def _undecided(evaluation: Evaluation | None) -> tuple[SliceResult, ...]:
+    slices = evaluation.slices if evaluation else ()
+    some = [s for s in slices if s.verdict in ("undecided", "insufficient")]
+    return tuple(sorted(some, key=lambda s: -s.shrunk_drop))
+
+
+def _kept(view: StudyView, trial: Trial, most: int = 5) -> tuple[Kept, ...]:
+    """Layers left as they are although the study had choices for them."""
+    changed = {name for table in trial.recipe.values() for name, choice in table.items() if choice != NONE}
+    total = sum(layer.parameters or 0 for layer in view.layers)
+    shares = [
+        Kept(layer.name, layer.parameters / total)
+        for layer in view.layers
+        if layer.parameters and layer.name not in changed
+    ]
+    return tuple(sorted(shares, key=lambda kept: -kept.parameter_share)[:most])

@@ -1,0 +1,86 @@
+"""How the search went: what was tried when, who proposed it, how the best point moved, where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from dashboards.info.headline import gaps
+from dashboards.info.study import StudyView
+
+Standing = Literal["within", "beyond", "rejected", "failed"]
+
+
+class Step(NamedTuple):
+    """One trial in order of number. `size` in bytes where something was built; `best` is the smallest so far that
+    keeps every limit by its search values, None before there is one."""
+
+    trial: int
+    proposer: str
+    standing: Standing
+    size: float | None
+    best: float | None
+
+
+class Stage(NamedTuple):
+    """Total seconds of one stage over all trials, and the share of all stages together."""
+
+    name: str
+    seconds: float
+    share: float
+
+
+class Progress(NamedTuple):
+    """`original_size` in bytes; `stages` from the longest to the shortest."""
+
+    steps: tuple[Step, ...]
+    stages: tuple[Stage, ...]
+    original_size: float | None
+    states: tuple[tuple[str, int], ...]
+    seconds: float
+
+
+def progress(view: StudyView) -> Progress:
+    """Of all trials but the baseline, whose time counts all the same."""
+    steps: list[Step] = []
+    best: float | None = None
+    for trial in view.trials:
+        if trial.number == 0:
+            continue
+        standing: Standing = "rejected"
+        if trial.state == "failed":
+            standing = "failed"
+        elif trial.state == "complete":
+            standing = "beyond" if gaps(view, trial, final=False) else "within"
+        value = trial.metrics.get(view.keys.size)
+        size = value.value if value else None
+        if standing == "within" and size is not None:
+            best = size if best is None else min(best, size)
+        steps.append(Step(trial.number, trial.proposer or "unknown", standing, size, best))
+    original = view.baseline.metrics.get(view.keys.size) if view.baseline else None
+    stages = _stages(view)
+    states: dict[str, int] = {}
+    for trial in view.trials:
+        states[trial.state] = states.get(trial.state, 0) + 1
+    return Progress(
+        steps=tuple(steps),
+        stages=stages,
+        original_size=original.value if original else None,
+        states=tuple(states.items()),
+        seconds=sum(stage.seconds for stage in stages),
+    )
+
+
+def proposers(steps: Sequence[Step]) -> tuple[str, ...]:
+    """In order of first appearance, so that colours do not move while a study grows."""
+    return tuple(dict.fromkeys(step.proposer for step in steps))
+
+
+def _stages(view: StudyView) -> tuple[Stage, ...]:
+    totals: dict[str, float] = {}
+    for trial in view.trials:
+        for stage, seconds in trial.durations.items():
+            totals[stage] = totals.get(stage, 0.0) + seconds
+    everything = sum(totals.values()) or 1.0
+    ordered = sorted(totals.items(), key=lambda item: -item[1])
+    return tuple(Stage(name, seconds, seconds / everything) for name, seconds in ordered)

@@ -1,0 +1,213 @@
+"""A study as the report sees it: which trials there are, which of them count, and in which keys they are compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from autotune.config import StudyConfig
+from autotune.errors import DataError
+from autotune.evaluation import Evaluation
+from autotune.keys import WORST, parse_key
+from autotune.pareto import front
+from autotune.trial import Trial, Value
+
+
+class StudyStore(Protocol):
+    """What the report reads. `autotune.store.Store` fits; so does anything else that has these four methods."""
+
+    def trials(self, *, outcomes: bool = False) -> list[Trial]:
+        """All trials in order of number; without per-sample outcomes unless asked."""
+        ...
+
+    def trial(self, number: int) -> Trial:
+        """One trial with its per-sample outcomes."""
+        ...
+
+    def meta(self, key: str) -> str | None:
+        """JSON text saved under `key`; None where nothing was saved. The report reads "config" and "check"."""
+        ...
+
+    def displays(self, ids: Sequence[str]) -> Mapping[str, bytes | str]:
+        """What a person would look at for these samples (PNG bytes or text); ids that have none are left out."""
+        ...
+
+
+class Keys(NamedTuple):
+    """The metric keys of one target, as text."""
+
+    size: str
+    ratio: str
+    latency: str
+    memory: str
+    drop: str
+
+
+class LayerFact(NamedTuple):
+    """One layer of the original model. `parameters` is None where the study did not record it."""
+
+    name: str
+    op: str
+    parameters: int | None
+
+
+class StudyView(NamedTuple):
+    """Everything the sections are computed from.
+
+    `shown` are the trials that the maps show: the finalists, or the best of the front while there are none.
+    `front` are numbers of trials on the front of (size, latency ratio, worst drop) of the search.
+    """
+
+    name: str
+    description: str
+    config: StudyConfig | None
+    trials: tuple[Trial, ...]
+    baseline: Trial | None
+    targets: tuple[str, ...]
+    keys: Keys
+    limit: float
+    front: frozenset[int]
+    finalists: tuple[Trial, ...]
+    shown: tuple[Trial, ...]
+    layers: tuple[LayerFact, ...]
+    skipped: tuple[tuple[str, str], ...]  # (layer, why it could not be searched)
+    notes: tuple[str, ...]
+
+    @property
+    def complete(self) -> tuple[Trial, ...]:
+        """Trials that were built, measured and judged, the baseline included."""
+        return tuple(trial for trial in self.trials if trial.state == "complete")
+
+
+SHOWN_WITHOUT_FINALISTS = 5  # columns of the maps before any finalist is there
+
+
+def read_study(store: StudyStore) -> StudyView:
+    """Raises `DataError` when the store holds no trial or its saved configuration cannot be read."""
+    trials = tuple(sorted(store.trials(), key=lambda trial: trial.number))
+    if not trials:
+        raise DataError(
+            "the study has no trial yet, so there is nothing to report; run it with 'autotune run'"
+        )
+    config = _config(store.meta("config"))
+    check = _table(store.meta("check"), "check")
+    targets = _targets(config, trials)
+    keys = keys_of(trials, targets[0])
+    complete = [trial for trial in trials if trial.state == "complete"]
+    on_front = _front(complete, keys)
+    finalists = tuple(sorted((t for t in complete if t.final), key=lambda t: (t.number != 0, _size(t, keys))))
+    chosen = tuple(trial for trial in finalists if trial.number != 0)
+    return StudyView(
+        name=config.name if config else str(check.get("study", "study")),
+        description=config.description if config else "",
+        config=config,
+        trials=trials,
+        baseline=next((trial for trial in trials if trial.number == 0), None),
+        targets=targets,
+        keys=keys,
+        limit=_limit(config, trials),
+        front=frozenset(trial.number for trial in on_front),
+        finalists=chosen,
+        shown=chosen or _spread([t for t in on_front if t.number != 0], keys),
+        layers=_layers(check, trials),
+        skipped=_skipped(check),
+        notes=tuple(str(note) for note in check.get("notes", ())),
+    )
+
+
+def keys_of(trials: Sequence[Trial], target: str) -> Keys:
+    """The keys under which this study's trials keep the usual metrics; the drop may or may not name a target."""
+    known = {key for trial in trials for key in trial.metrics}
+    drop = f"drop/{WORST}"
+    at_target = f"{drop}@{target}"
+    return Keys(
+        size="size_bytes",
+        ratio=f"latency_ratio@{target}",
+        latency=f"latency_p50@{target}",
+        memory=f"memory_peak@{target}",
+        drop=at_target if drop not in known and at_target in known else drop,
+    )
+
+
+def evaluation_of(trial: Trial, target: str, *, prefer: str = "heldout") -> Evaluation | None:
+    """The judgement to show: on `prefer` data if there is one, else on any; on `target` if there is one, else on any."""
+    ranked = sorted(trial.evaluations, key=lambda e: (e.dataset != prefer, e.target != target))
+    return ranked[0] if ranked else None
+
+
+def best_known(trial: Trial, key: str) -> Value | None:
+    """The final value where the trial is a finalist, else the search's."""
+    return trial.final.get(key, trial.metrics.get(key))
+
+
+def _size(trial: Trial, keys: Keys) -> float:
+    value = trial.metrics.get(keys.size)
+    return value.value if value else float(trial.artifact.size_bytes if trial.artifact else 0)
+
+
+def _front(complete: Sequence[Trial], keys: Keys) -> list[Trial]:
+    used = (keys.size, keys.ratio, keys.drop)
+    judged = [trial for trial in complete if all(key in trial.metrics for key in used)]
+    return front(judged, [parse_key(key) for key in used])
+
+
+def _spread(trials: Sequence[Trial], keys: Keys) -> tuple[Trial, ...]:
+    """A few points evenly along the front, from small to large."""
+    ordered = sorted(trials, key=lambda trial: _size(trial, keys))
+    if len(ordered) <= SHOWN_WITHOUT_FINALISTS:
+        return tuple(ordered)
+    step = (len(ordered) - 1) / (SHOWN_WITHOUT_FINALISTS - 1)
+    return tuple(ordered[round(i * step)] for i in range(SHOWN_WITHOUT_FINALISTS))
+
+
+def _config(text: str | None) -> StudyConfig | None:
+    if text is None:
+        return None
+    try:
+        return StudyConfig.model_validate_json(text)
+    except ValueError as error:
+        raise DataError(f"the store's saved configuration cannot be read: {error}") from error
+
+
+def _table(text: str | None, what: str) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"the store's saved {what!r} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise DataError(f"the store's saved {what!r} must be a JSON object, not {type(data).__name__}")
+    return data
+
+
+def _targets(config: StudyConfig | None, trials: Sequence[Trial]) -> tuple[str, ...]:
+    if config is not None and config.targets:
+        return config.targets
+    seen = dict.fromkeys(m.target for trial in trials for m in trial.measurements)
+    return tuple(seen) or ("local",)
+
+
+def _limit(config: StudyConfig | None, trials: Sequence[Trial]) -> float:
+    if config is not None:
+        return config.judge.limit
+    limits = [evaluation.limit for trial in trials for evaluation in trial.evaluations]
+    return limits[0] if limits else 0.01
+
+
+def _layers(check: Mapping[str, Any], trials: Sequence[Trial]) -> tuple[LayerFact, ...]:
+    """In order of execution: from the check where it was saved, else from the first trial that lists its layers."""
+    saved = check.get("layers", ())
+    if saved:
+        return tuple(LayerFact(str(row["name"]), str(row["op"]), int(row["parameters"])) for row in saved)
+    listed = next((trial.layers for trial in trials if trial.layers), ())
+    names = dict.fromkeys(outcome.layer for outcome in listed)
+    for trial in trials:
+        for choices in trial.recipe.values():
+            names.update(dict.fromkeys(choices))
+    return tuple(LayerFact(name, "", None) for name in names)
+
+
+def _skipped(check: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(row["name"]), str(row["reason"])) for row in check.get("skipped", ()))

@@ -1,0 +1,114 @@
+"""The report: one self-contained HTML file about one study."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from autotune.errors import DiskError
+from dashboards.info.flips import flip_info
+from dashboards.info.front import front_info, winners_curse
+from dashboards.info.headline import Headline, headline
+from dashboards.info.layermap import layer_map
+from dashboards.info.progress import progress
+from dashboards.info.protocol import protocol
+from dashboards.info.sensitivity import sensitivity
+from dashboards.info.slicemap import slice_map
+from dashboards.info.study import StudyStore, StudyView, read_study
+from dashboards.page import cards, evidence, sections
+from dashboards.page.document import contents, document
+from dashboards.page.html import Html, join, tag
+
+__all__ = ["render", "write_report"]
+
+SECTIONS = {
+    "result": "Result",
+    "front": "All trials",
+    "layers-map": "Layers",
+    "slices": "Slices",
+    "flips": "Samples",
+    "progress-of-search": "Search",
+    "protocol": "Protocol",
+}
+ROLES = {"original": "original", "recommended": "recommended", "finalist": "finalist", "front": "front"}
+
+
+def write_report(store: StudyStore, path: Path, *, title: str | None = None) -> Path:
+    """Write the report of the study in `store` to `path` and return it. The file appears whole or not at all.
+
+    Raises `DataError` for a study without trials, `DiskError` where the file cannot be written.
+    """
+    text = render(store, title=title)
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        raise DiskError(
+            f"cannot write the report {path}: {error.strerror or error}; give another path"
+        ) from error
+    return path
+
+
+def render(store: StudyStore, *, title: str | None = None) -> str:
+    """The report as text. Raises `DataError` for a study without trials."""
+    view = read_study(store)
+    head = headline(view)
+    chosen = head.trial.number if head.trial is not None else None
+    figures: dict[str, go.Figure] = {}
+    front, more = sections.front_section(
+        [front_info(view, target, chosen) for target in view.targets], winners_curse(view), ROLES
+    )
+    figures.update(more)
+    layers, more = sections.layer_section(layer_map(view), chosen, verified=bool(view.finalists))
+    figures.update(more)
+    slices, more = sections.slice_section(slice_map(view, chosen), chosen)
+    figures.update(more)
+    search, more = sections.progress_section(progress(view))
+    figures.update(more)
+    flips = sections.flip_section(flip_info(view, store, chosen) if chosen is not None else None)
+    body = join(
+        (
+            cards.headline_section(head, sensitivity(view), view.name),
+            front,
+            layers,
+            slices,
+            flips,
+            search,
+            evidence.protocol_section(protocol(view), view.notes),
+        )
+    )
+    name = title or f"{view.name}: compression report"
+    return document(name, _header(name, view, head), contents(SECTIONS), body, figures)
+
+
+def _header(title: str, view: StudyView, head: Headline) -> Html:
+    finished = max((trial.finished_at for trial in view.trials), default="")
+    facts = [f"{head.tried} trials on {', '.join(view.targets)}"]
+    if finished:
+        facts.append(f"finished {finished[:16].replace('T', ' ')} UTC")
+    return tag(
+        "header",
+        tag(
+            "div",
+            tag("p", " · ".join(facts), class_="kicker"),
+            tag("h1", title),
+            tag("p", view.description, class_="muted") if view.description else None,
+        ),
+    )

@@ -1,0 +1,325 @@
+"""The sections after the headline. Each gives its markup and the figures that go into it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+
+from dashboards.figures import palette
+from dashboards.figures.front import drop_figure, speed_figure
+from dashboards.figures.layermap import layer_figure
+from dashboards.figures.progress import progress_figure, stages_figure
+from dashboards.figures.slicemap import slice_figure
+from dashboards.info import units
+from dashboards.info.flips import Flip, FlipInfo
+from dashboards.info.front import Curse, FrontInfo
+from dashboards.info.layermap import LayerMap
+from dashboards.info.progress import Progress
+from dashboards.info.slicemap import SliceMap
+from dashboards.page import legends, words
+from dashboards.page.html import Html, join, table, tag
+from dashboards.page.pictures import data_uri
+
+Figures = dict[str, go.Figure]  # id of the element -> figure
+LONGEST_MARKED = 400  # characters; comparing longer answers letter by letter helps nobody
+
+
+def front_section(
+    fronts: list[FrontInfo], curses: tuple[Curse, ...], roles: Mapping[str, str]
+) -> tuple[Html, Figures]:
+    """Two views of all trials per target, and what measuring again changed."""
+    figures: Figures = {}
+    parts = []
+    for index, info in enumerate(fronts):
+        figures[f"speed-{index}"] = speed_figure(info)
+        figures[f"loss-{index}"] = drop_figure(info)
+        if len(fronts) > 1:
+            parts.append(tag("h3", f"Target {info.target}"))
+        parts.append(
+            tag(
+                "div",
+                _figure(f"speed-{index}", "Size and speed"),
+                _figure(f"loss-{index}", "Size and loss"),
+                class_="pair",
+            )
+        )
+        if info.unplaced:
+            parts.append(
+                tag(
+                    "p",
+                    f"{info.unplaced} trials failed before a model was built and have no place here.",
+                    class_="muted",
+                )
+            )
+        parts.append(_front_table(info, roles))
+    return (
+        tag(
+            "section",
+            tag("h2", "Size, speed and loss of every trial"),
+            tag(
+                "p",
+                "Further down and further left is better. Colour is the loss of the worst slice: blue keeps the "
+                "limit, orange and red break it. Bars are 95 % intervals.",
+                class_="lead",
+            ),
+            legends.shapes(),
+            legends.drops(fronts[0].limit, palette.MARK_SCALE, "loss in the worst slice"),
+            *parts,
+            _curse_table(curses),
+            id="front",
+        ),
+        figures,
+    )
+
+
+def _front_table(info: FrontInfo, roles: Mapping[str, str]) -> Html:
+    shown = [p for p in info.points if p.role in roles]
+    shown.sort(key=lambda point: point.size)
+    rows = [
+        (
+            f"#{p.trial}",
+            join((tag("span", roles[p.role], class_="tag"), f" {p.uniform}")),
+            units.size(p.size),
+            f"{units.factor(p.ratio.value)} ({units.interval(p.ratio)})" if p.ratio else "",
+            f"{units.points(p.drop.value)} ({units.interval(p.drop, 100.0, 1)})" if p.drop else "",
+        )
+        for p in shown
+    ]
+    head = ("trial", "what", "size", "time, original = 1", "worst drop, points")
+    return tag("details", tag("summary", "The front as a table"), table(head, rows, numeric=(2, 3, 4)))
+
+
+def _curse_table(curses: tuple[Curse, ...]) -> Html | None:
+    """The winner's curse: the best of many noisy values is too good; so finalists are looked at twice."""
+    if not curses:
+        return None
+    rows = [
+        (
+            f"#{c.trial}",
+            _metric_name(c.key),
+            words.amount(c.key, c.search.value),
+            words.amount(c.key, c.final.value),
+            _change(c),
+        )
+        for c in curses
+    ]
+    return join(
+        (
+            tag("h3", "Search against second look"),
+            tag(
+                "p",
+                "The winner of many noisy comparisons looks better than it is. Finalists were therefore measured "
+                "again with more samples and judged on data that the search never saw; the right column is the difference.",
+                class_="muted",
+            ),
+            table(("trial", "metric", "search", "second look", "difference"), rows, numeric=(2, 3, 4)),
+        )
+    )
+
+
+def _change(curse: Curse) -> Html:
+    name = curse.key.partition("/")[0].partition("@")[0]
+    if name == "drop":
+        shown = f"{units.points(curse.change, sign=True)} points"
+    elif name == "latency_ratio":
+        shown = f"{curse.change:+.3f}".replace("-", units.MINUS)
+    else:
+        base = curse.search.value or 1.0
+        shown = f"{curse.change / base * 100:+.1f} %".replace("-", units.MINUS)
+    inside = curse.search.low <= curse.final.value <= curse.search.high
+    return join(
+        (
+            shown,
+            " ",
+            tag(
+                "span",
+                "as expected" if inside or curse.change <= 0 else "worse than it looked",
+                class_="tag" if inside or curse.change <= 0 else "tag warn",
+            ),
+        )
+    )
+
+
+def _metric_name(key: str) -> str:
+    names = {"drop": "worst drop", "latency_ratio": "time, original = 1", "memory_peak": "peak memory"}
+    return names.get(key.partition("/")[0].partition("@")[0], key)
+
+
+def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) -> tuple[Html, Figures]:
+    """The map and what did not run as asked."""
+    subject = "finalist" if verified else "point of the front"
+    lead = (
+        f"Every layer in order of execution, and the format each {subject} gives it. Bars: the layer's share of "
+        "parameters and of time in the original."
+    )
+    mismatches = [
+        (f"#{number}", tag("code", outcome.layer), outcome.asked, outcome.ran, outcome.note)
+        for number, outcome in info.mismatches
+    ]
+    body: list[Html | None]
+    figures: Figures = {}
+    if info.rows and info.trials:
+        figures["layers"] = layer_figure(info, recommended)
+        body = [legends.choices(info.choices), _figure("layers", "", wide=True)]
+    else:
+        body = [tag("p", "No compressed model to show yet.", class_="muted")]
+    body.append(tag("h3", "Asked for and not what ran"))
+    body.append(
+        table(
+            ("trial", "layer", "asked", "ran", "note"),
+            mismatches,
+            empty="Nothing: in every trial the kernels that ran were those of the recipe.",
+        )
+    )
+    if info.skipped:
+        rows = [(tag("code", name), reason) for name, reason in info.skipped]
+        body.append(
+            tag(
+                "details",
+                tag("summary", f"{len(rows)} parts of the model that are not searchable, and why"),
+                table(("part", "why"), rows),
+            )
+        )
+    return tag(
+        "section",
+        tag("h2", "What happens to each layer"),
+        tag("p", lead, class_="lead"),
+        *body,
+        id="layers-map",
+    ), figures
+
+
+def slice_section(info: SliceMap, recommended: int | None) -> tuple[Html, Figures]:
+    """The heat map, its legend of verdicts, and all numbers of the first column."""
+    if not info.columns:
+        empty = tag("p", "No compressed model was judged yet.", class_="muted")
+        return tag("section", tag("h2", "Loss by slice"), empty, id="slices"), {}
+    lead = (
+        f"Loss of {info.metric} against the original on the same samples, in percentage points; a negative number is a gain. "
+        "Finalists on held-out data, formats used for all layers beside them for comparison."
+    )
+    first = info.columns[0]
+    return (
+        tag(
+            "section",
+            tag("h2", "Loss by slice"),
+            tag("p", lead, class_="lead"),
+            legends.drops(info.limit, palette.CELL_SCALE, "loss"),
+            _figure("slice-map", "", wide=True),
+            legends.verdicts(),
+            _slice_table(info, first.trial),
+            id="slices",
+        ),
+        {"slice-map": slice_figure(info, recommended)},
+    )
+
+
+def _slice_table(info: SliceMap, trial: int) -> Html:
+    results = [result for result in info.columns[0].results if result is not None]
+    rows = [
+        (
+            r.name,
+            f"{r.n:,}",
+            units.percent(r.original.value),
+            units.percent(r.candidate.value),
+            f"{units.points(r.drop.value)} ({units.interval(r.drop, 100.0, 1)})",
+            f"{r.flips_worse} / {r.flips_better}",
+            "" if r.p_value is None else units.number(r.p_value, 2),
+            f"{r.verdict}" + (f", {r.needed:,} more needed" if r.needed else ""),
+        )
+        for r in results
+    ]
+    head = ("slice", "n", "original", "candidate", "drop, points", "worse / better", "p", "verdict")
+    return tag(
+        "details",
+        tag("summary", f"All numbers of trial {trial}"),
+        table(head, rows, numeric=(1, 2, 3, 4, 5, 6)),
+        data_print=True,
+    )
+
+
+def flip_section(info: FlipInfo | None) -> Html:
+    """Cards with the input, the two answers and the label."""
+    title = tag("h2", "What changes for single samples")
+    if info is None:
+        return tag(
+            "section",
+            title,
+            tag("p", "No per-sample answers were kept for this trial.", class_="muted"),
+            id="flips",
+        )
+    lead = (
+        f"Trial {info.trial} on {info.n:,} samples ({info.dataset}): {info.total_worse:,} got worse, "
+        f"{info.total_better:,} got better. The largest changes first."
+    )
+    parts: list[Html | None] = [title, tag("p", lead, class_="lead")]
+    for name, flips in (("Got worse", info.worse), ("Got better", info.better)):
+        if flips:
+            parts += [tag("h3", name), tag("div", *(_flip(flip) for flip in flips), class_="flips")]
+    return tag("section", *parts, id="flips")
+
+
+def _flip(flip: Flip) -> Html:
+    rows: list[Html | None] = []
+    if flip.label is not None:
+        rows += [tag("dt", "label"), tag("dd", flip.label)]
+    before, after = _changes(flip.original, flip.candidate)
+    rows += [tag("dt", "original"), tag("dd", before), tag("dt", "now"), tag("dd", after)]
+    rows += [tag("dt", "score"), tag("dd", f"{flip.change:+.2f}".replace("-", units.MINUS))]
+    return tag("div", _shown(flip), tag("dl", *rows), class_="flip")
+
+
+def _shown(flip: Flip) -> Html:
+    if isinstance(flip.display, bytes):
+        source = data_uri(flip.display)
+        if source is not None:
+            return tag(
+                "div",
+                tag("img", src=source, alt=f"input of sample {flip.id}", loading="lazy"),
+                class_="shown",
+            )
+    shown = flip.display if isinstance(flip.display, str) else f"sample {flip.id}"
+    return tag("div", tag("p", shown), class_="shown text")
+
+
+def _changes(before: str, after: str) -> tuple[Html, Html]:
+    """Both answers, what is gone marked in the first and what is new in the second; whole where little is left."""
+    matcher = difflib.SequenceMatcher(a=before, b=after, autojunk=False)
+    if not before or not after or max(len(before), len(after)) > LONGEST_MARKED or matcher.ratio() < 0.4:
+        return tag("del", before or "(nothing)"), tag("ins", after or "(nothing)")
+    gone: list[object] = []
+    new: list[object] = []
+    for kind, a0, a1, b0, b1 in matcher.get_opcodes():
+        same = kind == "equal"
+        gone.append(before[a0:a1] if same else tag("del", before[a0:a1]) if a1 > a0 else None)
+        new.append(after[b0:b1] if same else tag("ins", after[b0:b1]) if b1 > b0 else None)
+    return join(gone), join(new)
+
+
+def progress_section(info: Progress) -> tuple[Html, Figures]:
+    """The search over its trials, and the time per stage."""
+    counts = ", ".join(f"{count} {state}" for state, count in info.states)
+    figures: Figures = {"progress": progress_figure(info)}
+    parts = [_figure("progress", "Size of each trial; filled points keep every limit")]
+    if info.stages:
+        figures["stages"] = stages_figure(info.stages)
+        parts.append(_figure("stages", "Where the time went"))
+    lead = f"{counts}. {units.duration(info.seconds)} of work in all." if info.stages else f"{counts}."
+    return (
+        tag(
+            "section",
+            tag("h2", "How the search went"),
+            tag("p", lead, class_="lead"),
+            tag("div", *parts, class_="pair"),
+            id="progress-of-search",
+        ),
+        figures,
+    )
+
+
+def _figure(element: str, caption: str, *, wide: bool = False) -> Html:
+    title = tag("figcaption", caption) if caption else None
+    plot = tag("div", id=element, class_="plot")
+    return tag("figure", title, tag("div", plot, class_="wide" if wide else None))

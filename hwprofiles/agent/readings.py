@@ -1,0 +1,66 @@
+"""What the agent read off its clocks and counters, checked and put in order. Runs here, not on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hwprofiles.agent.client import duration
+
+_PRESSURE = 0.05  # share of the time in which some task waited for a CPU
+_STEAL = 0.01  # CPUs' worth of time that the hypervisor kept
+
+
+@dataclass
+class Blocks:
+    """Blocks of one side: single samples, block medians, CPU seconds per inference of each block."""
+
+    samples: list[float] = field(default_factory=list)
+    medians: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    wall_seconds: float = 0.0
+    thread_seconds: float = 0.0
+
+
+def disturbances(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What disturbed the machine between two readings, in words."""
+    span = max(after["clock"] - before["clock"], 1e-6)
+    found = []
+    if before["psi_total"] is not None and (after["psi_total"] - before["psi_total"]) / span > _PRESSURE:
+        found.append("tasks waited for a CPU")
+    if before["steal_total"] is not None and (after["steal_total"] - before["steal_total"]) / span > _STEAL:
+        found.append("the hypervisor took CPU time")
+    return found
+
+
+def add_blocks(blocks: dict[str, Blocks], told: list[dict[str, Any]], wall: np.ndarray[Any, Any]) -> int:
+    """Append what the agent timed; the number of pairs. Raises ValueError for numbers that no clock gives."""
+    if not np.isfinite(wall).all() or (wall <= 0).any() or wall.ndim != 1:
+        raise ValueError("a wall time that is not a positive number")
+    start = 0
+    for block in told:
+        count = int(block["count"])
+        samples = wall[start : start + count]
+        if count < 1 or samples.size != count:
+            raise ValueError("blocks and samples do not fit together")
+        start += count
+        side = blocks[block["side"]]
+        side.samples.extend(samples.tolist())
+        side.medians.append(float(np.median(samples)))
+        # The clock of CPU time may be coarse; a microsecond keeps the logarithm of a ratio finite.
+        side.cpu.append(max(duration(block, "cpu"), 1e-6) / count)
+        side.wall_seconds += float(samples.sum())
+        side.thread_seconds += duration(block, "thread_cpu")
+    lengths = {len(side.medians) for side in blocks.values()}
+    if start != wall.size or len(lengths) != 1 or not told:
+        raise ValueError("unpaired blocks")
+    return len(told) // len(blocks)
+
+
+def log_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """log(numerator / denominator), pair by pair."""
+    return [math.log(a / b) for a, b in zip(numerators, denominators, strict=True)]

@@ -1,0 +1,111 @@
+"""A Measurement: samples and memory on one target, with its protocol and provenance, or the failure."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hwprofiles.errors import Failure
+from hwprofiles.fingerprint import Fingerprint
+from hwprofiles.scenario import Scenario
+from hwprofiles.target import Provenance
+
+Quality = Literal["ok", "noisy", "contended", "throttled", "short"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(_Record):
+    """A number with its 95 % interval (`low <= value <= high`); SI units."""
+
+    value: float
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.low <= self.value <= self.high:  # also refuses NaN
+            raise ValueError(f"an estimate of {self.value} outside of its interval [{self.low}, {self.high}]")
+        return self
+
+
+class Latency(_Record):
+    """Wall time of one inference, in seconds. `median` is the median of block medians."""
+
+    median: Estimate
+    p90: float | None  # None below 64 samples
+    p99: float | None  # None below 662 samples (MLPerf early-stopping floor)
+    cpu_median: float  # CPU seconds of the process for one inference
+    cv: float  # coefficient of variation of the single-inference samples
+    iterations: int
+    blocks: tuple[float, ...]  # block medians, seconds, in order of measuring
+    load_seconds: float  # opening the model
+    first_seconds: float  # first inference after opening
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        for name, floor in (("p90", 64), ("p99", 662)):
+            if getattr(self, name) is not None and self.iterations < floor:
+                raise ValueError(f"{name} from {self.iterations} samples; it needs {floor}")
+        return self
+
+
+class Ratio(_Record):
+    """candidate / baseline from paired blocks: exp(median of log ratios), interval by bootstrap."""
+
+    estimate: Estimate
+    cpu: float  # the same from CPU time
+    pairs: int
+    log_ratios: tuple[float, ...]
+
+
+class Memory(_Record):
+    """Bytes, from a fresh process by VmHWM. `peak` = run_peak - import_only: model and its working memory."""
+
+    peak: int
+    load_peak: int
+    run_peak: int
+    import_only: int
+    runs: int
+
+
+class Kernel(_Record):
+    """One kernel that really ran, in the order of execution."""
+
+    node: str  # name of the node in the optimised graph
+    op: str  # MatMulNBits, QLinearConv, ...
+    provider: str
+    seconds: float  # mean duration over the profiled runs
+    inputs: tuple[str, ...] = ()  # element types and shapes, e.g. "float[1,3,48,320]"
+    outputs: tuple[str, ...] = ()
+
+
+class Measurement(_Record):
+    """The answer to: what does this model cost on this target? Either the numbers or `failure`."""
+
+    target: str
+    model: str  # sha256 of the file that was measured
+    baseline: str | None  # sha256 of what it was paired with
+    scenario: Scenario
+    fingerprint: Fingerprint
+    provenance: Provenance
+    latency: Latency | None = None
+    baseline_latency: Latency | None = None
+    ratio: Ratio | None = None
+    memory: Memory | None = None
+    quality: tuple[Quality, ...] = ("ok",)
+    failure: Failure | None = None
+    started_at: str  # UTC, ISO 8601
+    seconds: float  # duration of the whole measurement
+    environment: dict[str, str | float | int | None] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _numbers_or_failure(self) -> Self:
+        if (self.latency is None) == (self.failure is None):
+            raise ValueError("a measurement has either a latency or a failure")
+        if self.latency is not None and self.baseline is not None and self.ratio is None:
+            raise ValueError("a measurement against a baseline has a ratio")
+        return self

@@ -1,0 +1,37 @@
+"""ONNX Runtime, host side. The runtime itself is imported by the agent only."""
+
+from __future__ import annotations
+
+import sys
+from importlib import resources
+from typing import Any
+
+from hwprofiles.target import Target
+
+# Address space that a session needs beyond its resident memory: malloc arenas of its threads, mapped
+# libraries.
+_SLACK = 2 << 30
+_PER_THREAD = 256 << 20
+
+
+class OnnxRuntime:
+    """`hwprofiles.runtimes.protocol.Runtime` for ONNX Runtime with the target's execution provider."""
+
+    def backend(self) -> str:
+        return resources.files("hwprofiles.runtimes").joinpath("onnxruntime_backend.py").read_text("utf-8")
+
+    def options(self, target: Target) -> dict[str, Any]:
+        return {"threads": target.threads, "provider": target.provider}
+
+    def address_space(self, target: Target) -> int:
+        """A memory bomb then fails inside the runtime before it touches a page.
+
+        GPU providers reserve tens of gigabytes of addresses that they never use, so there is no limit for
+        them.
+        """
+        if target.provider != "CPUExecutionProvider":
+            return 0
+        return target.memory_limit + _SLACK + target.threads * _PER_THREAD
+
+    def install_hint(self, target: Target) -> str:
+        return f"{target.python or sys.executable} -m pip install numpy onnxruntime"
