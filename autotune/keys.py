@@ -20,9 +20,7 @@ COST_METRICS = {
 JUDGED_METRICS = ("drop", "flips")  # beside the workload's own metric, e.g. "accuracy"
 WORST = "worst"
 
-_KEY = re.compile(
-    r"(?P<name>[A-Za-z][A-Za-z0-9_]*)(/(?P<slice>[^@\n]+))?(@(?P<target>[A-Za-z0-9][A-Za-z0-9._-]*))?"
-)
+_KEY = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)(/(?P<slice>[^@\n]+))?(@(?P<target>[A-Za-z0-9][A-Za-z0-9._-]*))?")
 
 
 @dataclass(frozen=True, order=True)
@@ -106,7 +104,7 @@ def _example(key: MetricKey) -> str:
 
 
 def format_amount(value: float, key: MetricKey) -> str:
-    """`value` (SI) for the screen: 3.06 MB, 8.20 ms, 0.83x; drops and flips in points, other fractions in
+    """`value` (SI) for the screen: 3.06 MB, 8.20 ms, 0.831x; drops and flips in points, other fractions in
     percent.
     """
     if key.unit == "bytes":
@@ -116,10 +114,9 @@ def format_amount(value: float, key: MetricKey) -> str:
     if key.unit == "J":
         return _scaled(value, ((1, "J"), (1e-3, "mJ"), (1e-6, "µJ")))
     if key.unit == "x":
-        return f"{value:.2f}x"
-    if key.name in JUDGED_METRICS:
-        return f"{100 * value + 0.0:.1f} pt"
-    return f"{100 * value:.1f} %"
+        return f"{value:.3f}x"
+    unit = "pt" if key.name in JUDGED_METRICS else "%"
+    return f"{round(100 * value, 1) + 0.0:.1f} {unit}"  # + 0.0 makes -0.0 plain zero
 
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:

@@ -132,9 +132,7 @@ def explain_infeasible(
         raise Infeasible(f"there is no complete trial{wanted} yet; run more trials")
 
     def violations(trial: Trial) -> list[tuple[float, MetricKey]]:
-        excesses = [
-            (_excess(trial, key, limit, final, conservative), key, limit) for key, limit in keys.items()
-        ]
+        excesses = [(_excess(trial, key, limit, final, conservative), key, limit) for key, limit in keys.items()]
         return [(excess / _limit_scale(key, limit), key) for excess, key, limit in excesses]
 
     ranked = sorted(candidates, key=lambda t: (sorted((v for v, _ in violations(t)), reverse=True), t.number))
@@ -190,9 +188,7 @@ def best(
         raise Infeasible(f"no trial within the limits has {', '.join(map(str, costs))}; run more trials")
     scores = {point.trial.number: _log_cost(point, costs) for point in points}
     cheapest = min(scores.values())
-    near = [
-        point.trial for point in points if scores[point.trial.number] <= cheapest + math.log1p(COST_EPSILON)
-    ]
+    near = [point.trial for point in points if scores[point.trial.number] <= cheapest + math.log1p(COST_EPSILON)]
     return min(near, key=lambda t: (_least(t, judged[0], final), scores[t.number], t.number))
 
 
@@ -318,9 +314,7 @@ def _limit_scale(key: MetricKey, limit: float) -> float:
     return max(abs(limit), 1e-12 if key.name in COST_METRICS else 0.01)
 
 
-def _best_seen(
-    candidates: Sequence[Trial], key: MetricKey, final: bool, conservative: bool
-) -> tuple[float, int]:
+def _best_seen(candidates: Sequence[Trial], key: MetricKey, final: bool, conservative: bool) -> tuple[float, int]:
     bounds = [(_bound(trial, key, final, conservative), trial.number) for trial in candidates]
     return min(bounds, key=lambda pair: (_cost(key, pair[0]), pair[1]))
 

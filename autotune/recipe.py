@@ -1,5 +1,4 @@
-"""A Recipe: one point of the search space, a plain, hashable, printable table technique -> layer -> choice.
-"""
+"""A Recipe: one point of the search space, a plain, hashable, printable table technique -> layer -> choice."""
 
 from __future__ import annotations
 
@@ -70,8 +69,7 @@ class Recipe:
         except ValueError as error:
             raise DataError(f"recipe is not JSON: {error}") from error
         if not isinstance(data, dict) or not all(
-            isinstance(layers, dict) and all(isinstance(c, str) for c in layers.values())
-            for layers in data.values()
+            isinstance(layers, dict) and all(isinstance(c, str) for c in layers.values()) for layers in data.values()
         ):
             raise DataError("recipe must be a JSON object {technique: {layer: choice}}")
         return cls(data)

@@ -82,9 +82,7 @@ class Device:
     @property
     def fingerprint(self) -> Fingerprint:
         """What was really there when the device was opened."""
-        assert (
-            self._starter.fingerprint is not None
-        )  # set by the first agent, without which there is no Device
+        assert self._starter.fingerprint is not None  # set by the first agent, without which there is no Device
         return self._starter.fingerprint
 
     def measure(
@@ -126,9 +124,7 @@ class Device:
         with self._lease.shared(), slot.lock:
             agent = slot.agent()
             agent.put(subject.path, subject.digest)
-            reply, _ = agent.request(
-                "kernels", stage="kernels", feeds=[inputs], digest=subject.digest, runs=runs
-            )
+            reply, _ = agent.request("kernels", stage="kernels", feeds=[inputs], digest=subject.digest, runs=runs)
             with agent.reading("kernels"):
                 return tuple(Kernel.model_validate(kernel) for kernel in reply["kernels"])
 
@@ -181,9 +177,7 @@ class Device:
 
     def _refuse_while_inferring(self, what: str) -> None:
         if threading.get_ident() in self._inferring:
-            raise RuntimeError(
-                f"finish or close the iterator of infer() before {what}(): it holds the device"
-            )
+            raise RuntimeError(f"finish or close the iterator of infer() before {what}(): it holds the device")
 
     def _model(self, path: Path) -> Model:
         """The file with its digest, which is computed once per state of the file."""

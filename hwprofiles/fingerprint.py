@@ -29,9 +29,7 @@ class Fingerprint(BaseModel):
     numpy: str
     threads: int = Field(ge=1)
     boot_id: str | None = None
-    environment: dict[str, str | float | int | None] = Field(
-        default_factory=dict
-    )  # governor, load, pressure, ...
+    environment: dict[str, str | float | int | None] = Field(default_factory=dict)  # governor, load, pressure, ...
 
     @property
     def key(self) -> str:

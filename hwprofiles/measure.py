@@ -35,7 +35,7 @@ _OFF_CPU = 1.1  # wall seconds per CPU second of the measuring thread
 _GLANCE = 0.1  # seconds over which pressure is read before a measurement
 _QUIET_WAIT = {
     "search": 3.0,
-    "final": 60.0,
+    "final": 20.0,
 }  # seconds to wait for quiet, unless the target's options say otherwise
 _MEMORY_RUNS = 20  # inferences after which the allocator's peak has settled
 _CANDIDATE, _BASELINE = "candidate", "baseline"
@@ -225,7 +225,7 @@ def _collect(
     for look in looks(scenario.min_pairs, scenario.max_pairs):
         while pairs < look:
             left = scenario.max_seconds - (time.monotonic() - began)
-            if left <= 0:
+            if left <= 0 and pairs:  # one pair there must be, however little time there is
                 return blocks
             reply, arrays = agent.request(
                 "time",
@@ -237,7 +237,7 @@ def _collect(
                 counts=counts,
                 pairs=look - pairs,
                 seed=scenario.seed * 1_000_003 + pairs,
-                budget=min(left, target.timeout / 2),
+                budget=max(0.0, min(left, target.timeout / 2)),
             )
             with agent.reading("latency"):
                 pairs += add_blocks(blocks, reply["blocks"], arrays["wall"])
@@ -321,9 +321,7 @@ def _measure_memory(agents: Agents, model: Model, feed: Feed, runs: int, taken: 
             )
             with agent.reading("memory"):
                 facts = {key: int(reply[key]) for key in ("run_peak", "load_peak", "import_only")}
-                taken.environment["memory_reset"] = (
-                    "yes" if reply["reset"] else "no: load is part of the run peak"
-                )
+                taken.environment["memory_reset"] = "yes" if reply["reset"] else "no: load is part of the run peak"
         found.append(facts)
     largest = max(found, key=lambda facts: facts["run_peak"])
     return Memory(**largest, peak=max(0, largest["run_peak"] - largest["import_only"]), runs=runs)

@@ -27,7 +27,8 @@ class Estimate(_Record):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if not self.low <= self.value <= self.high:  # also refuses NaN
+        slack = 1e-9 * max(1.0, abs(self.value))  # rounding; NaN is refused too
+        if not self.low - slack <= self.value <= self.high + slack:
             raise ValueError(f"an estimate of {self.value} outside of its interval [{self.low}, {self.high}]")
         return self
 

@@ -92,8 +92,7 @@ def _load(name: str, profile: Traversable) -> Target:
         raise BadProfile(f"{profile}: not TOML: {error}") from error
     if facts.setdefault("name", name) != name:
         raise BadProfile(
-            f"{profile}:{_line(text, 'name')}: name {facts['name']!r} differs from the file's; "
-            "rename one of them"
+            f"{profile}:{_line(text, 'name')}: name {facts['name']!r} differs from the file's; rename one of them"
         )
     try:
         return Target.model_validate(facts)

@@ -34,6 +34,4 @@ class Scenario(BaseModel):
 
 
 SEARCH = Scenario()
-FINAL = Scenario(
-    phase="final", min_pairs=50, max_pairs=100, precision=0.005, max_seconds=600.0, memory_runs=3
-)
+FINAL = Scenario(phase="final", min_pairs=50, max_pairs=100, precision=0.005, max_seconds=600.0, memory_runs=3)

@@ -30,6 +30,4 @@ class Target(BaseModel):
     timeout: float = Field(default=120.0, gt=0)
     provenance: Provenance = "hardware"
     source: str = ""  # where the facts of a shipped profile come from
-    options: dict[str, str | int | float | bool] = Field(
-        default_factory=dict
-    )  # transport and runtime options
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)  # transport and runtime options

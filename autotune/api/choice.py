@@ -1,5 +1,4 @@
-"""The decision that the command line and `Result` share: which trials are the front, and which one to ship.
-"""
+"""The decision that the command line and `Result` share: which trials are the front, and which one to ship."""
 
 from __future__ import annotations
 
@@ -66,9 +65,7 @@ def _explain(trials: Sequence[Trial], limits: Mapping[str, float]) -> pareto.Exp
         return None
 
 
-def _recommend(
-    trials: Sequence[Trial], config: StudyConfig, limits: Mapping[str, float]
-) -> tuple[Trial | None, str]:
+def _recommend(trials: Sequence[Trial], config: StudyConfig, limits: Mapping[str, float]) -> tuple[Trial | None, str]:
     try:
         return pareto.best(trials, {**config.limits, **limits}, config.objective_keys), ""
     except Infeasible as error:

@@ -39,18 +39,14 @@ class Result:
             trials = opened.trials()
             place, folder = opened.place, opened.folder
         choice = choose(trials, config)
-        return cls(
-            config, trials, choice.front, choice.recommended, place, folder, choice.reason, workload, store
-        )
+        return cls(config, trials, choice.front, choice.recommended, place, folder, choice.reason, workload, store)
 
     def __getitem__(self, number: int) -> Trial:
         """The trial of that number. Raises `UsageError`."""
         for trial in self.trials:
             if trial.number == number:
                 return trial
-        raise UsageError(
-            f"there is no trial {number}; known: 0 to {max((t.number for t in self.trials), default=0)}"
-        )
+        raise UsageError(f"there is no trial {number}; known: 0 to {max((t.number for t in self.trials), default=0)}")
 
     def table(self, *, columns: int = 100) -> str:
         """The front as text, at most `columns` wide, as `autotune front` prints it."""
@@ -88,9 +84,7 @@ class Result:
         workload = self._the_workload()
         with Study.open(self.config, workload, store=self._store) as study, ProgressView() as view:
             verified = study.verify(number, view.update)
-            return export_bundle(
-                study.store, verified, destination, workload=workload, study=self.config.name
-            )
+            return export_bundle(study.store, verified, destination, workload=workload, study=self.config.name)
 
     def _the_workload(self) -> Workload:
         if self._workload is None:

@@ -20,6 +20,7 @@ from autotune.trial import LayerOutcome, Trial, Value
 
 NARROW = 100  # columns; below this, intervals stand on a second line
 RECOMMENDED = "★"
+FOLDED = ("worst slice", "worst drop, pt")  # columns that hold names and may break them
 _VERDICT_STYLE = {"pass": "green", "fail": "red", "undecided": "yellow", "insufficient": "yellow"}
 
 
@@ -37,28 +38,23 @@ def front_table(
     Fits into 80 columns for one target: below 100 columns intervals stand on a second line.
     """
     narrow = columns < NARROW
-    header, rows = _front_rows(front, trials, config, recommended, separator="\n" if narrow else " ")
+    header, rows = _front_rows(front, trials, config, recommended, narrow=narrow)
     table = _table(None, narrow=narrow)
     for name in header:
         left = name in ("worst slice", "verdict")
-        table.add_column(
-            name, justify="left" if left else "right", no_wrap=name != "worst slice", overflow="fold"
-        )
+        table.add_column(name, justify="left" if left else "right", no_wrap=name not in FOLDED, overflow="fold")
     for trial, row in zip(front, rows, strict=True):
         table.add_row(*row, style="bold" if trial is recommended else "")
     return table
 
 
-def front_html(
-    front: Sequence[Trial], trials: Sequence[Trial], config: StudyConfig, recommended: Trial | None
-) -> str:
+def front_html(front: Sequence[Trial], trials: Sequence[Trial], config: StudyConfig, recommended: Trial | None) -> str:
     """The same as an HTML table, with the legend below."""
-    header, rows = _front_rows(front, trials, config, recommended, separator=" ")
+    header, rows = _front_rows(front, trials, config, recommended, narrow=False)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{html.escape(legend(front, recommended))}</p>"
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"{table}<p>{html.escape(legend(front, recommended))}</p>"
 
 
 def as_text(table: Table, columns: int) -> str:
@@ -74,37 +70,28 @@ def _front_rows(
     config: StudyConfig,
     recommended: Trial | None,
     *,
-    separator: str,
+    narrow: bool,
 ) -> tuple[list[str], list[list[str | Text]]]:
     header = ["trial", "size", "smaller"]
     for target in config.targets:
         at = f"\n@{target}" if len(config.targets) > 1 else ""
         header += [f"latency{at}", f"time ratio{at}"]
-    header += ["worst slice", "drop", "verdict"]
+    header += ["worst drop, pt", "verdict"] if narrow else ["worst slice", "drop", "verdict"]
     original = next(
         (t.metrics["size_bytes"].value for t in trials if t.number == 0 and "size_bytes" in t.metrics), None
     )
+    separator = "\n" if narrow else " "
     rows = []
     for trial in front:
         values = shown_values(trial)
         mark = f"{RECOMMENDED} " if recommended is not None and trial.number == recommended.number else ""
-        row: list[str | Text] = [
-            f"{mark}{trial.number}",
-            _plain(values, "size_bytes"),
-            _smaller(values, original),
-        ]
+        row: list[str | Text] = [f"{mark}{trial.number}", _plain(values, "size_bytes"), _smaller(values, original)]
         for target in config.targets:
-            row += [
-                _plain(values, f"latency_p50@{target}"),
-                _interval(values, f"latency_ratio@{target}", separator),
-            ]
-        worst = judged(trial)
-        row += [
-            worst.worst_slice if worst else "-",
-            _interval(values, "drop/worst", separator),
-            verdict(trial),
-        ]
-        rows.append(row)
+            row += [_plain(values, f"latency_p50@{target}"), _interval(values, f"latency_ratio@{target}", separator)]
+        evaluation, drop = judged(trial), _interval(values, "drop/worst", " ")
+        worst = evaluation.worst_slice if evaluation else "-"
+        row += [f"{worst}\n{drop.replace(' pt', '')}"] if narrow else [worst, drop]
+        rows.append([*row, verdict(trial)])
     return header, rows
 
 
@@ -115,9 +102,7 @@ def legend(trials: Sequence[Trial], recommended: Trial | None) -> str:
         parts.append(f"{RECOMMENDED} recommended")
     finalists = [str(trial.number) for trial in trials if trial.final]
     if finalists:
-        parts.append(
-            f"measured again and judged on held-out data: {', '.join(finalists)}; the others as searched"
-        )
+        parts.append(f"measured again and judged on held-out data: {', '.join(finalists)}; the others as searched")
     parts.append("drop: the largest loss of any slice against the original; brackets: 95 % intervals")
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
 
@@ -148,14 +133,14 @@ def verdict(trial: Trial) -> Text:
 
 
 def value_text(value: Value, key: MetricKey, *, separator: str = " ") -> str:
-    """A number with its interval: 0.83x [0.82, 0.84]. An exact number stands alone."""
+    """A number with its interval: 0.831x [0.829, 0.834]. An exact number stands alone."""
     text = format_amount(value.value, key)
     if value.low == value.high:
         return text
     low, high = (format_amount(bound, key) for bound in (value.low, value.high))
-    unit = text.rpartition(" ")[2] if " " in text else ("x" if text.endswith("x") else "")
-    if unit and low.endswith(unit) and high.endswith(unit):
-        low = low.removesuffix(unit).rstrip()
+    unit = text.lstrip("-0123456789.e+")
+    if all(bound.lstrip("-0123456789.e+") == unit for bound in (low, high)):  # one unit for all three is enough
+        low, high = (bound.removesuffix(unit) for bound in (low, high))
     return f"{text}{separator}[{low}, {high}]"
 
 
@@ -208,9 +193,7 @@ def layers_table(layers: Sequence[LayerOutcome], *, columns: int) -> Table:
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for outcome in layers:
-        remark = (
-            outcome.note if outcome.honoured else f"not as asked{': ' + outcome.note if outcome.note else ''}"
-        )
+        remark = outcome.note if outcome.honoured else f"not as asked{': ' + outcome.note if outcome.note else ''}"
         table.add_row(
             outcome.layer,
             outcome.asked,
@@ -234,7 +217,7 @@ def _table(title: str | None, *, narrow: bool) -> Table:
         title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        padding=(0, 1) if narrow else (0, 2, 0, 0),
+        padding=(0, 1, 0, 0) if narrow else (0, 2, 0, 0),
         show_lines=False,
     )
 

@@ -70,7 +70,8 @@ class ProgressView:
         ):
             return
         self._shown, self._shown_at = step, now
-        parts = [f"{progress.stage} {progress.done}/{progress.total}", progress.message, left, best]
+        count = f" {progress.done}/{progress.total}" if progress.total else ""
+        parts = [f"{progress.stage}{count}", progress.message, left, best]
         self._console.print("  ".join(part for part in parts if part), markup=False, soft_wrap=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -36,14 +38,18 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _paragraphs(command: Callable[..., None]) -> str:
+    """The docstring with each paragraph on one line, as the help wraps lines by itself."""
+    text = inspect.getdoc(command) or ""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
 @app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Print the traceback of an error; works anywhere.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error; works anywhere.")] = False,
 ) -> None:
     """Options of every command; `--debug` is taken off the line before it is parsed."""
 
@@ -58,5 +64,5 @@ for command, example in (
     (report, "autotune report digits --output report.html"),
     (measure, "autotune measure small.onnx --against original.onnx --target local"),
 ):
-    app.command(command.__name__, epilog=f"Example: [bold]{example}[/bold]")(command)
+    app.command(command.__name__, help=_paragraphs(command), epilog=f"Example: [bold]{example}[/bold]")(command)
 app.add_typer(targets, name="targets")

@@ -15,6 +15,7 @@ from types import TracebackType
 
 import typer
 from typer.exceptions import TyperException
+from typer.main import get_command
 
 from autotune.errors import AutotuneError
 from hwprofiles.errors import HardwareError
@@ -28,10 +29,13 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, debug: bool) -> int:
     """Run the command line and return its exit code. With `debug`, errors come with their traceback."""
     sys.excepthook = _report_bug if not debug else sys.__excepthook__
     try:
-        result = app(list(arguments), prog_name="autotune", standalone_mode=False)
+        # Not app(): that would put an except hook of its own in place of ours.
+        result = get_command(app)(list(arguments), prog_name="autotune", standalone_mode=False)
         sys.stdout.flush()
     except TyperException as error:  # a mistake on the command line
-        _say(error, f"{error.format_message().rstrip('.')}; see `autotune --help`", debug)
+        message = error.format_message().rstrip(".")
+        if message:  # empty where the help was asked for by giving nothing
+            _say(error, f"{message}; see `autotune --help`", debug)
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt) as error:
         _say(error, "interrupted; what was finished is stored, the same command goes on from there", debug)

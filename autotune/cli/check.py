@@ -81,9 +81,7 @@ def _layers(report: CheckReport) -> Table:
         table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
     largest = sorted(report.layers, key=lambda layer: -layer.parameters)
     for layer in largest[:_LAYERS_SHOWN]:
-        choices = layer.choices
-        text = ", ".join(choices) if not isinstance(choices, dict) else str(choices)
-        table.add_row(layer.name, layer.op, f"{layer.parameters:,}", text)
+        table.add_row(layer.name, layer.op, f"{layer.parameters:,}", ", ".join(layer.choices) or "none")
     if len(largest) > _LAYERS_SHOWN:
         rest = largest[_LAYERS_SHOWN:]
         table.add_row(f"and {len(rest)} smaller ones", "", f"{sum(layer.parameters for layer in rest):,}", "")

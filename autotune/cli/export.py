@@ -18,17 +18,12 @@ if TYPE_CHECKING:
 
 def export(
     study: StudyArgument,
-    trial: Annotated[
-        str, typer.Argument(metavar="TRIAL|best", help="A trial's number, or best: the recommended one.")
-    ],
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where to write the bundle; new, empty, or a bundle.")
-    ],
+    trial: Annotated[str, typer.Argument(metavar="TRIAL|best", help="A trial's number, or best: the recommended one.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write the bundle; new, empty, or a bundle.")],
     store: StoreOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure a trial again, judge it on held-out data, and write model, recipe, evidence and report to DIR.
-    """
+    """Measure a trial again, judge it on held-out data, and write model, recipe, evidence and report to DIR."""
     from autotune.api.watch import ProgressView
     from autotune.bundle import check_destination, export_bundle
     from autotune.config import load_study, load_workload

@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 def front(
     study: StudyArgument,
     store: StoreOption = None,
-    x: Annotated[
-        str | None, typer.Option("--x", metavar="KEY", help="First metric of the front, with --y.")
-    ] = None,
-    y: Annotated[
-        str | None, typer.Option("--y", metavar="KEY", help="Second metric of the front, with --x.")
-    ] = None,
+    x: Annotated[str | None, typer.Option("--x", metavar="KEY", help="First metric of the front, with --y.")] = None,
+    y: Annotated[str | None, typer.Option("--y", metavar="KEY", help="Second metric of the front, with --x.")] = None,
     largest: Annotated[
         list[str] | None,
         typer.Option("--max", metavar="KEY=VALUE", help="Only trials up to this, e.g. size_bytes=10MB."),
@@ -60,9 +56,7 @@ def front(
         say(f"No trial is recommended: {choice.reason}")
 
 
-def show_front(
-    front: list[Trial], trials: list[Trial], config: StudyConfig, recommended: Trial | None
-) -> None:
+def show_front(front: list[Trial], trials: list[Trial], config: StudyConfig, recommended: Trial | None) -> None:
     """Print the table and what its marks mean."""
     from autotune.api.tables import front_table, legend
 
@@ -120,8 +114,7 @@ def explain(explanation: Explanation) -> str:
     """Which limit binds, by how much, the nearest trial; in the units people use."""
     key = parse_key(explanation.constraint)
     missing, limit, value = (
-        format_amount(number, key)
-        for number in (explanation.missing_by, explanation.limit, explanation.value)
+        format_amount(number, key) for number in (explanation.missing_by, explanation.limit, explanation.value)
     )
     if explanation.unreachable:
         cause = f"no trial reaches {' nor '.join(explanation.unreachable)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -35,17 +34,13 @@ def make_inputs(model: Path, shapes: list[str], *, say: Callable[[str], None]) -
 def declared_inputs(model: Path) -> dict[str, tuple[np.dtype, tuple[int | str, ...]]]:
     """Name -> element type and axes (a number, or the name of a dynamic axis). Reads no weights."""
     import onnx
-    from google.protobuf.message import DecodeError
 
-    check_file(model)
+    from autotune.compress.ingest_files import parse, read_file
+
     try:
-        proto = onnx.load(model, load_external_data=False)
-    except (DecodeError, ValueError) as error:
-        raise DataError(
-            f"{model}: not an ONNX model ({_first_line(error)}); is the file complete?"
-        ) from error
-    if not proto.graph.node:
-        raise DataError(f"{model}: not an ONNX model, or one without any node; is the file complete?")
+        proto = parse(read_file(model))
+    except DataError as error:
+        raise DataError(f"{model}: {error}") from error
     weights = {initializer.name for initializer in proto.graph.initializer}
     result: dict[str, tuple[np.dtype, tuple[int | str, ...]]] = {}
     for value in proto.graph.input:
@@ -68,18 +63,6 @@ def declared_inputs(model: Path) -> dict[str, tuple[np.dtype, tuple[int | str, .
     return result
 
 
-def check_file(model: Path) -> None:
-    """Raises `DataError` unless `model` is a readable, non-empty regular file."""
-    if not model.exists():
-        raise DataError(f"{model}: there is no such file")
-    if not model.is_file():
-        raise DataError(f"{model}: not a regular file")
-    if model.stat().st_size == 0:
-        raise DataError(f"{model}: the file is empty")
-    if not os.access(model, os.R_OK):
-        raise DataError(f"{model}: cannot be read; check its permissions")
-
-
 def _parse_shapes(
     words: list[str], declared: Mapping[str, tuple[np.dtype, tuple[int | str, ...]]], model: Path
 ) -> dict[str, tuple[int, ...]]:
@@ -90,9 +73,7 @@ def _parse_shapes(
         if not equals or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
             raise UsageError(f"--shape {word!r}: write NAME=1,3,48,320 with positive whole numbers")
         if name not in declared:
-            raise UsageError(
-                f"--shape {word!r}: {model} has no input {name!r}; {did_you_mean(name, declared)}"
-            )
+            raise UsageError(f"--shape {word!r}: {model} has no input {name!r}; {did_you_mean(name, declared)}")
         shape, axes = tuple(int(part) for part in parts), declared[name][1]
         fits = axes == ("?",) or len(shape) == len(axes)
         if not fits or any(isinstance(a, int) and a != s for a, s in zip(axes, shape, strict=False)):
@@ -119,9 +100,7 @@ def _fill(model: Path, name: str, axes: tuple[int | str, ...], say: Callable[[st
 
 def _array(rng: np.random.Generator, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     if math.prod(shape) > _MAX_ELEMENTS:
-        raise DataError(
-            f"shape {list(shape)} has more than {_MAX_ELEMENTS:,} elements; give a smaller --shape"
-        )
+        raise DataError(f"shape {list(shape)} has more than {_MAX_ELEMENTS:,} elements; give a smaller --shape")
     if dtype.kind == "f":
         return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
     return np.ones(shape, dtype)
@@ -129,8 +108,3 @@ def _array(rng: np.random.Generator, dtype: np.dtype, shape: tuple[int, ...]) ->
 
 def _text(axes: tuple[int | str, ...]) -> str:
     return ",".join(str(axis) for axis in axes)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__

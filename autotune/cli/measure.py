@@ -30,9 +30,7 @@ def measure(
     ] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option(
-            "--shape", metavar="NAME=1,3,48,320", help="Shape of an input with dynamic axes; repeatable."
-        ),
+        typer.Option("--shape", metavar="NAME=1,3,48,320", help="Shape of an input with dynamic axes; repeatable."),
     ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", metavar="S", min=0.1, help="Longest time for the timed pairs.")
@@ -42,9 +40,8 @@ def measure(
     """Measure latency and memory of an ONNX file on a target; inputs are random, of the model's declared
     shapes.
     """
-    from hwprofiles.device import open_device
-
     from autotune.cli.inputs import make_inputs
+    from hwprofiles.device import open_device
     from hwprofiles.registry import find_target
     from hwprofiles.scenario import SEARCH
 
@@ -107,19 +104,13 @@ def _print(measurement: Measurement, model: Path, against: Path | None) -> None:
         )
     if measurement.memory is not None:
         key = parse_key("memory_peak@t")
-        peak, loaded = (
-            format_amount(b, key) for b in (measurement.memory.peak, measurement.memory.load_peak)
-        )
-        console.print(
-            f"memory: {peak} at its peak beyond the runtime's own ({loaded} for the process when loaded)"
-        )
+        peak, loaded = (format_amount(b, key) for b in (measurement.memory.peak, measurement.memory.load_peak))
+        console.print(f"memory: {peak} at its peak beyond the runtime's own ({loaded} for the process when loaded)")
     console.print(f"quality: {', '.join(measurement.quality)}")
 
 
 def _latency(latency: Latency) -> str:
-    tails = [
-        (name, value) for name, value in (("p90", latency.p90), ("p99", latency.p99)) if value is not None
-    ]
+    tails = [(name, value) for name, value in (("p90", latency.p90), ("p99", latency.p99)) if value is not None]
     key = parse_key("latency_p50@t")
     text = f"median {_estimate(latency.median, 'latency_p50@t')}"
     return text + "".join(f", {name} {format_amount(value, key)}" for name, value in tails)

@@ -48,9 +48,7 @@ def run(
     from autotune.report import write_report
     from autotune.search.study import Study
 
-    loaded = override(
-        load_study(study), trials=trials, hours=hours, targets=list(dict.fromkeys(target or ()))
-    )
+    loaded = override(load_study(study), trials=trials, hours=hours, targets=list(dict.fromkeys(target or ())))
     workload = load_workload(loaded, say=say)
     with Study.open(loaded.config, workload, store=store, folder=loaded.folder) as opened:
         with ProgressView(messages()) as view, Stopping() as stopping:
@@ -121,9 +119,8 @@ def _print(choice: Choice, rows: list[Trial], config: StudyConfig, report: str) 
         show_front(choice.front, rows, config, choice.recommended)
     failed = [str(trial.number) for trial in rows if trial.state == "failed"]
     if failed:
-        say(
-            f"{len(failed)} trials failed ({', '.join(failed[:8])}{', ...' if len(failed) > 8 else ''}); see `autotune show`"
-        )
+        some = ", ".join(failed[:8]) + (", ..." if len(failed) > 8 else "")
+        say(f"{len(failed)} trials failed ({some}); `autotune show` says why")
     if choice.recommended is None and choice.reason:
         say(f"No trial is recommended: {choice.reason}")
     results().print(f"report: {report}", markup=False, soft_wrap=True)

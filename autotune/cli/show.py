@@ -38,9 +38,7 @@ def show(
     _header(console, found, config, others)
     _tables(console, found)
     if found.failure is not None:
-        console.print(
-            f"failed in {found.failure.stage} ({found.failure.kind}): {found.failure.message}", markup=False
-        )
+        console.print(f"failed in {found.failure.stage} ({found.failure.kind}): {found.failure.message}", markup=False)
         if found.failure.traceback:
             console.print(found.failure.traceback.rstrip(), markup=False, style="dim")
     console.print(f"make it again: {command}", markup=False, soft_wrap=True)
@@ -72,9 +70,7 @@ def _header(console: Console, trial: Trial, config: StudyConfig, others: list[Tr
         counts: dict[str, int] = {}
         for choice in layers.values():
             counts[choice] = counts.get(choice, 0) + 1
-        summary = ", ".join(
-            f"{count} x {choice}" for choice, count in sorted(counts.items(), key=lambda c: -c[1])
-        )
+        summary = ", ".join(f"{count} x {choice}" for choice, count in sorted(counts.items(), key=lambda c: -c[1]))
         console.print(f"  {technique}: {summary}", markup=False, soft_wrap=True)
     if len(others) > 1:
         console.print(f"  {len(others)} trials are recorded in this study")

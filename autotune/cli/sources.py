@@ -42,14 +42,10 @@ def open_recorded(study: str, store: str | None) -> tuple[StudyConfig, Store]:
         return StudyConfig.model_validate_json(recorded), opened
     except ValidationError as error:
         opened.close()
-        raise DataError(
-            f"study {name!r}: its store {opened.place} holds a configuration of another version"
-        ) from error
+        raise DataError(f"study {name!r}: its store {opened.place} holds a configuration of another version") from error
 
 
-def parse_limits(
-    largest: list[str], smallest: list[str], config: StudyConfig, metric: str | None
-) -> dict[str, float]:
+def parse_limits(largest: list[str], smallest: list[str], config: StudyConfig, metric: str | None) -> dict[str, float]:
     """`KEY=VALUE` words of --max and --min as limits. Raises `UsageError`."""
     limits: dict[str, float] = {}
     for option, words in (("--max", largest), ("--min", smallest)):

@@ -21,9 +21,7 @@ targets = typer.Typer(
 
 FolderOption = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--folder", metavar="DIR", help="Look for profiles here, too, e.g. in a study's folder; repeatable."
-    ),
+    typer.Option("--folder", metavar="DIR", help="Look for profiles here, too, e.g. in a study's folder; repeatable."),
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="T", help="A target's name, e.g. local.")]
 
@@ -72,7 +70,6 @@ def show_one(name: NameArgument, folder: FolderOption = None, as_json: JsonFlag 
 def probe(name: NameArgument, folder: FolderOption = None, as_json: JsonFlag = False) -> None:
     """Start the agent on a target and print what is really there."""
     from hwprofiles.device import open_device
-
     from hwprofiles.registry import find_target
 
     target = find_target(name, folders=folder or [])

@@ -15,14 +15,12 @@ from autotune.layers import Layer
 from autotune.recipe import Recipe
 from autotune.techniques.protocol import Technique
 
-_STAGES = ("structure", "precision")
-
 
 class Assembler:
     """Builds artifacts of one model in one dialect.
 
-    `statistics` are those of calibration (see `calibration.collect`); None until they are needed: a recipe with
-    `int8-static` then fails with a clear message.
+    Structural decisions are carried out once per combination and kept; calibration belongs to such a combination. A
+    recipe with `int8-static` fails with a clear message where its structure has not been calibrated.
     """
 
     def __init__(
@@ -37,26 +35,35 @@ class Assembler:
         self.source = Source.of(model, layers)
         self.dialect = dialect
         self.techniques = dict(techniques)
-        self.ranges: dict[str, Range] = {}
+        self.ranges: dict[str, dict[str, Range]] = {}  # digest of the structural decisions -> tensor -> range
         self._nodes = {node.name: node for node in self.source.nodes}
         self._bank = WeightBank(dialect.name, dialect.pack, bank_folder)
+        self._structures: dict[str, Source] = {Recipe().digest: self.source}
 
-    def calibrate(self, statistics: Mapping[str, Statistics], method: Method, percentile: float) -> None:
-        """Fix the activation ranges of `int8-static`."""
-        self.ranges = {name: s.range(method, percentile) for name, s in statistics.items()}
+    def structure(self, recipe: Recipe) -> Recipe:
+        """The structural part of a recipe."""
+        return Recipe({name: recipe[name] for name in recipe if self.techniques[name].stage == "structure"})
 
-    def calibration_tensors(self) -> tuple[str, ...]:
+    def calibrate(
+        self, structure: Recipe, statistics: Mapping[str, Statistics], method: Method, percentile: float
+    ) -> None:
+        """Fix the activation ranges of `int8-static` for a structure."""
+        self.ranges[structure.digest] = {name: s.range(method, percentile) for name, s in statistics.items()}
+
+    def calibration_tensors(self, structure: Recipe) -> tuple[str, ...]:
         """Activations whose ranges static quantisation may need: inputs and outputs of layers, behind Relu and Clip."""
+        source = self._structured(structure)
+        nodes = {node.name: node for node in source.nodes}
         readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.source.nodes:
+        for node in source.nodes:
             for name in node.input:
                 readers.setdefault(name, []).append(node)
         wanted: dict[str, None] = {}
-        for layer in self.source.layers.values():
+        for layer in source.layers.values():
             if layer.op == "Gather":
                 continue
             for name in layer.nodes:
-                node = self._nodes[name]
+                node = nodes[name]
                 wanted.setdefault(node.input[0])
                 if layer.op == "Conv":
                     wanted.setdefault(node.output[0])
@@ -80,12 +87,11 @@ class Assembler:
 
         Raises `KeyError` for an unknown technique or layer, `TrialFailure` where a decision cannot be written.
         """
-        plan = Plan(source=self.source, ranges=self.ranges, packed=self._packed, write_with=self.dialect.write)
-        for stage in _STAGES:
-            for name in recipe:
-                technique = self.techniques[name]
-                if technique.stage == stage:
-                    technique.apply(plan, recipe[name])
+        structure = self.structure(recipe)
+        plan = self._plan(self._structured(structure), self.ranges.get(structure.digest, {}))
+        for name in recipe:
+            if self.techniques[name].stage == "precision":
+                self.techniques[name].apply(plan, recipe[name])
         return plan.to_bytes()
 
     def expected_kernels(self, recipe: Recipe) -> dict[str, frozenset[str]]:
@@ -96,5 +102,16 @@ class Assembler:
             for layer in self.source.layers.values()
         }
 
-    def _packed(self, layer: Layer, choice: str) -> Sequence[onnx.TensorProto]:
-        return self._bank.get(layer, choice, self.source.tensors[layer.weight])
+    def _structured(self, structure: Recipe) -> Source:
+        if structure.digest not in self._structures:
+            plan = self._plan(self.source, {})
+            for name in structure:
+                self.techniques[name].apply(plan, structure[name])
+            self._structures[structure.digest] = plan.as_source(plan.layers.values())
+        return self._structures[structure.digest]
+
+    def _plan(self, source: Source, ranges: Mapping[str, Range]) -> Plan:
+        def packed(layer: Layer, choice: str) -> Sequence[onnx.TensorProto]:
+            return self._bank.get(layer, choice, source.tensors[layer.weight])
+
+        return Plan(source=source, ranges=ranges, packed=packed, write_with=self.dialect.write)

@@ -59,8 +59,8 @@ class Statistics:
         edges: np.ndarray = np.linspace(self.low, self.high, BINS + 1)
         total = np.cumsum(self.counts) / max(1, self.counts.sum())
         tail = (1 - percentile / 100) / (2 if self.low < 0 < self.high else 1)
-        low = edges[np.searchsorted(total, tail, side="right")] if self.low < 0 else self.low
-        high = edges[min(BINS, np.searchsorted(total, 1 - tail, side="left") + 1)] if self.high > 0 else self.high
+        low = edges[int(np.searchsorted(total, tail, side="right"))] if self.low < 0 else self.low
+        high = edges[min(BINS, int(np.searchsorted(total, 1 - tail, side="left")) + 1)] if self.high > 0 else self.high
         return _with_zero(float(low), float(high))
 
     def _entropy(self) -> Range:

@@ -89,11 +89,14 @@ def _probe_choice(
     """Op -> reason why not, "" where it ran. All ops in one model; one by one if that model is refused as a whole."""
     model, layers, inputs = _probe_model(ops)
     assembler = Assembler(model, layers, dialect, {"quantize": Quantize()})
-    assembler.ranges = {name: Range(-8.0, 8.0) for name in assembler.calibration_tensors()}
-    reasons = {layer.op: "the dialect cannot write it" for layer in layers if not assembler.offers(layer, choice)}
+    everything = Recipe()
+    assembler.ranges[everything.digest] = {n: Range(-8.0, 8.0) for n in assembler.calibration_tensors(everything)}
+    reasons: dict[str, str] = {
+        layer.op: "the dialect cannot write it" for layer in layers if not assembler.offers(layer, choice)
+    }
     decisions = {layer.name: choice for layer in layers if layer.op not in reasons}
     if not decisions:
-        return dict(reasons)
+        return reasons
     recipe = Recipe({"quantize": decisions})
     data = assembler.assemble(recipe)
     path = folder / f"probe-{choice}-{len(ops)}.onnx"
@@ -105,14 +108,14 @@ def _probe_choice(
             return reasons | dict.fromkeys((next(iter(decisions)),), error.failure.message)
         for op in decisions:
             reasons.update(_probe_choice(device, dialect, choice, [op], folder))  # type: ignore[list-item]
-        return dict(reasons)
+        return reasons
     finally:
         path.unlink(missing_ok=True)
     expected = assembler.expected_kernels(recipe)
     for outcome in layer_outcomes(onnx.load_from_string(data), layers, decisions, expected, kernels):
         if outcome.layer in decisions:
             reasons[outcome.layer] = "" if outcome.honoured else f"{outcome.ran} ran instead"
-    return dict(reasons)
+    return reasons
 
 
 def _probe_model(ops: Sequence[LayerOp]) -> tuple[onnx.ModelProto, list[Layer], dict[str, np.ndarray]]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import onnx_ir as ir
 
-from autotune.compress.ingest_checks import check_graph, check_tensor, check_versions
+from autotune.compress.ingest_checks import check_graph, check_tensor, check_text, check_versions
 from autotune.compress.ingest_files import digest_of, load_external, parse, read_file, tensors, to_bytes
 from autotune.compress.inspect import inspect_graph, require_layers
-from autotune.compress.normalise import first_line, normalise, serialise
+from autotune.compress.normalise import first_line, inline_functions, normalise, serialise
 from autotune.errors import DataError
 from autotune.layers import Inspection
 
@@ -48,46 +48,48 @@ def load_model(
     Raises `DataError` for a model that is missing, damaged, too large or cannot be exported, in one line that names it;
     `UsageError` for a torch module where torch is not installed, or for another type of object.
     """
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        label, folder, data = _label(path), path.parent, None
-    elif isinstance(source, onnx.ModelProto):
-        label, folder, data = "the ONNX model given in memory", None, source
-    else:
+    label = _label(source)
+    try:
+        if isinstance(source, (str, Path)):
+            return _ingest(read_file(Path(source)), Path(source).parent)
+        if isinstance(source, onnx.ModelProto):
+            return _ingest(to_bytes(source), None)
         from autotune.compress.torch_export import export  # the only way to torch
 
-        label, folder, data = f"the export of {type(source).__name__}", None, None
-        data = export(source, example_inputs, dynamic_axes)
-    try:
-        content = read_file(path) if data is None else to_bytes(data)
-        return _ingest(content, folder)
+        return _ingest(to_bytes(export(source, example_inputs, dynamic_axes)), None)
     except DataError as error:
         raise DataError(f"{label}: {error}") from error
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{label}: holds names that are no text; the file is damaged, download it again"
-        ) from error
+        raise DataError(f"{label}: holds names that are no text; the file is damaged, download it again") from error
     except (ir.serde.SerdeError, RecursionError) as error:
-        raise DataError(
-            f"{label}: is not valid ONNX ({_cause(error)}); export or download it again"
-        ) from error
+        raise DataError(f"{label}: is not valid ONNX ({_cause(error)}); export or download it again") from error
 
 
 def _ingest(content: bytes, folder: Path | None) -> Ingested:
     proto = parse(content)
-    check_versions(proto)
+    check_text(proto)
+    opset = check_versions(proto)
     external = load_external(proto, folder)
     for tensor in tensors(proto):
         check_tensor(tensor)
-    check_graph(proto.graph)
+    check_graph(proto.graph, opset)
+    if proto.functions:
+        proto = inline_functions(proto)
+        check_graph(proto.graph, opset)
     digest = digest_of(content, external)
     model, notes = normalise(proto)
     inspection = inspect_graph(model, notes)
     return Ingested(serialise(model), inspection, digest)
 
 
-def _label(path: Path) -> str:
-    return str(path) if str(path).isprintable() else ascii(str(path))
+def _label(source: object) -> str:
+    """What messages call the model."""
+    if isinstance(source, (str, Path)):
+        text = str(source)
+        return text if text.isprintable() else ascii(text)
+    if isinstance(source, onnx.ModelProto):
+        return "the ONNX model given in memory"
+    return f"the export of {type(source).__name__}"
 
 
 def _cause(error: BaseException) -> str:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import cache
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from google.protobuf.message import Message
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, defs
 
 from autotune.errors import DataError
 
@@ -46,14 +48,10 @@ def show(name: str) -> str:
 def nbytes(tensor: TensorProto) -> int:
     """Bytes that the shape and type of a tensor ask for. Raises `DataError` for negative or absurd shapes."""
     if any(dim < 0 for dim in tensor.dims):
-        raise DataError(
-            f"tensor {show(tensor.name)} has a negative dimension {list(tensor.dims)}; export it again"
-        )
+        raise DataError(f"tensor {show(tensor.name)} has a negative dimension {list(tensor.dims)}; export it again")
     bits = _BITS.get(tensor.data_type)
     if bits is None:
-        raise DataError(
-            f"tensor {show(tensor.name)} has the unknown type {tensor.data_type}; export it again"
-        )
+        raise DataError(f"tensor {show(tensor.name)} has the unknown type {tensor.data_type}; export it again")
     return -(-math.prod(tensor.dims) * bits // 8)
 
 
@@ -88,9 +86,7 @@ def _length(tensor: TensorProto, expected: int, found: int, unit: str) -> str:
 def check_versions(model: ModelProto) -> int:
     """The opset of ai.onnx that a model declares. Raises `DataError` if there is none."""
     if model.ir_version < 3:
-        raise DataError(
-            f"declares IR version {model.ir_version}; 3 is the oldest that is read, export it again"
-        )
+        raise DataError(f"declares IR version {model.ir_version}; 3 is the oldest that is read, export it again")
     domains: dict[str, int] = {}
     for entry in model.opset_import:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
@@ -103,8 +99,20 @@ def check_versions(model: ModelProto) -> int:
     return domains[""]
 
 
-def check_graph(graph: GraphProto, outer: frozenset[str] = frozenset(), where: str = "the graph") -> None:
-    """Every name is defined once, every use has a definition, every node has an operator.
+def check_text(message: Message) -> None:
+    """Every text field must be UTF-8; protobuf hands others over as bytes. Raises `DataError`."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            texts = [value] if isinstance(value, (str, bytes)) else value
+            if any(isinstance(text, bytes) for text in texts):
+                raise DataError(f"field {field.full_name} holds no text; the file is damaged, download it again")
+        elif field.type == field.TYPE_MESSAGE:
+            for part in [value] if isinstance(value, Message) else value:
+                check_text(part)
+
+
+def check_graph(graph: GraphProto, opset: int, outer: frozenset[str] = frozenset(), where: str = "the graph") -> None:
+    """Every name is defined once, every use has a definition, every node an operator and attributes of the right type.
 
     Order does not matter here (nodes are sorted later). Raises `DataError`.
     """
@@ -117,30 +125,54 @@ def check_graph(graph: GraphProto, outer: frozenset[str] = frozenset(), where: s
         raise DataError(f"{show(twice[0])} is defined twice in {where}; export the model again")
     known = outer | initializers | inputs | produced
     for node in graph.node:
-        _check_node(node, known)
+        _check_node(node, opset, known)
     for output in graph.output:
         if output.name not in known:
-            raise DataError(
-                f"output {show(output.name)} of {where} is not computed by any node; export the model again"
-            )
+            raise DataError(f"no node computes the output {show(output.name)} of {where}; export the model again")
 
 
-def _check_node(node: NodeProto, known: frozenset[str]) -> None:
+def _check_node(node: NodeProto, opset: int, known: frozenset[str]) -> None:
     label = f"node {show(node.name or (node.output[0] if node.output else ''))}"
     if not node.op_type:
         raise DataError(f"{label} has no operator; export the model again")
+    label += f" ({show(node.op_type)})"
     for name in node.input:
         if name and name not in known:
-            raise DataError(
-                f"{label} ({node.op_type}) uses {show(name)}, which nothing defines; export the model again"
-            )
+            raise DataError(f"{label} uses {show(name)}, which nothing defines; export the model again")
     names = [attribute.name for attribute in node.attribute]
     if len(set(names)) != len(names):
-        raise DataError(f"{label} ({node.op_type}) has the same attribute twice; export the model again")
+        raise DataError(f"{label} has the same attribute twice; export the model again")
+    if node.domain in ("", "ai.onnx") and (schema := _schema(node.op_type, opset)) is not None:
+        _check_against(schema, node, label)
     for attribute in node.attribute:
         graphs: Sequence[GraphProto] = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
         for graph in graphs:
-            check_graph(graph, known, f"the {show(attribute.name)} of {label}")
+            check_graph(graph, opset, known, f"the {show(attribute.name)} of {label}")
+
+
+def _check_against(schema: defs.OpSchema, node: NodeProto, label: str) -> None:
+    """Numbers of inputs and outputs, names and types of attributes."""
+    if not schema.min_input <= len(node.input) <= schema.max_input:
+        raise DataError(
+            f"{label} has {len(node.input)} inputs, which {schema.name} cannot have; export the model again"
+        )
+    if not schema.min_output <= len(node.output) <= schema.max_output:
+        raise DataError(f"{label} has {len(node.output)} outputs, which it cannot have; export the model again")
+    for attribute in node.attribute:
+        known = schema.attributes.get(attribute.name)
+        if known is None or known.type.value != attribute.type:
+            raise DataError(
+                f"{label}: attribute {show(attribute.name)} is unknown or of the wrong type; export the model again"
+            )
+        for text in (attribute.s, *attribute.strings):
+            text.decode()  # UnicodeDecodeError is reported like other text that is none
+
+
+@cache
+def _schema(op: str, opset: int) -> defs.OpSchema | None:
+    """An operator's schema; None where onnx does not know the operator at this opset."""
+    version = min(opset, defs.onnx_opset_version())
+    return defs.get_schema(op, version, "") if defs.has(op, version) else None
 
 
 def _unique(names: Iterable[str], what: str, where: str) -> frozenset[str]:

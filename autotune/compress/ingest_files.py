@@ -46,15 +46,20 @@ def read_file(path: Path) -> bytes:
         raise DataError("may not be read; check its permissions") from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be opened ({error}); check the path") from error
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(handle)
         if stat.S_ISDIR(status.st_mode):
             raise DataError("is a folder; give the .onnx file in it")
         if not stat.S_ISREG(status.st_mode):
             raise DataError("is not a regular file; copy the model to one")
         if status.st_size > MAX_BYTES:
             raise DataError(_too_large(status.st_size))
-        data = file.read(MAX_BYTES + 1)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror}); check the disk") from error
+    finally:
+        os.close(handle)
     if not data:
         raise DataError("is empty; export or download the model again")
     return data
@@ -109,21 +114,17 @@ def _entry(tensor: TensorProto) -> tuple[PurePosixPath, int, int]:
     fields = {entry.key: entry.value for entry in tensor.external_data}
     unknown = sorted(fields.keys() - _EXTERNAL_KEYS)
     if unknown or len(fields) != len(tensor.external_data):
-        raise DataError(
-            f"tensor {name}: external data with unknown or repeated keys {unknown}; export it again"
-        )
+        raise DataError(f"tensor {name}: external data with unknown or repeated keys {unknown}; export it again")
     numbers = {}
     for key in ("offset", "length"):
         text = fields.get(key, "0")
         if not (text.isascii() and text.isdigit() and len(text) < 20):
-            raise DataError(
-                f"tensor {name}: {key} {show(text)} of its external data is no size; export it again"
-            )
+            raise DataError(f"tensor {name}: {key} {show(text)} of its external data is no size; export it again")
         numbers[key] = int(text)
     expected = nbytes(tensor)
     if "length" in fields and numbers["length"] != expected:
         raise DataError(
-            f"tensor {name}: its shape needs {expected} bytes, its external data says {numbers['length']}; export it again"
+            f"tensor {name}: its shape needs {expected} bytes, its external data says {numbers['length']}; export again"
         )
     return _safe_location(fields.get("location", ""), name), numbers["offset"], expected
 
@@ -131,14 +132,7 @@ def _entry(tensor: TensorProto) -> tuple[PurePosixPath, int, int]:
 def _safe_location(location: str, name: str) -> PurePosixPath:
     path = PurePosixPath(location)
     drive = len(location) > 1 and location[1] == ":"
-    if (
-        not path.parts
-        or path.is_absolute()
-        or ".." in path.parts
-        or "\\" in location
-        or "\0" in location
-        or drive
-    ):
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in location or "\0" in location or drive:
         raise DataError(
             f"tensor {name}: external data at {show(location)}, "
             "but only plain relative paths inside the model's folder are read; export it again"
@@ -219,7 +213,9 @@ def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
 
 
 def _too_large(size: int) -> str:
-    return f"has {size / 2**30:.1f} GiB, and 2 GiB is the most that one ONNX model in memory can have; use a smaller model"
+    return (
+        f"has {size / 2**30:.1f} GiB, and 2 GiB is the most that one ONNX model in memory can have; use a smaller model"
+    )
 
 
 def digest_of(data: bytes, external: str) -> str:

@@ -16,10 +16,13 @@ from autotune.errors import DataError
 from autotune.layers import Inspection, Layer, LayerOp, Skipped
 
 _OTHER_PARAMETERS = 1024  # a constant of another operator is worth a line from this size on
+_SMALL_INTEGERS = frozenset(
+    {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT2, ir.DataType.UINT2}
+)  # what quantised weights are stored as
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _QUANTISED = frozenset(
-    {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulNBits", "MatMulBnb4", "GatherBlockQuantized",
-     "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QAttention", "DynamicQuantizeLSTM", "MatMulFpQ4",
+    {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulNBits", "MatMulBnb4",
+     "GatherBlockQuantized", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QAttention", "DynamicQuantizeLSTM", "MatMulFpQ4",
      "QEmbedLayerNormalization", "QMoE", "QLinearConvTranspose", "MatMulInteger16"}
 )  # fmt: skip
 
@@ -86,16 +89,12 @@ def require_layers(inspection: Inspection) -> None:
         most = sorted(reasons.items(), key=lambda item: -item[1])
         why = "; ".join(f"{count} x {text}" for text, count in most[:3])
         why += f"; and {len(most) - 3} more reasons" if len(most) > 3 else ""
-    raise DataError(
-        f"nothing in the model can be compressed ({why}); give the float32 model it was made from, if any"
-    )
+    raise DataError(f"nothing in the model can be compressed ({why}); give the float32 model it was made from, if any")
 
 
 def _layer(name: str, weight: ir.Value, uses: list[_Use]) -> Layer:
     first = uses[0]
-    shape = (
-        tuple(int(dim) for dim in weight.const_value.shape.numpy()) if weight.const_value is not None else ()
-    )
+    shape = tuple(int(dim) for dim in weight.const_value.shape.numpy()) if weight.const_value is not None else ()
     biases = {use.bias for use in uses}
     return Layer(
         name=name,
@@ -139,8 +138,7 @@ def _visit(node: ir.Node, found: _Findings) -> None:
     elif node.op_type in _RECURRENT:
         found.skip(node, "recurrent operators pass through untouched")
     elif any(
-        attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-        for attribute in node.attributes.values()
+        attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()
     ):
         _visit_bodies(node, found)
     elif node.op_type in WEIGHT_INPUT:
@@ -193,9 +191,7 @@ def _gemm(node: ir.Node, found: _Findings) -> None:
     if not _weight_found(node, weight, found):
         return
     assert weight is not None
-    scaled = any(
-        name in node.attributes and node.attributes[name].as_float() != 1.0 for name in ("alpha", "beta")
-    )
+    scaled = any(name in node.attributes and node.attributes[name].as_float() != 1.0 for name in ("alpha", "beta"))
     if scaled or _int(node, "transA", 0):
         found.skip(node, "a Gemm with alpha, beta or transA is not searched")
         return
@@ -334,8 +330,7 @@ def _constants(node: ir.Node) -> int:
 
 
 def _holds_weights(value: ir.Value) -> bool:
-    small_integer = value.dtype is not None and value.dtype.bitwidth <= 8 and value.dtype != ir.DataType.BOOL
-    return _is_constant(value) and (_is_float(value) or small_integer)
+    return _is_constant(value) and (_is_float(value) or value.dtype in _SMALL_INTEGERS)
 
 
 def _parameters(model: ir.Model) -> int:
@@ -350,6 +345,5 @@ def _foreign_note(model: ir.Model) -> tuple[str, ...]:
         if node.domain != "":
             counts[node.domain] = counts.get(node.domain, 0) + 1
     return tuple(
-        f"{count} nodes of the domain {show(domain)} pass through untouched"
-        for domain, count in sorted(counts.items())
+        f"{count} nodes of the domain {show(domain)} pass through untouched" for domain, count in sorted(counts.items())
     )

@@ -9,8 +9,7 @@ import onnx_ir as ir
 
 from autotune.compress.normalise_fold import ORIGIN
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
-_CLASSES = "pkg.torch.onnx.class_hierarchy"
+_SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 _MODULES = re.compile(r"(Linear|Conv\w*|Embedding\w*)$")  # class names of modules that hold one weight
 
 # What exporters append to the module's or variable's name to name its weight.

@@ -1,7 +1,7 @@
 """Bring a checked model into the one form that everything after it works on.
 
-Opset 21 where that is certain, weights as initializers that are no graph inputs, every node with a unique name, constant
-chains before weights and BatchNormalization after Conv folded, shapes inferred. The meaning never changes.
+Opset 21 where that is certain, weights as initializers that are no graph inputs, every node with a unique name,
+constant chains before weights and BatchNormalization after Conv folded, shapes inferred. The meaning never changes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from onnx_ir.passes.common import naming
 
 from autotune.compress.ingest_checks import MAX_IR, show
 from autotune.compress.normalise_fold import fold_batchnorm, fold_weights
-from autotune.compress.normalise_opset import fit_opset
+from autotune.compress.normalise_opset import fit_opset, infer_shapes
 from autotune.errors import DataError
 
 WORKING_IR = 10
-_DATA_PROPAGATION_NODES = 5000  # above, propagating shape values takes seconds
+MODULE_METADATA = ("pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
 
 
 def normalise(proto: ModelProto) -> tuple[ir.Model, tuple[str, ...]]:
@@ -34,19 +34,19 @@ def normalise(proto: ModelProto) -> tuple[ir.Model, tuple[str, ...]]:
     `proto` may be changed. Raises `DataError` for a cycle or for operators newer than onnxruntime's.
     """
     _densify(proto)
-    model = ir.serde.deserialize_model(_inline(proto))
-    _sort(model)
-    common.RemoveInitializersFromInputsPass()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    _resolve_identities(model.graph)
     with _quiet():
-        _infer_shapes(model)  # the rank tells what an old Softmax means
+        model = ir.serde.deserialize_model(proto)
+        _sort(model)
+        common.RemoveInitializersFromInputsPass()(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        _resolve_identities(model.graph)
+        infer_shapes(model)
         notes = [note] if (note := fit_opset(model)) else []
         fold_weights(model)
         fold_batchnorm(model)
         common.RemoveUnusedNodesPass()(model)
         common.NameFixPass(_OutputNames())(model)
-        _infer_shapes(model)
+        infer_shapes(model)
     if model.ir_version > MAX_IR:
         notes.append(f"IR version {model.ir_version} was lowered to {MAX_IR}")
     model.ir_version = min(MAX_IR, max(WORKING_IR, model.ir_version))
@@ -58,11 +58,22 @@ def serialise(model: ir.Model) -> ModelProto:
 
     Raises `DataError` when the checker refuses it.
     """
+    # The checker wants a shape on every output and does not look at it; onnxruntime does without one.
+    unknown = [value for value in model.graph.outputs if value.shape is None]
+    for value in unknown:
+        value.shape = ir.Shape([])
     try:
-        common.CheckerPass()(model)
+        with _quiet():
+            common.CheckerPass()(model)
+            proto = ir.serde.serialize_model(model)
     except onnx.checker.ValidationError as error:
         raise DataError(f"is not valid ONNX: {first_line(error)}; export the model again") from error
-    proto = ir.serde.serialize_model(model)
+    finally:
+        for value in unknown:
+            value.shape = None
+    for output in proto.graph.output:
+        if output.name in {value.name for value in unknown}:
+            output.type.tensor_type.ClearField("shape")
     _strip(proto)
     return proto
 
@@ -84,14 +95,10 @@ def _densify(model: ModelProto) -> None:
         values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
         name = sparse.values.name
         if any(dim < 0 for dim in sparse.dims) or count * values.itemsize > 2**31 - 1:
-            raise DataError(
-                f"sparse tensor {show(name)} has the shape {list(sparse.dims)[:8]}; store it dense"
-            )
+            raise DataError(f"sparse tensor {show(name)} has the shape {list(sparse.dims)[:8]}; store it dense")
         flat = indices if indices.ndim == 1 else indices @ _strides(list(sparse.dims))
         if flat.shape != values.shape or (flat < 0).any() or (flat >= count).any():
-            raise DataError(
-                f"sparse tensor {show(name)} has indices outside its shape; export the model again"
-            )
+            raise DataError(f"sparse tensor {show(name)} has indices outside its shape; export the model again")
         dense = np.zeros(count, dtype=values.dtype)
         dense[flat] = values
         model.graph.initializer.append(numpy_helper.from_array(dense.reshape(tuple(sparse.dims)), name))
@@ -102,7 +109,7 @@ def _strides(dims: list[int]) -> np.ndarray:
     return np.array([math.prod(dims[axis + 1 :]) for axis in range(len(dims))], dtype=np.int64)
 
 
-def _inline(model: ModelProto) -> ModelProto:
+def inline_functions(model: ModelProto) -> ModelProto:
     """Inline local functions, so that layers inside them are layers of the graph."""
     return inliner.inline_local_functions(model) if model.functions else model
 
@@ -127,15 +134,9 @@ def _resolve_identities(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
-def _infer_shapes(model: ir.Model) -> None:
-    """Attach inferred types and shapes to values, where inference works; where it does not, they stay unknown."""
-    small = model.graph.num_nodes() <= _DATA_PROPAGATION_NODES
-    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=small)(model)
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """onnx-ir logs a warning with a traceback where shape inference gives up, which is an ordinary case here."""
+    """onnx-ir logs a traceback where shape inference gives up, which is an ordinary case here."""
     logger = logging.getLogger("onnx_ir")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -151,6 +152,17 @@ def _strip(model: ModelProto) -> None:
     for function in model.functions:
         for node in function.node:
             _strip_node(node)
+
+
+def strip_local_metadata(model: ModelProto) -> None:
+    """Remove stack traces and other text about the exporting machine, and keep what names the modules."""
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+        kept = [(entry.key, entry.value) for entry in node.metadata_props if entry.key in MODULE_METADATA]
+        del node.metadata_props[:]
+        for key, value in kept:
+            node.metadata_props.add(key=key, value=value)
+    del model.graph.metadata_props[:]
 
 
 def _strip_graph(graph: GraphProto) -> None:
@@ -184,6 +196,7 @@ def _strip_entries(entries: Any) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, cut to what fits into a message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "".join(c for c in (lines[0] if lines else type(error).__name__)[:300] if c.isprintable())
+    """The first line of an error's text, with the second where the first only announces it; at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return "".join(c for c in text[:300] if c.isprintable())

@@ -83,7 +83,6 @@ def _softmax_13(node: ir.Node) -> Edit:
     if value is None:
         raise _no(node, "has no input")
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
-    rank = None if value.shape is None else len(value.shape)
 
     def simple() -> None:
         node.attributes["axis"] = ir.AttrInt64("axis", -1)
@@ -112,13 +111,16 @@ def _softmax_13(node: ir.Node) -> Edit:
         node.replace_input_with(0, inner)
         node.replace_input_with(1, shape.outputs[0])
 
-    return simple if axis == -1 or (rank is not None and axis % max(rank, 1) == rank - 1) else flattened
+    def edit() -> None:
+        rank = None if value.shape is None else len(value.shape)
+        last = axis == -1 or (rank is not None and axis % max(rank, 1) == rank - 1)
+        simple() if last else flattened()
+
+    return edit
 
 
 def _clip_11(node: ir.Node) -> Edit:
-    limits = [
-        node.attributes[name].as_float() if name in node.attributes else None for name in ("min", "max")
-    ]
+    limits = [node.attributes[name].as_float() if name in node.attributes else None for name in ("min", "max")]
     dtype = _input_type(node, 0) if any(limit is not None for limit in limits) else None
 
     def edit() -> None:
@@ -306,6 +308,9 @@ def _refuse(why: str) -> Adapter:
 
 
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+
+# Their edits run after all steps, when ranks are known best.
+RANK_MATTERS = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 
 ADAPTERS: dict[tuple[str, int], Adapter] = {
     ("Upsample", 9): _upsample_9,

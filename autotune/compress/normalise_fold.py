@@ -1,7 +1,7 @@
-"""Fold what is constant around weights: Transpose/Reshape/weight-norm chains in front of them, BatchNormalization after.
+"""Fold what is constant around weights: chains of Transpose, Reshape or weight norm before, BatchNormalization after.
 
-Exporters put `Transpose(weight)` before MatMul; a quantiser needs the weight itself. Folding keeps sharing: a weight that
-something else also uses stays one tensor (a tied embedding would double otherwise).
+Exporters put `Transpose(weight)` before MatMul; a quantiser needs the weight itself. Folding keeps sharing: a weight
+that something else also uses stays one tensor (a tied embedding would double otherwise).
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ def _fold_base(model: ir.Model, base: ir.Value, values: list[ir.Value]) -> int:
 def _leaves(value: ir.Value, depth: int = MAX_CHAIN) -> Iterator[ir.Value]:
     """Where the foldable chains that start at `value` end: values with a use that cannot be folded."""
     for node, _ in value.uses():
-        foldable = (
-            node.domain == "" and node.op_type in _FOLDABLE and constant_base(node.outputs[0]) is not None
-        )
+        foldable = node.domain == "" and node.op_type in _FOLDABLE and constant_base(node.outputs[0]) is not None
         if foldable and depth and not value.is_graph_output():
             yield from _leaves(node.outputs[0], depth - 1)
         else:
@@ -111,10 +109,7 @@ def _evaluate(model: ir.Model, value: ir.Value, limit: int) -> np.ndarray | None
     if len(arrays) != sum(item is not None for item in node.inputs):
         return None
     try:
-        if (
-            node.op_type in _BROADCASTING
-            and math.prod(np.broadcast_shapes(*[a.shape for a in arrays])) > limit
-        ):
+        if node.op_type in _BROADCASTING and math.prod(np.broadcast_shapes(*[a.shape for a in arrays])) > limit:
             return None
         with np.errstate(all="ignore"):
             result = _run_node(model, node, arrays)
@@ -217,11 +212,6 @@ def _write(graph: ir.Graph, norm: ir.Node, conv: ir.Node, weight: np.ndarray, bi
 
 def _array(value: ir.Value | None) -> np.ndarray | None:
     """The float32 array of an initializer, else None."""
-    if (
-        value is None
-        or not value.is_initializer()
-        or value.const_value is None
-        or value.dtype != ir.DataType.FLOAT
-    ):
+    if value is None or not value.is_initializer() or value.const_value is None or value.dtype != ir.DataType.FLOAT:
         return None
     return np.asarray(value.const_value.numpy())

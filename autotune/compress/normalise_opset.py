@@ -1,9 +1,9 @@
 """Raise a model's opset step by step, in place, keeping every name and all metadata.
 
-Why not `onnx.version_converter`: it drops node metadata (module names), and it turns the linear Upsample-9 and Resize-10
-into a half-pixel Resize, a model with other outputs. Here each step N -> N+1 looks at the operators that changed in N+1.
-A change that only adds optional things is compatible by its schemas; anything else needs an adapter from
-`normalise_adapters`; where that has none for a node, the model stays at N and the reason is told.
+Why not `onnx.version_converter`: it drops node metadata (module names), and it turns the linear Upsample-9 and
+Resize-10 into a half-pixel Resize, a model with other outputs. Here each step N -> N+1 looks at the operators that
+changed in N+1. A change that only adds optional things is compatible by its schemas; anything else needs an adapter
+from `normalise_adapters`; where that has none for a node, the model stays at N and the reason is told.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from functools import cache
 
 import onnx_ir as ir
 from onnx import defs
+from onnx_ir.passes import common
 
 from autotune.compress.ingest_checks import MAX_OPSET, show
-from autotune.compress.normalise_adapters import ADAPTERS, Edit, NoAdapter
+from autotune.compress.normalise_adapters import ADAPTERS, RANK_MATTERS, Edit, NoAdapter
 from autotune.errors import DataError
 
 WORKING_OPSET = 21  # the first with int4 QuantizeLinear and DequantizeLinear and their block_size
 OLDEST_OPSET = 7  # what onnxruntime promises to run
+_DATA_PROPAGATION_NODES = 5000  # above, propagating the values of shapes takes seconds
 _OPTIONAL = (defs.OpSchema.FormalParameterOption.Optional, defs.OpSchema.FormalParameterOption.Variadic)
 
 
@@ -46,18 +48,32 @@ def fit_opset(model: ir.Model) -> str | None:
 def _raise(model: ir.Model, version: int) -> tuple[int, str | None]:
     if model.functions:
         return version, "the model has functions that could not be inlined"
-    while version < WORKING_OPSET:
+    late: list[Edit] = []
+    reason = None
+    while version < WORKING_OPSET and reason is None:
         try:
-            edits = [
-                edit for node in model.graph.all_nodes() if (edit := _step(node, version + 1)) is not None
-            ]
-        except NoAdapter as reason:
-            return version, str(reason)
-        for edit in edits:
-            edit()
+            edits = [(n, edit) for n in model.graph.all_nodes() if (edit := _step(n, version + 1)) is not None]
+        except NoAdapter as problem:
+            reason = str(problem)
+            continue
         version += 1
         model.opset_imports[""] = version
-    return version, None
+        for node, edit in edits:
+            if node.op_type in RANK_MATTERS:
+                late.append(edit)
+            else:
+                edit()
+    if late:
+        infer_shapes(model)  # newer versions of the operators around them tell onnx more than older ones
+    for edit in late:
+        edit()
+    return version, reason
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Attach inferred types and shapes to values, where inference works; where it does not, they stay unknown."""
+    small = model.graph.num_nodes() <= _DATA_PROPAGATION_NODES
+    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=small)(model)
 
 
 def _step(node: ir.Node, version: int) -> Edit | None:
@@ -68,9 +84,7 @@ def _step(node: ir.Node, version: int) -> Edit | None:
     if adapter is not None:
         return adapter(node)
     if not _compatible(node.op_type, version):
-        raise NoAdapter(
-            f"{node.op_type} changed in opset {version} and node {show(node.name or '')} has no adapter"
-        )
+        raise NoAdapter(f"{node.op_type} changed in opset {version} and node {show(node.name or '')} has no adapter")
     return None
 
 
@@ -93,10 +107,7 @@ def _compatible(op: str, version: int) -> bool:
         return False
     if any(i.option not in _OPTIONAL for i in list(new.inputs)[len(old.inputs) :]):
         return False
-    if any(
-        a.option in _OPTIONAL and b.option not in _OPTIONAL
-        for a, b in zip(old.inputs, new.inputs, strict=False)
-    ):
+    if any(a.option in _OPTIONAL and b.option not in _OPTIONAL for a, b in zip(old.inputs, new.inputs, strict=False)):
         return False
     for name, attribute in old.attributes.items():
         if name not in new.attributes or new.attributes[name].default_value != attribute.default_value:

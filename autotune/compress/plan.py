@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,17 @@ class Plan:
     def use_contrib(self) -> None:
         """Declare the contrib domain, which some kernels need."""
         self.opsets.setdefault(MS_DOMAIN, 1)
+
+    def as_source(self, layers: Iterable[Layer]) -> Source:
+        """The graph as it is now, as a starting point for others."""
+        used = {name for node in self.nodes for name in _reads(node)} | self.output_names()
+        return replace(
+            self.source,
+            nodes=tuple(self.nodes),
+            tensors={name: tensor for name, tensor in self.tensors.items() if name in used},
+            opsets=dict(self.opsets),
+            layers={layer.name: layer for layer in layers},
+        )
 
     # -- writing
 

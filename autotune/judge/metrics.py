@@ -115,9 +115,7 @@ def resolve_metric(
     if isinstance(metric, str):
         return ResolvedMetric(metric, plugins.load(GROUP, metric))
     if not callable(metric):
-        raise UsageError(
-            f"metric {metric!r} is neither a name nor callable; give (predictions, labels) -> float"
-        )
+        raise UsageError(f"metric {metric!r} is neither a name nor callable; give (predictions, labels) -> float")
     return ResolvedMetric(getattr(metric, "__name__", type(metric).__name__), metric)
 
 

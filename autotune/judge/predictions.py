@@ -48,22 +48,26 @@ def predict(
     predictions: list[Any] = [None] * len(dataset)
     outputs = device.infer(model, (_join(dataset, group) for group in groups), workers=workers)
     for group, answer in zip(groups, outputs, strict=True):
-        check_finite(answer, model, dataset.samples[group[0]].id)
+        check_finite(answer, model, [dataset.samples[index].id for index in group])
         for index, prediction in zip(group, _decode(decode, answer, len(group)), strict=True):
             predictions[index] = prediction
     ids = tuple(sample.id for sample in dataset.samples)
     return Predictions(ids, tuple(predictions), time.perf_counter() - started)
 
 
-def check_finite(outputs: Arrays, model: Path, sample: str) -> None:
-    """Raises `DeviceFailure` of kind "nonfinite" that names the output and the sample."""
+def check_finite(outputs: Arrays, model: Path, samples: str | Sequence[str]) -> None:
+    """Raises `DeviceFailure` of kind "nonfinite" that names the output and the sample of the batch."""
     for name, array in outputs.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            message = (
-                f"{model.name} gives NaN or infinity in output {name!r} at sample {sample}; "
-                "if the original does so too, look at the input, else this recipe breaks the model"
-            )
-            raise DeviceFailure(Failure(kind="nonfinite", stage="infer", message=message))
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            continue
+        ids = [samples] if isinstance(samples, str) else samples
+        one_each = array.ndim > 0 and len(array) == len(ids)
+        bad = next(i for i, row in zip(ids, array, strict=True) if not np.isfinite(row).all()) if one_each else ids[0]
+        message = (
+            f"{model.name} gives NaN or infinity in output {name!r} at sample {bad}; "
+            "if the original does so too, look at the input, else this recipe breaks the model"
+        )
+        raise DeviceFailure(Failure(kind="nonfinite", stage="infer", message=message))
 
 
 def plain(value: Any) -> Any:
@@ -87,11 +91,7 @@ def _groups(dataset: Dataset, batch: int) -> list[list[int]]:
     for index, sample in enumerate(dataset.samples):
         shape = tuple((name, sample.inputs[name].shape) for name in sorted(sample.inputs))
         by_shape.setdefault(shape, []).append(index)
-    return [
-        indices[start : start + batch]
-        for indices in by_shape.values()
-        for start in range(0, len(indices), batch)
-    ]
+    return [indices[start : start + batch] for indices in by_shape.values() for start in range(0, len(indices), batch)]
 
 
 def _join(dataset: Dataset, group: Sequence[int]) -> dict[str, np.ndarray]:
@@ -107,7 +107,6 @@ def _decode(decode: Decode, outputs: Arrays, count: int) -> list[Any]:
         decoded = [plain(prediction) for prediction in decode(outputs)]
     if len(decoded) != count:
         raise user_code_failure(
-            f"decode gave {len(decoded)} predictions for a batch of {count} ({shapes}); "
-            "it must give one per sample"
+            f"decode gave {len(decoded)} predictions for a batch of {count} ({shapes}); it must give one per sample"
         )
     return decoded

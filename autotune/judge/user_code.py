@@ -1,29 +1,39 @@
-"""The one place where code of the user is called: whatever it raises becomes one line and a kept
+"""The one place where judging calls code of the user: what it raises becomes one line and a kept
 traceback."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from autotune.errors import AutotuneError, TrialFailure
 from hwprofiles.errors import Failure, HardwareError
 
+_PASSED_ON = (KeyboardInterrupt, GeneratorExit, MemoryError, AutotuneError, HardwareError)
 
-@contextmanager
-def user_code(what: str, advice: str) -> Iterator[None]:
-    """Turn any exception of the block into `TrialFailure` of kind "user_code"; our own errors pass
-    through."""
-    try:
-        yield
-    except (AutotuneError, HardwareError):
-        raise
-    # NOTE: blind, because nothing is known about foreign code; it is recorded with its traceback, never
-    # swallowed.
-    except Exception as error:
+
+class user_code:
+    """Turns any exception of the block, `SystemExit` included, into `TrialFailure` of kind "user_code".
+
+    `what` is the user's thing that was called, `advice` what helps to repair it. An interrupt, no memory and
+    our own errors pass through.
+    """
+
+    def __init__(self, what: str, advice: str) -> None:
+        self._what = what
+        self._advice = advice
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, _PASSED_ON):
+            return
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise user_code_failure(f"{what} raised {reason}; {advice}", traceback.format_exc()) from error
+        kept = "".join(traceback.format_exception(error))
+        raise user_code_failure(f"{self._what} raised {reason}; {self._advice}", kept) from error
 
 
 def user_code_failure(message: str, trace: str | None = None) -> TrialFailure:

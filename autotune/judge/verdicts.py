@@ -15,15 +15,13 @@ from autotune.errors import DataError
 from autotune.evaluation import Evaluation, Outcome, SliceResult, Verdict
 from autotune.judge import intervals
 from autotune.judge.intervals import Floats, Indices, Paired
-from autotune.judge.metrics import ResolvedMetric, resolve_metric
+from autotune.judge.metrics import ResolvedMetric, accuracy, resolve_metric
 from autotune.judge.predictions import Predictions
 from autotune.slices import ALL, Mask
 from autotune.workload import Dataset, Metric
 from hwprofiles.measurement import Estimate
 
-SIGNIFICANT = (
-    0.05  # of the q value: the expected share of false alarms among the slices that are called worse
-)
+SIGNIFICANT = 0.05  # of the q value: the expected share of false alarms among the slices that are called worse
 
 
 def judge(
@@ -37,6 +35,7 @@ def judge(
     candidate: Predictions,
     table: JudgeTable,
     damage: Mapping[str, float] | None = None,
+    dataset_digest: str | None = None,
 ) -> Evaluation:
     """Judge a candidate's predictions against the original's, per slice of `masks` (from `slices.assign`).
 
@@ -44,6 +43,9 @@ def judge(
     lower end is beyond the limit, or when the loss is certain (Benjamini-Hochberg over all slices) and more
     than half the limit. Otherwise it is undecided, and `needed` says about how many more samples would
     decide. Slices with fewer than `table.floor` samples get no verdict and never are the worst slice.
+
+    `damage` (slice -> divergence on the probe samples) is passed on; `dataset_digest` saves reading all
+    inputs again.
 
     Raises `DataError` when the predictions are not of these samples, `TrialFailure` when the metric fails.
     """
@@ -54,13 +56,12 @@ def judge(
         )
     resolved = resolve_metric(metric)
     scored = _score(resolved, [sample.label for sample in dataset.samples], original, candidate)
-    paired = {name: scored.compare(np.flatnonzero(mask)) for name, mask in masks.items()}
-    results = _results(paired, masks, scored, table, damage or {})
+    results = slice_results(scored, masks, table, damage)
     worst = _worst(results, table)
     return Evaluation(
         artifact=artifact,
         dataset=dataset.name,
-        dataset_digest=dataset.digest(),
+        dataset_digest=dataset_digest or dataset.digest(),
         metric=resolved.name,
         target=target,
         n=len(ids),
@@ -84,12 +85,20 @@ def judge(
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """Per-sample scores `[n]` of both models, and how the two are compared on some of the samples."""
+class Scored:
+    """Per-sample scores `[n]` of both models, and how the two are compared over the samples at some
+    indices."""
 
     original: Floats
     candidate: Floats
     compare: Callable[[Indices], Paired]
+
+    @classmethod
+    def of_samples(cls, original: Floats, candidate: Floats) -> Scored:
+        """For a metric that is the mean of these scores: right or wrong (0.0 and 1.0 only), or graded."""
+        right_or_wrong = bool(np.isin(np.concatenate([original, candidate]), (0.0, 1.0)).all())
+        method = intervals.binary if right_or_wrong else intervals.graded
+        return cls(original, candidate, lambda rows: method(original[rows], candidate[rows]))
 
     def flips(self, mask: Mask) -> tuple[int, int]:
         """(worse, better): samples on which the candidate's score is lower and higher."""
@@ -97,27 +106,51 @@ class _Scored:
         return int(np.sum(change < 0)), int(np.sum(change > 0))
 
 
-def _score(
-    metric: ResolvedMetric, labels: list[Any], original: Predictions, candidate: Predictions
-) -> _Scored:
+def slice_results(
+    scored: Scored, masks: Mapping[str, Mask], table: JudgeTable, damage: Mapping[str, float] | None = None
+) -> tuple[SliceResult, ...]:
+    """The statistics of every slice, with verdicts as in `judge`. The first of `masks` must be "all"."""
+    paired = {name: scored.compare(np.flatnonzero(mask)) for name, mask in masks.items()}
+    sizes = {name: int(mask.sum()) for name, mask in masks.items()}
+    q_values = _false_discovery({name: p.p_value for name, p in paired.items() if sizes[name] >= table.floor})
+    results = []
+    for name, mask in masks.items():
+        n, found = sizes[name], paired[name]
+        verdict = _verdict(n, found.drop, q_values.get(name), table)
+        worse, better = scored.flips(mask)
+        results.append(
+            SliceResult(
+                name=name,
+                n=n,
+                original=found.original,
+                candidate=found.candidate,
+                drop=found.drop,
+                shrunk_drop=_shrunk(found.drop, n, paired[ALL].drop, table).value,
+                flips_worse=worse,
+                flips_better=better,
+                p_value=found.p_value,
+                q_value=q_values.get(name),
+                verdict=verdict,
+                needed=_needed(n, found, verdict, table),
+                damage=damage.get(name) if damage else None,
+            )
+        )
+    return tuple(results)
+
+
+def _score(metric: ResolvedMetric, labels: list[Any], original: Predictions, candidate: Predictions) -> Scored:
     before, after = original.predictions, candidate.predictions
     if metric.decomposable(before, labels):
-        one, other = metric.scores(before, labels), metric.scores(after, labels)
-        right_or_wrong = bool(np.isin(np.concatenate([one, other]), (0.0, 1.0)).all())
-        method = intervals.binary if right_or_wrong else intervals.graded
-        return _Scored(one, other, lambda rows: method(one[rows], other[rows]))
+        return Scored.of_samples(metric.scores(before, labels), metric.scores(after, labels))
 
-    def statistic(rows: Indices) -> tuple[float, float]:
+    def compare(rows: Indices) -> Paired:
+        return intervals.whole(lambda drawn: both(rows[drawn]), len(rows))
+
+    def both(rows: Indices) -> tuple[float, float]:
         truth = [labels[i] for i in rows]
         return metric([before[i] for i in rows], truth), metric([after[i] for i in rows], truth)
 
-    return _Scored(
-        _closeness(before, labels), _closeness(after, labels), lambda rows: _over_all(statistic, rows)
-    )
-
-
-def _over_all(statistic: Callable[[Indices], tuple[float, float]], rows: Indices) -> Paired:
-    return intervals.whole(lambda drawn: statistic(rows[drawn]), len(rows))
+    return Scored(_closeness(before, labels), _closeness(after, labels), compare)
 
 
 def _closeness(predictions: Sequence[Any], labels: Sequence[Any]) -> Floats:
@@ -125,41 +158,7 @@ def _closeness(predictions: Sequence[Any], labels: Sequence[Any]) -> Floats:
     pairs = list(zip(predictions, labels, strict=True))
     if any(isinstance(p, float) for p in predictions):
         return np.array([-abs(float(p) - float(label)) for p, label in pairs])
-    return np.array([float(np.all(np.asarray(p == label))) for p, label in pairs])
-
-
-def _results(
-    paired: Mapping[str, Paired],
-    masks: Mapping[str, Mask],
-    scored: _Scored,
-    table: JudgeTable,
-    damage: Mapping[str, float],
-) -> tuple[SliceResult, ...]:
-    sizes = {name: int(mask.sum()) for name, mask in masks.items()}
-    q_values = _false_discovery({name: p.p_value for name, p in paired.items() if sizes[name] >= table.floor})
-    results = []
-    for name, mask in masks.items():
-        n, drop = sizes[name], paired[name].drop
-        verdict = _verdict(n, drop, q_values.get(name), table)
-        worse, better = scored.flips(mask)
-        results.append(
-            SliceResult(
-                name=name,
-                n=n,
-                original=paired[name].original,
-                candidate=paired[name].candidate,
-                drop=drop,
-                shrunk_drop=_shrunk(drop, n, paired[ALL].drop, table).value,
-                flips_worse=worse,
-                flips_better=better,
-                p_value=paired[name].p_value,
-                q_value=q_values.get(name),
-                verdict=verdict,
-                needed=_needed(n, drop, verdict, table),
-                damage=damage.get(name),
-            )
-        )
-    return tuple(results)
+    return np.array([accuracy([p], [label]) for p, label in pairs])
 
 
 def _verdict(n: int, drop: Estimate, q_value: float | None, table: JudgeTable) -> Verdict:
@@ -171,10 +170,10 @@ def _verdict(n: int, drop: Estimate, q_value: float | None, table: JudgeTable) -
     return "fail" if drop.low > table.limit or certain else "undecided"
 
 
-def _needed(n: int, drop: Estimate, verdict: Verdict, table: JudgeTable) -> int | None:
-    if verdict == "insufficient":
-        return max(table.floor - n, intervals.more_samples(drop, table.limit, n))
-    return intervals.more_samples(drop, table.limit, n) if verdict == "undecided" else None
+def _needed(n: int, found: Paired, verdict: Verdict, table: JudgeTable) -> int | None:
+    if verdict not in ("undecided", "insufficient"):
+        return None
+    return max(table.floor - n, intervals.more_samples(found, table.limit, n))
 
 
 def _false_discovery(p_values: Mapping[str, float | None]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The search loop around Optuna's ask and tell. Uniform recipes first; our tables are the truth, Optuna's are memory."""
+"""The search loop around Optuna's ask and tell. Our tables are the truth, Optuna's are memory."""
 
 from __future__ import annotations
 
@@ -74,11 +74,12 @@ class SearchLoop:
             if not budget.spent(self._count()) and self._store.find_trial(recipe) is None:
                 self._run(self._store.start_trial(recipe, f"uniform {label}"), recipe, budget)
         while self._space.variables and not budget.spent(self._count()):
-            recipe, asked = self._propose()
-            if recipe is None:
+            proposed, asked = self._propose()
+            if proposed is None:
                 self._tell_watcher("every recipe of the space has been tried", budget, None)
                 return
-            self._run(self._store.start_trial(recipe, self._config.search.sampler), recipe, budget, asked)
+            number = self._store.start_trial(proposed, self._config.search.sampler)
+            self._run(number, proposed, budget, asked)
 
     # -- one trial
 
@@ -143,7 +144,8 @@ class SearchLoop:
 
     def _rebuild(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        directions = ["minimize" if key.smaller_is_better else "maximize" for key in self._objectives]
+        smaller, larger = optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE
+        directions = [smaller if key.smaller_is_better else larger for key in self._objectives]
         self._memory = optuna.create_study(directions=directions, sampler=self._sampler)
         for trial in self._store.trials(details=False):
             if trial.state != "running":

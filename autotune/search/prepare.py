@@ -20,8 +20,9 @@ from autotune.compress.capabilities import Offered, probe
 from autotune.compress.ingest import Ingested, load_model
 from autotune.config import StudyConfig
 from autotune.errors import ConfigError, DataError, UsageError
+from autotune.recipe import Recipe
 from autotune.search.progress import Progress, Watcher
-from autotune.search.space import Space, build_space
+from autotune.search.space import Space, build_space, fixed_part
 from autotune.techniques.protocol import Technique
 from autotune.workload import Workload
 from hwprofiles.device import Device, open_device
@@ -108,13 +109,14 @@ def prepare(
         devices[target.name] = device
         probed[target.name] = probe(device, dialect, device.fingerprint.key, folder)
     judge_device = next(iter(devices.values()))
+    structure = fixed_part(techniques)
     for technique in techniques.values():
         if technique.calibration is not None and layers:
             watch(Progress("prepare", "calibrating activation ranges"))
             wanted = technique.calibration
             data = list(workload.calibration)[: wanted.samples]
-            statistics = _calibrated(ingested, assembler, judge_device, data, folder)
-            assembler.calibrate(statistics, wanted.method, wanted.percentile)
+            statistics = _calibrated(ingested, assembler, structure, judge_device, data, folder)
+            assembler.calibrate(structure, statistics, wanted.method, wanted.percentile)
     capabilities = Offered(tuple(probed.values()), assembler)
     space = build_space(layers, techniques, capabilities, groups=config.groups, exclude=config.exclude)
     inputs = workload.latency_inputs or workload.search.samples[0].inputs
@@ -125,13 +127,18 @@ def prepare(
 
 
 def _calibrated(
-    ingested: Ingested, assembler: Assembler, device: Device, data: Sequence[Mapping[str, Any]], folder: Path
+    ingested: Ingested,
+    assembler: Assembler,
+    structure: Recipe,
+    device: Device,
+    data: Sequence[Mapping[str, Any]],
+    folder: Path,
 ) -> dict[str, calibration.Statistics]:
-    """Statistics of every wanted activation, cached by model, data and names."""
+    """Statistics of every wanted activation of a structure, cached by model, structure, data and names."""
     if not data:
         raise DataError("the workload has no calibration data; give at least one input dictionary")
-    wanted = assembler.calibration_tensors()
-    digest = hashlib.sha256(repr((ingested.source_digest, wanted)).encode())
+    wanted = assembler.calibration_tensors(structure)
+    digest = hashlib.sha256(repr((ingested.source_digest, structure.digest, wanted)).encode())
     for sample in data:
         for name in sorted(sample):
             digest.update(np.ascontiguousarray(sample[name]).tobytes())
@@ -139,8 +146,7 @@ def _calibrated(
     cached = calibration.load(path)
     if cached is not None:
         return cached
-    model = onnx.ModelProto()
-    model.CopyFrom(ingested.model)
+    model = onnx.load_from_string(assembler.assemble(structure))
     given = {value.name for value in model.graph.input}
     there = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in given | there)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -117,7 +118,7 @@ class TrialRunner:
     def _finish(
         self,
         number: int,
-        state: str,
+        state: Literal["complete", "rejected", "failed"],
         metrics: Mapping[str, Value],
         clock: _Clock,
         *,
@@ -217,12 +218,12 @@ class TrialRunner:
 
     def baseline_digest(self) -> str:
         """Digest of the artifact of the empty recipe."""
-        digest = self.store.meta("baseline")
-        if digest is None:
-            artifact, _ = self.build(Recipe())
-            self.store.set_meta("baseline", artifact.digest)
-            digest = artifact.digest
-        return digest
+        kept = self.store.meta("baseline")
+        if isinstance(kept, str):
+            return kept
+        artifact, _ = self.build(Recipe())
+        self.store.set_meta("baseline", artifact.digest)
+        return artifact.digest
 
     def damage_of(self, number: int) -> dict[str, float] | None:
         """Slice -> damage of a trial, from this run or an earlier one."""

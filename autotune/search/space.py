@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import optuna
 
@@ -32,6 +32,7 @@ class Space:
 
     variables: tuple[Variable, ...]
     uniform: tuple[tuple[str, Recipe], ...]  # (label, recipe): what anybody would try first
+    fixed: Recipe = field(default_factory=Recipe)  # decisions for the whole graph, part of every recipe
 
     @property
     def log10_size(self) -> float:
@@ -44,7 +45,7 @@ class Space:
 
     def recipe(self, params: Mapping[str, object]) -> Recipe:
         """The recipe of a point."""
-        decisions: dict[str, dict[str, str]] = {}
+        decisions = self.fixed.to_dict()
         for variable in self.variables:
             choice = str(params[variable.name])
             decisions.setdefault(variable.technique, {}).update(dict.fromkeys(variable.layers, choice))
@@ -77,8 +78,11 @@ def build_space(
                 raise ConfigError(f"{where}: pattern {pattern!r} matches no layer; " + did_you_mean(pattern, names))
     searched = [layer for layer in layers if not any(fnmatch.fnmatch(layer.name, p) for p in exclude)]
     variables: list[Variable] = []
-    uniform: list[tuple[str, Recipe]] = []
+    fixed = fixed_part(techniques)
+    uniform: list[tuple[str, Recipe]] = [("exact rewrites", fixed)] if fixed else []
     for name, technique in techniques.items():
+        if technique.scope == "graph":
+            continue
         offered = {layer.name: tuple(technique.choices(layer, capabilities)) for layer in searched}
         offered = {layer: choices for layer, choices in offered.items() if choices}
         units = _units(list(offered), groups)
@@ -88,8 +92,13 @@ def build_space(
                 variables.append(Variable(f"{name}/{label}", name, members, (NONE, *common)))
                 offered.update(dict.fromkeys(members, common))
         for label, decisions in technique.uniform(offered):
-            uniform.append((label, Recipe({name: decisions})))
-    return Space(tuple(variables), tuple(uniform))
+            uniform.append((label, Recipe(fixed.to_dict() | {name: decisions})))
+    return Space(tuple(variables), tuple(uniform), fixed)
+
+
+def fixed_part(techniques: Mapping[str, Technique]) -> Recipe:
+    """The decisions of the techniques that decide once for the whole graph."""
+    return Recipe({name: t.uniform({})[0][1] for name, t in techniques.items() if t.scope == "graph"})
 
 
 def _units(layers: Sequence[str], groups: Sequence[GroupTable]) -> dict[str, tuple[str, ...]]:

@@ -10,6 +10,7 @@ scales are chosen by marginal likelihood of the linearised model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -132,10 +133,10 @@ class DamageModel:
 
     def _split(self, configs: Ints, values: Floats) -> tuple[Bools, Bools]:
         """Rows to fit, and nodes (L, K) that do any damage: all nodes of a configuration without damage do none."""
-        known = np.isfinite(values).all(1)
+        known: Bools = np.asarray(np.isfinite(values).all(1))
         alive = self.space.valid.copy()
-        none = known & (np.abs(np.where(known[:, None], values, 0.0)).max(1, initial=0.0)
-                        <= TINY * np.nanmax(np.abs(values), initial=0.0))  # fmt: skip
+        largest = np.abs(np.where(known[:, None], values, 0.0)).max(1, initial=0.0)
+        none: Bools = np.asarray(known & (largest <= TINY * largest.max(initial=0.0)))
         if self.relative:
             for config in configs[none]:
                 alive[np.arange(len(self.space)), config] = False
@@ -197,7 +198,7 @@ class _Problem:
         by_layer = table.reshape(layers, width, -1).sum(1)
         return Terms(
             scales.level * table.sum(0),
-            scales.label * np.bincount(self.label_of, shared, len(self.space.label_names)),
+            scales.label * np.asarray(np.bincount(self.label_of, shared, len(self.space.label_names)), float),
             scales.layer * by_layer.sum(1),
             scales.private * by_layer,
             scales.node * shared,
@@ -206,7 +207,7 @@ class _Problem:
     def table(self, terms: Terms) -> Floats:
         """(F, S) damages."""
         log = self.log_level - self.model.scales.spread / 2 + self.spread(terms)
-        return np.exp(np.clip(log, -60.0, 40.0)) * self.alive[:, None]
+        return np.asarray(np.exp(np.clip(log, -60.0, 40.0)) * self.alive[:, None])
 
     # residuals -----------------------------------------------------------------------------------------------------
     def evaluate(self, terms: Terms) -> tuple[Floats, Floats, Floats]:
@@ -267,10 +268,10 @@ class _Problem:
 
         def forward(vector: Floats) -> Floats:
             change = (self.gather @ self.spread(self.unpack(vector))).reshape(n, layers, -1)
-            return np.einsum("nls,nls->ns", share, change)
+            return np.asarray(np.einsum("nls,nls->ns", share, change))
 
         def backward(rows: Floats) -> Floats:
-            return self.collect(self.scatter @ (share * rows[:, None]).reshape(n * layers, -1))
+            return self.collect(np.asarray(self.scatter @ (share * rows[:, None]).reshape(n * layers, -1)))
 
         gradient = backward(_apply(inverse, residual)) - theta
         return _conjugate_gradients(lambda v: v + backward(_apply(inverse, forward(v))), gradient)
@@ -281,7 +282,7 @@ class _Problem:
         scales = self.model.scales
         log = scales.label * terms.label[self.label_of] + scales.node * terms.node.ravel()
         log = np.where(self.alive, log, -np.inf)
-        return np.exp((log - log.max()) / 2).reshape(self.space.labels.shape)
+        return np.asarray(np.exp((log - log.max()) / 2).reshape(self.space.labels.shape))
 
     def learn_scales(self, terms: Terms) -> Scales:
         """Prior scales by marginal likelihood of the model linearised at `terms`, slices taken as independent."""
@@ -338,11 +339,13 @@ class _Problem:
 def _apply(inverse: Floats, rows: Floats) -> Floats:
     """Inverse covariances (1 or S, n, n) times residuals (n, S)."""
     if len(inverse) == 1:
-        return inverse[0] @ rows
-    return np.einsum("snm,ms->ns", inverse, rows)
+        return np.asarray(inverse[0] @ rows)
+    return np.asarray(np.einsum("snm,ms->ns", inverse, rows))
 
 
-def _conjugate_gradients(apply, right: Floats, *, steps: int = 60, tolerance: float = 1e-3) -> Floats:  # type: ignore[no-untyped-def]
+def _conjugate_gradients(
+    apply: Callable[[Floats], Floats], right: Floats, *, steps: int = 60, tolerance: float = 1e-3
+) -> Floats:
     solution = np.zeros_like(right)
     residual = right.copy()
     direction = residual.copy()

@@ -16,7 +16,7 @@ FEWEST_DESIGNS = 16
 def uniform_anchors(space: Space) -> Ints:
     """Every parameter at its k-th choice, for every k, where all share their choices. Otherwise one configuration per
     label: every parameter that has the choice takes it, the others stay at their first. Distinct rows (n, L)."""
-    if len({choices for choices in space.choices}) == 1:
+    if len(set(space.choices)) == 1:
         return np.tile(np.arange(int(space.counts[0]))[:, None], (1, len(space)))
     anchors = [np.zeros(len(space), np.int64)]
     for label in range(len(space.label_names)):

@@ -50,4 +50,4 @@ def fit_amplitudes(
     bounds = [(-4.0, 4.0)] * len(start)
     result = minimize(objective, np.zeros(len(start)), jac=True, method="L-BFGS-B", bounds=bounds,
                       options={"maxiter": steps})  # fmt: skip
-    return np.exp(centre + np.asarray(result.x, float))
+    return np.asarray(np.exp(centre + result.x), float)

@@ -41,51 +41,55 @@ class History:
         return History(self.configs[keep], self.values[keep], self.damage[keep], self.drop[keep], self.slices,
                        self.numbers[keep])  # fmt: skip
 
-    def last(self, n: int) -> History:
-        return self if len(self) <= n else self.before_index(slice(len(self) - n, None))
-
-    def before_index(self, rows: slice) -> History:
-        return History(self.configs[rows], self.values[rows], self.damage[rows], self.drop[rows], self.slices,
-                       self.numbers[rows])  # fmt: skip
-
 
 def signs(directions: Sequence[StudyDirection]) -> Floats:
     """+1 for a minimised objective, -1 for a maximised one."""
     return np.array([-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions])
 
 
-def read_history(
-    trials: Sequence[FrozenTrial], space: Space, sign: Floats, *, damage_attr: str, drop_attr: str
-) -> History:
-    """Arrays of all complete and pruned trials whose parameters lie in `space`."""
-    rows = []
-    for trial in trials:
-        if trial.state in INFORMATIVE:
-            config = space.encode(trial.params)
-            if config is not None:
-                rows.append((trial, config))
-    slices = tuple(dict.fromkeys(
-        name for trial, _ in rows for attr in (damage_attr, drop_attr) for name in _table(trial, attr)
-    ))  # fmt: skip
-    n = len(rows)
-    return History(
-        configs=np.array([config for _, config in rows], np.int64).reshape(n, len(space)),
-        values=np.array([_values(t, len(sign)) for t, _ in rows]).reshape(n, len(sign)) * sign,
-        damage=_columns([_table(t, damage_attr) for t, _ in rows], slices),
-        drop=_columns([_table(t, drop_attr) for t, _ in rows], slices),
-        slices=slices,
-        numbers=np.array([t.number for t, _ in rows], np.int64),
-    )
+class Ledger:
+    """Reads the trials of one study, each finished one once."""
 
+    def __init__(self, space: Space, sign: Floats, *, damage_attr: str, drop_attr: str) -> None:
+        self._space, self._sign = space, sign
+        self._attrs = (damage_attr, drop_attr)
+        self._rows: dict[int, tuple[Ints, list[float], Mapping[str, Any], Mapping[str, Any]]] = {}
+        self._keys: dict[int, bytes | None] = {}
 
-def taken(trials: Sequence[FrozenTrial], space: Space) -> set[bytes]:
-    """Keys of all configurations in the study, in whatever state: they are not proposed again."""
-    found = set()
-    for trial in trials:
-        config = space.encode(trial.params)
-        if config is not None:
-            found.add(config.tobytes())
-    return found
+    def read(self, trials: Sequence[FrozenTrial]) -> dict[int, bytes]:
+        """Trial number -> key of its configuration, for all trials, in whatever state, with one in the space."""
+        keys = {}
+        for trial in trials:
+            if trial.number in self._keys:
+                key = self._keys[trial.number]
+            else:
+                config = self._space.encode(trial.params)
+                key = None if config is None else config.tobytes()
+                if trial.state.is_finished():
+                    self._keys[trial.number] = key
+                    self._record(trial, config)
+            if key is not None:
+                keys[trial.number] = key
+        return dict(sorted(keys.items()))
+
+    def history(self) -> History:
+        """Everything that was measured in what has been read."""
+        rows = [self._rows[number] for number in sorted(self._rows)]
+        n, objectives = len(rows), len(self._sign)
+        slices = tuple(dict.fromkeys(name for row in rows for table in row[2:] for name in table))
+        return History(
+            configs=np.array([row[0] for row in rows], np.int64).reshape(n, len(self._space)),
+            values=np.array([row[1] for row in rows], float).reshape(n, objectives) * self._sign,
+            damage=_columns([row[2] for row in rows], slices),
+            drop=_columns([row[3] for row in rows], slices),
+            slices=slices,
+            numbers=np.array(sorted(self._rows), np.int64),
+        )
+
+    def _record(self, trial: FrozenTrial, config: Ints | None) -> None:
+        if config is not None and trial.state in INFORMATIVE:
+            damage, drop = (_table(trial, attr) for attr in self._attrs)
+            self._rows[trial.number] = config, _values(trial, len(self._sign)), damage, drop
 
 
 def _values(trial: FrozenTrial, count: int) -> list[float]:

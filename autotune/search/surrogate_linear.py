@@ -32,7 +32,7 @@ class Tables:
     def predict(self, space: Space, configs: Ints) -> Floats:
         """Costs (n,) of configurations (n, L)."""
         cost = self.constant + self.node.ravel()[space.nodes(configs)].sum(1)
-        return cost + space.switches(configs) @ self.edge if self.edge.any() else cost
+        return np.asarray(cost + space.switches(configs) @ self.edge if self.edge.any() else cost)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +66,7 @@ def fit_link(damage: Floats, drop: Floats) -> Link:
     return unpack(theta)
 
 
-def _solve(unpack, theta: Floats, damage: Floats, drop: Floats, weight: Floats) -> Floats:  # type: ignore[no-untyped-def]
+def _solve(unpack: Callable[[Floats], Link], theta: Floats, damage: Floats, drop: Floats, weight: Floats) -> Floats:
     prior = np.ones(len(theta))
     prior[2] = 0.2  # the common gain is hardly known beforehand
 

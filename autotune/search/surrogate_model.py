@@ -57,9 +57,7 @@ class Model:
         additive = {}
         for m in range(len(self.sign)):
             if m in self.space.exact and m != self.worst:
-                additive[m] = exact_tables(
-                    self.space, m, float(self.sign[m]), history.configs, history.values[:, m]
-                )
+                additive[m] = exact_tables(self.space, m, float(self.sign[m]), history.configs, history.values[:, m])
             elif m != self.worst:
                 additive[m] = self.linear[m].fit(history.configs, history.values[:, m], learn=learn)
         damage, link = (None, None) if self.worst is None else self._fit_worst(history, learn=learn)

@@ -18,6 +18,7 @@ DOUBLES = 80
 RUNS = 60
 CROSSED = 40
 STARTS = 2
+SMALL = 4096  # a space of up to so many configurations is searched completely
 
 
 @dataclass
@@ -36,7 +37,12 @@ class Proposer:
         space = self.fitted.space
         known = self.fitted.predict(self.measured)  # smoothed values, never the noisy measurements
         on_front = non_dominated(known)
-        pool = np.concatenate([sweep(self.fitted, self.reference, self.rng), self._mutants(self.measured[on_front])])
+        if space.log_size <= np.log(SMALL):
+            pool = every(space)
+        else:
+            pool = np.concatenate([
+                sweep(self.fitted, self.reference, self.rng), self._mutants(self.measured[on_front])
+            ])  # fmt: skip
         pool = self._fresh(np.unique(pool, axis=0), self.taken)
         values = self.fitted.predict(pool)
         improvement = Improvement(known[on_front], values, self.reference, self.rng)
@@ -108,6 +114,23 @@ class Proposer:
         useful = (values < self.reference).all(1)
         near = improvement.of(values * 0.97 + 0.03 * values.min(0)) > 0
         return fresh[np.argmax(novelty + 10.0 * useful + 10.0 * near)]
+
+
+def every(space: Space) -> Ints:
+    """All configurations (prod K, L) of a small space."""
+    axes = np.meshgrid(*[np.arange(k) for k in space.counts], indexing="ij")
+    return np.stack([axis.ravel() for axis in axes], 1).astype(np.int64)
+
+
+def untried(space: Space, seen: set[bytes], rng: np.random.Generator) -> Ints:
+    """A random configuration (L,) that is not in `seen`; any one where the space is exhausted."""
+    if space.log_size <= np.log(SMALL):
+        left = [config for config in every(space) if config.tobytes() not in seen]
+        return left[int(rng.integers(len(left)))] if left else space.random(rng, 1)[0]
+    while True:  # more than SMALL configurations, far fewer seen: ends at once
+        config = space.random(rng, 1)[0]
+        if config.tobytes() not in seen:
+            return config
 
 
 def neighbours(space: Space, config: Ints, others: Ints, rng: np.random.Generator) -> Ints:

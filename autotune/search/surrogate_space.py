@@ -97,12 +97,12 @@ class Space:
 
     def nodes(self, configs: Ints) -> Ints:
         """Flat node numbers `l * K + choice` of configurations of shape (n, L)."""
-        return configs + np.arange(len(self)) * self.labels.shape[1]
+        return np.asarray(configs + np.arange(len(self)) * self.labels.shape[1])
 
     def switches(self, configs: Ints) -> Floats:
         """(n, L - 1): 1 where neighbours in the chain have different labels."""
         labels = self.labels[np.arange(len(self)), configs]
-        return (labels[:, 1:] != labels[:, :-1]).astype(float)
+        return np.asarray(labels[:, 1:] != labels[:, :-1], float)
 
     def _exact_table(self, table: Mapping[str, Mapping[Any, float]]) -> tuple[Floats, float | None]:
         unknown = set(table) - set(self.names) - {CONSTANT}
@@ -126,7 +126,7 @@ class Space:
         if spans.sum() == 0:
             return np.full(len(self), 1.0 / len(self))
         spans = spans / spans.sum()
-        return 0.99 * spans + 0.01 / len(self)  # no parameter is without any weight in a prior
+        return np.asarray(0.99 * spans + 0.01 / len(self))  # no parameter is without any weight in a prior
 
 
 def _in_chain_order(names: list[str], chain: Sequence[str] | None) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from autotune.errors import DataError
 from autotune.store.faults import disk_error
 
-_DIGEST = re.compile(r"^[0-9a-f]{64}$")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def digest_of(data: bytes) -> str:
@@ -21,7 +21,7 @@ def digest_of(data: bytes) -> str:
 
 def path_of(folder: Path, digest: str) -> Path:
     """Raises `DataError` for anything but a sha256: digests come from a store, which may be damaged."""
-    if not _DIGEST.match(digest):
+    if not _DIGEST.fullmatch(digest):
         raise DataError(f"artifact {digest!r} is not named by a sha256; the store is damaged")
     return folder / f"{digest}.onnx"
 
@@ -47,13 +47,9 @@ def read(folder: Path, digest: str) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise DataError(
-            f"artifact {path} cannot be read: {reason}; run the trial again to build it"
-        ) from error
+        raise DataError(f"artifact {path} cannot be read: {reason}; run the trial again to build it") from error
     if digest_of(data) != digest:
-        raise DataError(
-            f"artifact {path} is damaged: its bytes are not those of its name; delete it and run again"
-        )
+        raise DataError(f"artifact {path} is damaged: its bytes are not those of its name; delete it and run again")
     return data
 
 

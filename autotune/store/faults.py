@@ -26,9 +26,7 @@ _BROKEN_WORDS = (
 
 def disk_error(path: Path, error: OSError) -> DiskError:
     advice = "free some space" if error.errno in _NO_SPACE else "check that it is there and writable"
-    return DiskError(
-        f"cannot write {path}: {(error.strerror or str(error)).lower()}; {advice}, then run again"
-    )
+    return DiskError(f"cannot write {path}: {(error.strerror or str(error)).lower()}; {advice}, then run again")
 
 
 @contextmanager
@@ -39,28 +37,18 @@ def translated(location: Location) -> Iterator[None]:
     except exc.DBAPIError as error:
         raise _translate(location, error) from error
     except exc.TimeoutError as error:
-        raise StoreLocked(
-            f"store {location} gave no connection in time; is another program using it?"
-        ) from error
+        raise StoreLocked(f"store {location} gave no connection in time; is another program using it?") from error
 
 
 def _translate(location: Location, error: exc.DBAPIError) -> AutotuneError:
     cause = " ".join(redact(str(error.orig)).split())
     words = cause.lower()
     if "database is locked" in words or "lock timeout" in words:
-        return StoreLocked(
-            f"store {location} is locked by another program; wait for it or end it, then run again"
-        )
+        return StoreLocked(f"store {location} is locked by another program; wait for it or end it, then run again")
     if any(word in words for word in _DISK_WORDS):
-        return DiskError(
-            f"cannot write store {location}: {cause}; free some space or make it writable, then run again"
-        )
+        return DiskError(f"cannot write store {location}: {cause}; free some space or make it writable, then run again")
     if location.file is None and isinstance(error, exc.OperationalError):
-        return DiskError(
-            f"store {location} cannot be reached: {cause}; check that the database runs, then run again"
-        )
+        return DiskError(f"store {location} cannot be reached: {cause}; check that the database runs, then run again")
     if isinstance(error, exc.DatabaseError) and any(word in words for word in _BROKEN_WORDS):
-        return DataError(
-            f"store {location} is damaged or not an autotune store: {cause}; use another --store"
-        )
+        return DataError(f"store {location} is damaged or not an autotune store: {cause}; use another --store")
     return DataError(f"store {location} refused: {cause}")

@@ -14,7 +14,7 @@ from autotune.errors import UsageError
 
 RUNS = Path("autotune-runs")  # under the current directory
 
-_STUDY = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+_STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _USERINFO = re.compile(r"(?P<head>[A-Za-z][\w+.-]*://[^\s:/@]*):(?P<secret>[^\s/]*)@")
 _SECRET_PAIR = re.compile(r"(?i)\b(?P<head>[\w.-]*(?:pass|pwd|secret|token|key)[\w.-]*\s*=\s*)[^\s&;'\"]+")
 _DRIVERS = {"psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient"}
@@ -41,7 +41,7 @@ class Location:
 
 def locate(store: str | Path | None, study: str) -> Location:
     """Raises `UsageError` for a name or URL that cannot be meant."""
-    if not _STUDY.match(study):
+    if not _STUDY.fullmatch(study):
         raise UsageError(
             f"study name {study!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit"
         )
@@ -50,9 +50,7 @@ def locate(store: str | Path | None, study: str) -> Location:
     if isinstance(store, str) and re.match(r"^[A-Za-z][\w+.-]+://", store):
         return _url(store, study)
     if str(store) in ("", ":memory:") or re.match(r"^(sqlite|postgres|mysql)[\w+]*:", str(store)):
-        raise UsageError(
-            f"store {redact(str(store))!r}: give a file, or a URL such as postgresql://host/database"
-        )
+        raise UsageError(f"store {redact(str(store))!r}: give a file, or a URL such as postgresql://host/database")
     return _file(Path(store).expanduser(), study)
 
 
@@ -69,9 +67,7 @@ def _url(text: str, study: str) -> Location:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
-        raise UsageError(
-            f"store URL {redact(text)!r} is malformed; write dialect://user@host/database"
-        ) from error
+        raise UsageError(f"store URL {redact(text)!r} is malformed; write dialect://user@host/database") from error
     if url.get_backend_name() == "sqlite":
         if not url.database or url.database == ":memory:" or url.database.startswith("file:") or url.query:
             raise UsageError(f"store URL {redact(text)!r}: for SQLite give the file itself, without options")

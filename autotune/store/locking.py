@@ -78,8 +78,7 @@ def _holder_in(path: Path) -> str:
 
 def _refusal(location: Location, holder: str) -> StoreLocked:
     return StoreLocked(
-        f"study {location.study!r} in {location} is being run by {holder}; "
-        "wait for it, end it, or use another --store"
+        f"study {location.study!r} in {location} is being run by {holder}; wait for it, end it, or use another --store"
     )
 
 
@@ -91,12 +90,8 @@ def _advisory(location: Location, engine: sa.Engine) -> Iterator[None]:
     try:
         with translated(location):
             name = f"autotune {location.study} pid {os.getpid()} on {socket.gethostname()}"
-            connection.execute(
-                sa.text("SELECT set_config('application_name', :name, false)"), {"name": name[:63]}
-            )
-            taken = connection.execute(
-                sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}
-            ).scalar_one()
+            connection.execute(sa.text("SELECT set_config('application_name', :name, false)"), {"name": name[:63]})
+            taken = connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar_one()
             if not taken:
                 raise _refusal(location, _advisory_holder(connection, key))
         yield

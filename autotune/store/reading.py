@@ -30,6 +30,7 @@ class Reader:
         self._place = place  # of the store, for messages
         self._measurements: dict[int, Measurement] = {}
         self._evaluations: dict[int, Evaluation] = {}
+        self._layers: dict[tuple[int, str], tuple[str, tuple[LayerOutcome, ...]]] = {}  # with their JSON
 
     def trials(
         self,
@@ -105,13 +106,19 @@ class Reader:
         found: dict[int, list[_Build]] = defaultdict(list)
         for trial_id, dialect, digest, size, layers in connection.execute(query):
             artifact = Artifact(digest=digest, size_bytes=size, dialect=dialect)
-            where = f"layers of build {digest[:12]} of store {self._place}"
-            found[trial_id].append(_Build(artifact, records.decode_layers(layers, where) if details else ()))
+            outcomes = self._decoded_layers(trial_id, dialect, layers) if details else ()
+            found[trial_id].append(_Build(artifact, outcomes))
         return found
 
-    def _all_measurements(
-        self, connection: sa.Connection, models: sa.Select[Any]
-    ) -> dict[str, list[Measurement]]:
+    def _decoded_layers(self, trial_id: int, dialect: str, text: str) -> tuple[LayerOutcome, ...]:
+        """A running trial may be built again, so what is kept counts only for the same text."""
+        known = self._layers.get((trial_id, dialect))
+        if known is None or known[0] != text:
+            where = f"layers ({dialect}) of trial row {trial_id} of store {self._place}"
+            known = self._layers[trial_id, dialect] = (text, records.decode_layers(text, where))
+        return known[1]
+
+    def _all_measurements(self, connection: sa.Connection, models: sa.Select[Any]) -> dict[str, list[Measurement]]:
         table = tables.measurement
         found: dict[str, list[Measurement]] = defaultdict(list)
         query = sa.select(table).where(table.c.model.in_(models)).order_by(table.c.id)

@@ -61,7 +61,7 @@ def decode_outcomes(data: bytes, where: str) -> tuple[Outcome, ...]:
         text = stream.decompress(data, _LARGEST)
         if not stream.eof:
             raise DataError(f"{where} is damaged: its data end early or are too large")
-        return _OUTCOMES.validate_python(json.loads(text))
+        return _OUTCOMES.validate_json(text)
     except (zlib.error, ValueError, TypeError) as error:
         raise damaged(where, error) from error
 
@@ -81,18 +81,14 @@ def metric_rows(trial_id: int, phase: str, metrics: Mapping[str, Value]) -> list
     """Raises `DataError` for a value that is no number: it would win or lose every comparison."""
     for key, value in metrics.items():
         if not math.isfinite(value.value) or math.isnan(value.low) or math.isnan(value.high):
-            raise DataError(
-                f"metric {key!r} is {value.value} (from {value.low} to {value.high}), which is no result"
-            )
+            raise DataError(f"metric {key!r} is {value.value} (from {value.low} to {value.high}), which is no result")
     return [
         {"trial_id": trial_id, "phase": phase, "key": key, "value": v.value, "low": v.low, "high": v.high}
         for key, v in metrics.items()
     ]
 
 
-def measurement_identity(
-    model: str, baseline: str | None, target: str, fingerprint_key: str, scenario: str
-) -> str:
+def measurement_identity(model: str, baseline: str | None, target: str, fingerprint_key: str, scenario: str) -> str:
     """What makes two measurements the same one: bytes, hardware and protocol. `scenario` is its digest."""
     facts = [model, baseline, target, fingerprint_key, scenario]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -117,6 +113,4 @@ def scenario_digest(scenario: Scenario) -> str:
 def damaged(where: str, error: Exception) -> DataError:
     cause = " ".join(str(error).split())
     short = cause if len(cause) <= 200 else cause[:200] + "..."
-    return DataError(
-        f"{where} is damaged or was written by a newer autotune: {short}; upgrade, or use another --store"
-    )
+    return DataError(f"{where} is damaged or was written by a newer autotune: {short}; upgrade, or use another --store")

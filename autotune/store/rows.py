@@ -72,9 +72,7 @@ def get_trial(connection: sa.Connection, study: str, number: int) -> tuple[int, 
     return int(row.id), str(row.state)
 
 
-def replace_metrics(
-    connection: sa.Connection, trial_id: int, phase: str, metrics: Mapping[str, Value]
-) -> None:
+def replace_metrics(connection: sa.Connection, trial_id: int, phase: str, metrics: Mapping[str, Value]) -> None:
     rows = records.metric_rows(trial_id, phase, metrics)
     table = tables.metric
     connection.execute(table.delete().where(sa.and_(table.c.trial_id == trial_id, table.c.phase == phase)))

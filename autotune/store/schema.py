@@ -90,9 +90,7 @@ def _prepare_file(file: Path, *, create: bool) -> None:
         except OSError as error:
             raise disk_error(file.parent, error) from error
     else:
-        raise DataError(
-            f"there is no store {file}; run `autotune run STUDY` first, or give its store with --store"
-        )
+        raise DataError(f"there is no store {file}; run `autotune run STUDY` first, or give its store with --store")
 
 
 def _configure_sqlite(engine: sa.Engine, file: Path) -> None:
@@ -146,9 +144,7 @@ def _switch_to_wal(engine: sa.Engine) -> None:
     while True:
         try:
             with engine.connect() as connection:
-                cursor = (
-                    connection.connection.cursor()
-                )  # the driver's own: SQLAlchemy would begin a transaction
+                cursor = connection.connection.cursor()  # the driver's own: SQLAlchemy would begin a transaction
                 cursor.execute("PRAGMA journal_mode=WAL")
                 cursor.close()
                 return
@@ -180,9 +176,7 @@ def _version_in(connection: sa.Connection, location: Location) -> int | None:
     _refuse_triggers(connection, location)
     rows = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalars().all()
     if len(rows) != 1 or not str(rows[0]).isdecimal():
-        raise DataError(
-            f"store {location} has no readable schema version; it is damaged, use another --store"
-        )
+        raise DataError(f"store {location} has no readable schema version; it is damaged, use another --store")
     version = int(rows[0])
     if version > HEAD:
         raise DataError(
@@ -202,6 +196,4 @@ def _refuse_triggers(connection: sa.Connection, location: Location) -> None:
     query = "SELECT name FROM sqlite_master WHERE type IN ('trigger', 'view')"
     found = connection.exec_driver_sql(query).scalars().all()
     if found:
-        raise DataError(
-            f"store {location} has a trigger or view that autotune did not make: {found[0]}; drop it"
-        )
+        raise DataError(f"store {location} has a trigger or view that autotune did not make: {found[0]}; drop it")

@@ -210,9 +210,7 @@ class Store:
         with self._write() as connection:
             trial_id, known_state = rows.get_trial(connection, self.study, number)
             if known_state in ("complete", "rejected"):
-                raise DataError(
-                    f"trial {number} of study {self.study!r} is {known_state} already; it stays as it is"
-                )
+                raise DataError(f"trial {number} of study {self.study!r} is {known_state} already; it stays as it is")
             change = tables.trial.update().where(tables.trial.c.id == trial_id)
             connection.execute(
                 change.values(
@@ -230,9 +228,7 @@ class Store:
         with self._write() as connection:
             trial_id, known_state = rows.get_trial(connection, self.study, number)
             if known_state != "complete":
-                raise DataError(
-                    f"trial {number} of study {self.study!r} is {known_state}; finalists are complete"
-                )
+                raise DataError(f"trial {number} of study {self.study!r} is {known_state}; finalists are complete")
             rows.replace_metrics(connection, trial_id, "final", metrics)
 
     # ---- artifacts and builds
@@ -326,9 +322,7 @@ class Store:
     ) -> Evaluation | None:
         """The judgement of these bytes on these data in this study, with its outcomes."""
         with self._read() as connection:
-            row = rows.find_evaluation(
-                connection, self.study, artifact, dataset_digest, target, fingerprint_key
-            )
+            row = rows.find_evaluation(connection, self.study, artifact, dataset_digest, target, fingerprint_key)
             return None if row is None else self._reader.evaluation(row, row.data)
 
     def add_evaluation(self, evaluation: Evaluation, *, fingerprint_key: str = "") -> Evaluation:
@@ -354,9 +348,7 @@ class Store:
                 )
                 .returning(table.c.id)
             )
-            connection.execute(
-                tables.outcomes.insert().values(evaluation_id=inserted.scalar_one(), data=data)
-            )
+            connection.execute(tables.outcomes.insert().values(evaluation_id=inserted.scalar_one(), data=data))
         return evaluation
 
     # ---- transactions
@@ -372,13 +364,14 @@ class Store:
             study_id = rows.find_study(connection, self.study)
             if study_id is None:
                 return []
-            return self._reader.trials(
-                connection, study_id, chosen=chosen, outcomes=outcomes, details=details
-            )
+            return self._reader.trials(connection, study_id, chosen=chosen, outcomes=outcomes, details=details)
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
-        with translated(self._location), self._engine.connect() as connection:
+        """All queries of one transaction see the same moment; in SQLite that is so by itself."""
+        server = self._engine.dialect.name == "postgresql"
+        engine = self._engine.execution_options(isolation_level="REPEATABLE READ") if server else self._engine
+        with translated(self._location), engine.connect() as connection:
             yield connection
 
     @contextmanager

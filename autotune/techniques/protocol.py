@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+import onnx
+
 from autotune.layers import Layer
 
 
@@ -35,6 +37,17 @@ class Plan(Protocol):
         """Raises `KeyError` for an unknown name."""
         ...
 
+    nodes: list[onnx.NodeProto]
+    tensors: dict[str, onnx.TensorProto]  # constants by name
+
+    def consumers(self) -> dict[str, list[onnx.NodeProto]]:
+        """Tensor -> nodes that read it, in order."""
+        ...
+
+    def output_names(self) -> set[str]:
+        """The graph's outputs."""
+        ...
+
     def write_precision(self, decisions: Mapping[str, str]) -> None:
         """Have the dialect write numeric formats (layer name -> choice) into the graph."""
         ...
@@ -45,11 +58,13 @@ class Technique(Protocol):
     """One way of compressing, made from its table in the study file: `Technique(**options)`.
 
     `stage` fixes the order once and for all: "structure" (simplify, prune, factorize, sparsify) before "precision"
-    (quantize), so no technique needs to know another.
+    (quantize), so no technique needs to know another. A technique of scope "graph" decides once for the whole model:
+    its uniform recipe is part of every recipe that is proposed.
     """
 
     name: str
     stage: Literal["structure", "precision"]
+    scope: Literal["layer", "graph"]
     calibration: Calibration | None
 
     def choices(self, layer: Layer, capabilities: Capabilities) -> Sequence[str]:

@@ -74,6 +74,7 @@ class Quantize:
 
     name = "quantize"
     stage: Literal["structure", "precision"] = "precision"
+    scope: Literal["layer", "graph"] = "layer"
 
     def __init__(
         self,

@@ -14,9 +14,23 @@ from dashboards.info import units
 from dashboards.info.front import FrontInfo, FrontPoint, Role
 
 MB = 1e6
-SIZES: dict[Role, int] = {"original": 15, "recommended": 20, "finalist": 15, "front": 13, "dominated": 8}
+SIZES: dict[Role, int] = {
+    "original": 15,
+    "recommended": 20,
+    "finalist": 15,
+    "front": 13,
+    "dominated": 8,
+    "rejected": 8,
+    "failed": 8,
+}
 # The page's legend names them; "stopped" is a trial that was rejected or failed and has only a size.
-SYMBOLS = {"original": "diamond", "uniform": "square", "searched": "circle", "stopped": "line-ns-open"}
+SYMBOLS = {
+    "original": "diamond",
+    "uniform": "square",
+    "searched": "circle",
+    "rejected": "circle-open",
+    "stopped": "line-ns-open",
+}
 HEIGHT = 440
 
 Pick = Callable[[FrontPoint], Value | None]
@@ -42,9 +56,7 @@ def drop_figure(info: FrontInfo) -> go.Figure:
 
     def place(drop: float) -> float:
         # Gains go below zero by the same linear scale, but not out of the picture.
-        return (
-            palette.drop_position(drop, info.limit, top) if drop > 0 else max(0.5 * drop / info.limit, -0.12)
-        )
+        return palette.drop_position(drop, info.limit, top) if drop > 0 else max(0.5 * drop / info.limit, -0.12)
 
     axis = {
         "title": {"text": "loss in the worst slice, points"},
@@ -93,12 +105,14 @@ def _top(info: FrontInfo) -> float:
 
 
 def _add_points(figure: go.Figure, info: FrontInfo, pick: Pick, place: Place) -> None:
-    placed = [point for point in info.points if pick(point) is not None and point.role in SIZES]
+    placed = [point for point in info.points if pick(point) is not None]
+    rejected = [point for point in placed if point.role in ("rejected", "failed") and not point.uniform]
     plain = [point for point in placed if point.role == "dominated" and not point.uniform]
     uniform = [point for point in placed if point.uniform]
-    marked = [p for p in placed if p.role not in ("dominated", "original") and not p.uniform]
+    marked = [p for p in placed if p.role in ("recommended", "finalist", "front") and not p.uniform]
     original = [point for point in placed if point.role == "original"]
     figure.add_traces([_stopped([point for point in info.points if pick(point) is None])])
+    figure.add_traces([_points(rejected, info, pick, place, "rejected", opacity=0.6)])
     figure.add_traces([_points(plain, info, pick, place, "searched", opacity=0.7)])
     figure.add_traces([_points(uniform, info, pick, place, "uniform")])
     figure.add_traces([_points(marked, info, pick, place, "searched")])
@@ -144,11 +158,11 @@ def _points(
         name=kind,
         hovertext=[_hover(point) for point in points],
         hoverinfo="text",
-        text=[_label(point) for point in points],
+        text=[_label(point, info) for point in points],
         textposition="bottom center",
         textfont={"size": 12, "color": palette.MUTED},
         cliponaxis=False,
-        error_y=_bars(values, place, palette.FAINT),
+        error_y=_bars(values, place, palette.GRID if kind == "rejected" else palette.FAINT),
         marker={
             "symbol": SYMBOLS[kind],
             "size": [SIZES[point.role] if kind != "uniform" else 11 for point in points],
@@ -157,7 +171,7 @@ def _points(
             "cmax": 1,
             "colorscale": palette.drop_scale(palette.MARK_SCALE),
             "opacity": opacity,
-            "line": {"width": 1, "color": palette.SURFACE},
+            "line": {"width": 1.5} if kind == "rejected" else {"width": 1, "color": palette.SURFACE},
         },
     )
 
@@ -188,9 +202,7 @@ def _second_look(info: FrontInfo, pick: Pick, place: Place) -> list[go.Scatter]:
             y=[place(value.value) for _, value in confirmed],
             mode="markers+text",
             name="finalist, measured again",
-            text=[
-                f"  <b>#{p.trial}</b>" if p.role == "recommended" else f"  #{p.trial}" for p, _ in confirmed
-            ],
+            text=[f"  <b>#{p.trial}</b>" if p.role == "recommended" else f"  #{p.trial}" for p, _ in confirmed],
             textposition="middle right",
             textfont={"size": 12, "color": palette.INK},
             cliponaxis=False,
@@ -220,10 +232,12 @@ def _bars(values: Sequence[Value], place: Place, colour: str) -> dict[str, Any]:
     }
 
 
-def _label(point: FrontPoint) -> str:
+def _label(point: FrontPoint, info: FrontInfo) -> str:
     """Only what a reader looks for gets a name in the plot; finalists get theirs at the ring."""
     if point.role == "original":
         return "<br>original"
+    if point.role == "recommended" and not any(final.trial == point.trial for final in info.final):
+        return f"<br><b>#{point.trial}</b>"
     return f"<br>{palette.plain(point.uniform, 20)}" if point.uniform else ""
 
 

@@ -110,9 +110,7 @@ def _bars(rows: tuple[LayerRow, ...], names: list[str], what: str, axis: str, co
 
 def _share_hover(row: LayerRow, share: float | None, what: str) -> str:
     amount = "not known" if share is None else f"{units.percent(share)} of the searchable layers' {what}"
-    count = (
-        f"<br>{row.parameters:,} parameters" if row.parameters is not None and what == "parameters" else ""
-    )
+    count = f"<br>{row.parameters:,} parameters" if row.parameters is not None and what == "parameters" else ""
     return f"<b>{palette.plain(row.name)}</b><br>{amount}{count}"
 
 
@@ -120,8 +118,7 @@ def _labels(rows: tuple[LayerRow, ...]) -> list[str]:
     """Short names; the number of the row keeps names apart that are equal once shortened."""
     shown = [units.shorten(row.name, NAME_WIDTH) for row in rows]
     return [
-        palette.plain(name if shown.count(name) == 1 else f"{name} ({index + 1})")
-        for index, name in enumerate(shown)
+        palette.plain(name if shown.count(name) == 1 else f"{name} ({index + 1})") for index, name in enumerate(shown)
     ]
 
 

@@ -1,14 +1,17 @@
 """Colours, for people with any kind of colour vision, on paper, in light and in dark.
 
-A figure is made in the light colours below. The page swaps each of them for its dark partner when the reader prefers
-dark, so a colour used in a figure must be one of these, and no two roles may share a value.
+A figure is made in the light colours below. The page swaps each of them for its dark partner when the
+reader prefers dark, so a colour used in a figure must be one of these, and no two roles may share a value.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import plotly.graph_objects as go
+
+from dashboards.info import units
 
 INK = "#1c2024"
 MUTED = "#60676f"
@@ -70,6 +73,14 @@ DARK = {
     SERIES[6]: "#a79df0",
     CHOICES["none"]: "#2a3037",
     CHOICES["float16"]: "#4b5560",
+    CHOICES["int8-static"]: "#2f86c9",
+    CHOICES["int8-dynamic"]: "#33597a",
+    CHOICES["w8-b128"]: "#66552f",
+    CHOICES["w8-b32"]: "#6e5a2c",
+    CHOICES["w8-load"]: "#5c4f31",
+    CHOICES["w4-b128"]: "#b98231",
+    CHOICES["w4-b32"]: "#a97a33",
+    CHOICES["w4-b32-load"]: "#8d6a36",
 }
 
 
@@ -91,7 +102,7 @@ def drop_position(drop: float, limit: float, top: float) -> float:
         return 0.4999 * max(drop, 0.0) / limit
     if top <= limit:
         return 1.0
-    return 0.5 + 0.5 * min(1.0, ((drop - limit) / (top - limit)) ** 0.5)
+    return 0.5 + 0.5 * min(1.0, math.sqrt((drop - limit) / (top - limit)))
 
 
 def drop_scale(colours: tuple[str, str, str, str]) -> list[list[Any]]:
@@ -114,7 +125,7 @@ def drop_ticks(limit: float, top: float) -> tuple[list[float], list[str]]:
 
 def plain(text: object, width: int = 0) -> str:
     """Text for a Plotly label or hover, which reads a few HTML tags: those of others must stay text."""
-    whole = str(text)
+    whole = units.printable(text)
     shown = whole if not width or len(whole) <= width else whole[: width - 1] + "…"
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

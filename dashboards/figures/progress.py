@@ -13,7 +13,7 @@ OPEN = {"within": "circle", "beyond": "circle-open", "rejected": "circle-open", 
 WORDS = {
     "within": "within every limit",
     "beyond": "a limit is broken",
-    "rejected": "rejected before device time was spent",
+    "rejected": "rejected before it was judged",
     "failed": "failed",
 }
 
@@ -88,7 +88,7 @@ def _points(steps: list[Step], proposer: str, colour: str) -> go.Scatter:
         marker={
             "color": colour,
             "size": 10,
-            "line": {"width": 1.8},
+            "line": {"width": 1.8, "color": colour},
             "symbol": [OPEN[step.standing] for step in steps],
         },
     )

@@ -55,18 +55,12 @@ def slice_figure(info: SliceMap, recommended: int | None) -> go.Figure:
             zmax=1,
             hoverinfo="text",
             hoverongaps=False,
-            z=[
-                [palette.drop_position(r.drop.value, info.limit, top) if r else None for r in row]
-                for row in cells
-            ],
+            z=[[palette.drop_position(r.drop.value, info.limit, top) if r else None for r in row] for row in cells],
             text=[[_cell(result) for result in row] for row in cells],
             texttemplate="%{text}",
             textfont={"size": 12},
             hovertext=[
-                [
-                    _hover(column, result, info.metric)
-                    for column, result in zip(info.columns, row, strict=True)
-                ]
+                [_hover(column, result, info.metric) for column, result in zip(info.columns, row, strict=True)]
                 for row in cells
             ],
             colorscale=palette.drop_scale(palette.CELL_SCALE),

@@ -1,1 +1,1 @@
-"""What a study says, as plain typed records. Pure functions of the store's records: no colour, no HTML, no Plotly."""
+"""What a study says, as plain typed records. Pure functions of the store's records: no colour, no markup."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any, NamedTuple
 
+from autotune.errors import DataError
 from autotune.evaluation import Outcome
 from autotune.trial import Trial
 from dashboards.info.study import StudyStore, StudyView, evaluation_of
@@ -38,41 +40,53 @@ LONGEST_ANSWER = 300  # characters of a prediction that is not a plain text
 
 
 def flip_info(view: StudyView, store: StudyStore, number: int) -> FlipInfo | None:
-    """None where the trial was not judged or its outcomes were not kept. Ties are broken by id, so runs agree."""
+    """None where the trial was not judged or its outcomes were not kept. Ties are broken by id."""
     trial: Trial = store.trial(number)
     evaluation = evaluation_of(trial, view.targets[0])
     if evaluation is None or not evaluation.outcomes:
         return None
-    changed = [
-        outcome for outcome in evaluation.outcomes if outcome.candidate_score != outcome.original_score
-    ]
+    changed = [outcome for outcome in evaluation.outcomes if outcome.candidate_score != outcome.original_score]
     changed.sort(key=lambda outcome: (_change(outcome), outcome.id))
     worse = [outcome for outcome in changed if _change(outcome) < 0]
     better = sorted((o for o in changed if _change(o) > 0), key=lambda o: (-_change(o), o.id))
-    picked = [*worse[:MOST], *better[: MOST // 2]]
-    displays = store.displays([outcome.id for outcome in picked]) if picked else {}
-
-    def flip(outcome: Outcome) -> Flip:
-        shown = displays.get(outcome.id)
-        label = getattr(outcome, "label", None)
-        return Flip(
-            id=outcome.id,
-            original=answer(outcome.original),
-            candidate=answer(outcome.candidate),
-            label=None if label is None else answer(label),
-            change=_change(outcome),
-            display=shown,
-        )
 
     return FlipInfo(
         trial=number,
         dataset=evaluation.dataset,
         n=evaluation.n,
-        worse=tuple(flip(outcome) for outcome in worse[:MOST]),
-        better=tuple(flip(outcome) for outcome in better[: MOST // 2]),
+        worse=tuple(_flip(store, outcome) for outcome in worse[:MOST]),
+        better=tuple(_flip(store, outcome) for outcome in better[: MOST // 2]),
         total_worse=len(worse),
         total_better=len(better),
     )
+
+
+def _flip(store: StudyStore, outcome: Outcome) -> Flip:
+    label, display = _sample(store, outcome.id)
+    return Flip(
+        id=outcome.id,
+        original=answer(outcome.original),
+        candidate=answer(outcome.candidate),
+        label=label,
+        change=_change(outcome),
+        display=display,
+    )
+
+
+def _sample(store: StudyStore, id_: str) -> tuple[str | None, bytes | str | None]:
+    """Label and display, from what the search saved under "sample/ID": {"label": any, "png": base64, "text": text}.
+
+    Every entry may be missing. Raises `DataError` for something else.
+    """
+    saved = store.meta(f"sample/{id_}")
+    if saved is None:
+        return None, None
+    try:
+        label = answer(saved["label"]) if "label" in saved else None
+        display = base64.b64decode(saved["png"], validate=True) if "png" in saved else saved.get("text")
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"the store's saved sample {id_!r} cannot be read: {error}; run the study again") from error
+    return label, display
 
 
 def answer(prediction: Any) -> str:

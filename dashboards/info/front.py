@@ -32,7 +32,7 @@ class FrontInfo(NamedTuple):
     final: tuple[FrontPoint, ...]
     original_size: float | None
     limit: float
-    unplaced: int  # trials without a size: failed before anything was built
+    unplaced: int  # failed before anything was built, so without a size
 
 
 class Curse(NamedTuple):
@@ -55,7 +55,7 @@ def front_info(view: StudyView, target: str, recommended: int | None) -> FrontIn
     points, final = [], []
     for trial in view.trials:
         size = _size(trial)
-        if size is None:
+        if size is None or trial.state == "running":
             continue
         role = _role(view, trial, recommended)
         uniform = uniform_choice(trial, len(view.layers))
@@ -69,7 +69,12 @@ def front_info(view: StudyView, target: str, recommended: int | None) -> FrontIn
             final.append(FrontPoint(trial.number, role, trial.proposer, uniform, size, *confirmed, ""))
     baseline = _size(view.baseline) if view.baseline else None
     return FrontInfo(
-        target, tuple(points), tuple(final), baseline, view.limit, len(view.trials) - len(points)
+        target,
+        tuple(points),
+        tuple(final),
+        baseline,
+        view.limit,
+        sum(t.state == "failed" and _size(t) is None for t in view.trials),
     )
 
 
@@ -79,7 +84,7 @@ def winners_curse(view: StudyView) -> tuple[Curse, ...]:
     return tuple(
         Curse(trial.number, key, trial.metrics[key], trial.final[key])
         for trial in view.finalists
-        for key in (keys.ratio, keys.drop, keys.memory)
+        for key in (keys.ratio, keys.drop)
         if key in trial.metrics and key in trial.final
     )
 
@@ -87,10 +92,13 @@ def winners_curse(view: StudyView) -> tuple[Curse, ...]:
 def uniform_choice(trial: Trial, layers: int) -> str:
     """The choice that a uniform recipe stands for; "" for mixed recipes and the original.
 
-    A uniform recipe may fall back to a related choice on layers that cannot take it; the commonest names it.
+    A uniform recipe may fall back to a related choice on layers that cannot take it; its proposer, "uniform CHOICE",
+    names it, or else the commonest choice.
     """
     counts = Counter(choice for table in trial.recipe.values() for choice in table.values())
     covered = max((len(table) for table in trial.recipe.values()), default=0)
+    if trial.proposer.startswith("uniform "):
+        return trial.proposer.removeprefix("uniform ")
     # One choice on a few layers only is a mix with the original precision, unless it was proposed as uniform.
     if not counts or not (trial.proposer.startswith("uniform") or (len(counts) == 1 and covered == layers)):
         return ""
@@ -107,12 +115,12 @@ def _size(trial: Trial) -> float | None:
 def _role(view: StudyView, trial: Trial, recommended: int | None) -> Role:
     if trial.number == 0:
         return "original"
+    if trial.number == recommended:
+        return "recommended"
     if trial.state == "failed":
         return "failed"
     if trial.state != "complete":
         return "rejected"
-    if trial.number == recommended:
-        return "recommended"
     if trial.final:
         return "finalist"
     return "front" if trial.number in view.front else "dominated"

@@ -1,4 +1,4 @@
-"""The one thing to know: which trial to take, what it gains and what it costs, or why nothing is good enough."""
+"""The one thing to know: which trial to take, what it gains and costs, or why nothing is good enough."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from autotune.errors import Infeasible
 from autotune.evaluation import Evaluation, SliceResult
 from autotune.keys import parse_key
-from autotune.pareto import best, explain_infeasible, within
+from autotune.pareto import best, within
 from autotune.recipe import NONE
 from autotune.trial import Trial, Value
 from dashboards.info.study import StudyView, best_known, evaluation_of
@@ -66,23 +66,24 @@ class Headline(NamedTuple):
 
 
 def headline(view: StudyView) -> Headline:
-    """Finalists first: only they were confirmed. The choice is that of `autotune.pareto.best`."""
-    judged = [_merged(t) for t in view.complete if t.number != 0 and view.keys.drop in t.metrics]
+    """Finalists first: only they were confirmed. The choice is that of `autotune.pareto.best`.
+
+    Where the original itself is the best of all that keep the limits, or nothing keeps them, there is no choice but a
+    nearest miss.
+    """
+    judged = [_merged(trial) for trial in view.judged]
     pool = [trial for trial in judged if trial.final] or judged
     known = {key for trial in pool for key in trial.metrics}
     bounds = {key: limit for key, limit in limits(view).items() if key in known}
-    objectives = [parse_key(key) for key in (view.config.search.objectives if view.config else ())]
-    chosen: Trial | None
-    tone: Tone
-    try:
-        chosen, tone = best(pool, bounds, objectives), "good"
-    except Infeasible:
-        chosen = _nearest(pool, bounds)
+    chosen = _choose(view, pool, bounds)
+    tone: Tone = "good"
+    if chosen is None:
+        chosen = min(pool, key=lambda trial: (_missed(view, trial), trial.number), default=None)
         tone = "bad" if chosen else "plain"
-    evaluation = evaluation_of(chosen, view.targets[0]) if chosen else None
     drop = chosen.metrics.get(view.keys.drop) if chosen else None
     if tone == "good" and (drop is None or drop.high > view.limit):
         tone = "uncertain"
+    evaluation = evaluation_of(chosen, view.targets[0]) if chosen else None
     metrics = chosen.metrics if chosen else {}
     return Headline(
         tone=tone,
@@ -107,8 +108,21 @@ def headline(view: StudyView) -> Headline:
 
 
 def limits(view: StudyView) -> dict[str, float]:
-    """What a trial must keep: the largest acceptable drop of any slice, and the constraints of the study."""
-    return {view.keys.drop: view.limit, **(view.config.constraints if view.config else {})}
+    """What a trial must keep to be recommended: the study's constraints, and the largest loss of any slice."""
+    return dict(view.config.limits) if view.config else {view.keys.drop: view.limit}
+
+
+def _choose(view: StudyView, pool: Sequence[Trial], bounds: dict[str, float]) -> Trial | None:
+    original = [_merged(view.baseline)] if view.baseline and view.baseline.state == "complete" else []
+    try:
+        found = best([*original, *pool], bounds, view.config.objective_keys if view.config else ())
+    except Infeasible:
+        return None
+    return found if found.number != 0 else None
+
+
+def _missed(view: StudyView, trial: Trial) -> float:
+    return max((gap.relative for gap in gaps(view, trial)), default=0.0)
 
 
 def gaps(view: StudyView, trial: Trial, *, final: bool = True) -> tuple[Gap, ...]:
@@ -130,13 +144,6 @@ def gaps(view: StudyView, trial: Trial, *, final: bool = True) -> tuple[Gap, ...
 def _merged(trial: Trial) -> Trial:
     """The same trial with its confirmed values in place of those of the search."""
     return trial.model_copy(update={"metrics": {**trial.metrics, **trial.final}})
-
-
-def _nearest(pool: Sequence[Trial], bounds: dict[str, float]) -> Trial | None:
-    try:
-        return explain_infeasible(pool, bounds).nearest
-    except Infeasible:
-        return None
 
 
 def _failing(evaluation: Evaluation | None, limit: float) -> tuple[SliceResult, ...]:

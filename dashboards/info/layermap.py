@@ -1,4 +1,4 @@
-"""What each finalist does to each layer, by depth, and where the runtime did something else than it was asked."""
+"""What each finalist does to each layer, by depth, and where the runtime did something else than asked."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from dashboards.info.study import StudyView
 class LayerRow(NamedTuple):
     """One layer. `choices` run parallel to the map's `trials`; "none" is the original precision.
 
-    `parameter_share` is of all searchable parameters, `time_share` of the time of all searchable layers in the
-    original, both in 0..1; None where unknown. `mismatched` says for each trial whether something else ran.
+    `parameter_share` is of all searchable parameters, `time_share` of the time of all searchable layers in
+    the original, both in 0..1; None where unknown. `mismatched` says for each trial whether something else
+    ran.
     """
 
     name: str

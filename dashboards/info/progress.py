@@ -1,10 +1,11 @@
-"""How the search went: what was tried when, who proposed it, how the best point moved, where the time went."""
+"""How the search went: what was tried when, who proposed it, how the best moved, where the time went."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from autotune.trial import Trial
 from dashboards.info.headline import gaps
 from dashboards.info.study import StudyView
 
@@ -12,8 +13,11 @@ Standing = Literal["within", "beyond", "rejected", "failed"]
 
 
 class Step(NamedTuple):
-    """One trial in order of number. `size` in bytes where something was built; `best` is the smallest so far that
-    keeps every limit by its search values, None before there is one."""
+    """One trial in order of number.
+
+    `proposer` is the first word of what is recorded; `size` in bytes where something was built; `best` is the smallest
+    so far that keeps every limit by its search values, None before there is one.
+    """
 
     trial: int
     proposer: str
@@ -45,18 +49,14 @@ def progress(view: StudyView) -> Progress:
     steps: list[Step] = []
     best: float | None = None
     for trial in view.trials:
-        if trial.number == 0:
+        if trial.number == 0 or trial.state == "running":
             continue
-        standing: Standing = "rejected"
-        if trial.state == "failed":
-            standing = "failed"
-        elif trial.state == "complete":
-            standing = "beyond" if gaps(view, trial, final=False) else "within"
+        standing = _standing(view, trial)
         value = trial.metrics.get(view.keys.size)
         size = value.value if value else None
         if standing == "within" and size is not None:
             best = size if best is None else min(best, size)
-        steps.append(Step(trial.number, trial.proposer or "unknown", standing, size, best))
+        steps.append(Step(trial.number, (trial.proposer or "unknown").split()[0], standing, size, best))
     original = view.baseline.metrics.get(view.keys.size) if view.baseline else None
     stages = _stages(view)
     states: dict[str, int] = {}
@@ -74,6 +74,14 @@ def progress(view: StudyView) -> Progress:
 def proposers(steps: Sequence[Step]) -> tuple[str, ...]:
     """In order of first appearance, so that colours do not move while a study grows."""
     return tuple(dict.fromkeys(step.proposer for step in steps))
+
+
+def _standing(view: StudyView, trial: Trial) -> Standing:
+    if trial.state == "failed":
+        return "failed"
+    if gaps(view, trial, final=False):
+        return "beyond"
+    return "within" if trial.state == "complete" else "rejected"
 
 
 def _stages(view: StudyView) -> tuple[Stage, ...]:

@@ -11,7 +11,7 @@ from hwprofiles.measurement import Measurement
 
 
 class Device(NamedTuple):
-    """One target with one fingerprint. Several rows for one target mean that it changed while the study ran."""
+    """One target with one fingerprint. Several rows for one target mean that it changed during the study."""
 
     target: str
     provenance: str
@@ -100,7 +100,7 @@ def _problem(trial: Trial) -> ProblemRow:
             trial.number,
             trial.state,
             "limit",
-            "gate",
+            next(reversed(list(trial.durations)), ""),
             trial.reason or "no reason was recorded",
             trial.proposer,
         )
@@ -112,14 +112,13 @@ def _warnings(devices: tuple[Device, ...]) -> tuple[str, ...]:
     warnings = []
     for device in devices:
         if device.provenance != "hardware":
-            warnings.append(
-                f"Numbers of target {device.target} are {device.provenance}, not measured on hardware."
-            )
+            warnings.append(f"Numbers of target {device.target} are {device.provenance}, not measured on hardware.")
     targets = [device.target for device in devices]
     for target in dict.fromkeys(targets):
         if targets.count(target) > 1:
             warnings.append(
-                f"Target {target} was measured in {targets.count(target)} different configurations (fingerprint or "
-                "batch); compare absolute times only inside one of them. Ratios are paired and stay valid."
+                f"Target {target} was measured in {targets.count(target)} different configurations "
+                "(fingerprint or batch); compare absolute times only inside one of them. Ratios are paired and "
+                "stay valid."
             )
     return tuple(warnings)

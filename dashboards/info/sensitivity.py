@@ -13,7 +13,7 @@ from dashboards.info.study import StudyView
 
 
 class Culprit(NamedTuple):
-    """`loss` is the estimated rise of the worst drop when `layer` is set to `choice`, all else equal (a fraction)."""
+    """A layer with its most harmful choice. `loss` is the estimated rise of the worst drop by it, a fraction."""
 
     layer: str
     choice: str
@@ -24,8 +24,8 @@ class Culprit(NamedTuple):
 class Sensitivity(NamedTuple):
     """`culprits` from the largest loss down; empty where the trials do not explain the drops.
 
-    `explained` is the share of the variance of the worst drop (on a square-root scale) that the estimate predicts
-    for trials it was not fitted to (leave one out); below `TRUSTED` nothing is claimed.
+    `explained` is the share of the variance of the worst drop (on a square-root scale) that the estimate
+    predicts for trials it was not fitted to (leave one out); below `TRUSTED` nothing is claimed.
     """
 
     culprits: tuple[Culprit, ...]
@@ -33,17 +33,18 @@ class Sensitivity(NamedTuple):
     trials: int
 
 
-TRUSTED = 0.3
+TRUSTED = 0.5
+SEEN = 4  # trials that must have a choice before it is blamed
 FEWEST = 12  # judged trials
 
 
 def sensitivity(view: StudyView, most: int = 6) -> Sensitivity:
-    """Ridge regression of the worst drop on "this layer has this choice", its strength picked by leave-one-out.
+    """Ridge regression of the worst drop on "this layer has this choice", strength picked by leave-one-out.
 
-    Drops are additive in small losses but saturate, so they are fitted on a square-root scale; a loss is the change
-    that the choice makes to the mean recipe.
+    Drops add up while they are small and saturate later, so they are fitted on a square-root scale; a loss
+    is the change that the choice makes to the mean recipe.
     """
-    judged = [t for t in view.complete if view.keys.drop in t.metrics]
+    judged = view.judged
     if len(judged) < FEWEST:
         return Sensitivity((), 0.0, len(judged))
     tables = [decisions(trial) for trial in judged]
@@ -53,19 +54,26 @@ def sensitivity(view: StudyView, most: int = 6) -> Sensitivity:
     pairs = [pair for pair in pairs if 2 <= counts[pair] <= len(judged) - 2]
     if not pairs:
         return Sensitivity((), 0.0, len(judged))
-    design = np.array([[float(table.get(layer) == choice) for layer, choice in pairs] for table in tables])
-    drops = _drops(judged, view.keys.drop)
-    target = np.sqrt(drops)
-    weights, explained = _ridge(design, target)
+    single = np.array([[float(table.get(layer) == choice) for layer, choice in pairs] for table in tables])
+    shared = _shared(pairs)
+    target = np.sqrt(_drops(judged, view.keys.drop))
+    weights, explained = _ridge(single @ np.hstack([np.eye(len(pairs)), shared]), target)
+    effects = weights[: len(pairs)] + shared @ weights[len(pairs) :]
     level = float(target.mean())
-    losses = np.maximum(level + weights * (1 - design.mean(axis=0)), 0.0) ** 2 - level**2
+    losses = np.maximum(level + effects * (1 - single.mean(axis=0)), 0.0) ** 2 - level**2
     ranked = sorted(zip(pairs, losses, strict=True), key=lambda item: -item[1])
-    culprits = tuple(
-        Culprit(layer, choice, float(loss), counts[(layer, choice)])
-        for (layer, choice), loss in ranked[:most]
-        if loss > 0
-    )
+    worst: dict[str, Culprit] = {}
+    for (layer, choice), loss in ranked:
+        if loss > 0 and counts[(layer, choice)] >= SEEN:
+            worst.setdefault(layer, Culprit(layer, choice, float(loss), counts[(layer, choice)]))
+    culprits = tuple(worst.values())[:most]
     return Sensitivity(culprits if explained >= TRUSTED else (), explained, len(judged))
+
+
+def _shared(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    """What pairs have in common, one column per choice: a layer is blamed only for what its choice does not explain."""
+    choices = sorted({choice for _, choice in pairs})
+    return np.array([[float(choice == other) for other in choices] for _, choice in pairs])
 
 
 def _drops(trials: Sequence[Trial], key: str) -> np.ndarray:
@@ -73,7 +81,7 @@ def _drops(trials: Sequence[Trial], key: str) -> np.ndarray:
 
 
 def _ridge(design: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
-    """Coefficients and leave-one-out R², by the closed form for linear smoothers (Golub, Heath and Wahba 1979)."""
+    """Coefficients and leave-one-out R², by the closed form for linear smoothers (Golub et al. 1979)."""
     centred = design - design.mean(axis=0)
     residual = target - target.mean()
     total = float(residual @ residual)

@@ -11,7 +11,7 @@ from dashboards.info.study import StudyView, evaluation_of
 
 
 class SliceColumn(NamedTuple):
-    """One trial, on one data set. `results` run parallel to the map's slices; None where it was not judged."""
+    """One trial, on one data set. `results` run parallel to the slices; None where it was not judged."""
 
     trial: int
     label: str  # "#27" or "#3 int8"
@@ -39,7 +39,7 @@ def slice_map(view: StudyView, recommended: int | None) -> SliceMap:
         shown.insert(0, next(trial for trial in view.trials if trial.number == recommended))
     shown.sort(key=lambda trial: trial.number != recommended)
     numbers = {trial.number for trial in shown}
-    uniform = [t for t in view.complete if uniform_choice(t, len(view.layers)) and t.number not in numbers]
+    uniform = [t for t in view.judged if uniform_choice(t, len(view.layers)) and t.number not in numbers]
     judged = []
     for trial in [*shown, *uniform[:MOST_UNIFORM]]:
         evaluation = evaluation_of(trial, view.targets[0])
@@ -55,9 +55,7 @@ def slice_map(view: StudyView, recommended: int | None) -> SliceMap:
     for trial, evaluation in judged:
         by_name = {result.name: result for result in evaluation.slices}
         results = tuple(by_name.get(name) for name in names)
-        columns.append(
-            SliceColumn(trial.number, _label(view, trial), trial in shown, evaluation.dataset, results)
-        )
+        columns.append(SliceColumn(trial.number, _label(view, trial), trial in shown, evaluation.dataset, results))
     metric = judged[0][1].metric if judged else ""
     return SliceMap(metric, view.limit, names, tuple(columns))
 

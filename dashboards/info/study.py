@@ -1,8 +1,7 @@
-"""A study as the report sees it: which trials there are, which of them count, and in which keys they are compared."""
+"""A study as the report sees it: which trials there are, which count, in which keys they are compared."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -15,22 +14,23 @@ from autotune.trial import Trial, Value
 
 
 class StudyStore(Protocol):
-    """What the report reads. `autotune.store.Store` fits; so does anything else that has these four methods."""
+    """What the report reads. `autotune.store.Store` fits, and anything else with these four."""
 
     def trials(self, *, outcomes: bool = False) -> list[Trial]:
-        """All trials in order of number; without per-sample outcomes unless asked."""
+        """All trials; without per-sample outcomes unless asked."""
         ...
 
     def trial(self, number: int) -> Trial:
         """One trial with its per-sample outcomes."""
         ...
 
-    def meta(self, key: str) -> str | None:
-        """JSON text saved under `key`; None where nothing was saved. The report reads "config" and "check"."""
+    def meta(self, key: str) -> Any:
+        """The JSON value saved under `key`, None if there is none. The report reads "inspection" and "sample/ID"."""
         ...
 
-    def displays(self, ids: Sequence[str]) -> Mapping[str, bytes | str]:
-        """What a person would look at for these samples (PNG bytes or text); ids that have none are left out."""
+    @property
+    def config_json(self) -> str | None:
+        """The study's configuration; None before it was saved."""
         ...
 
 
@@ -55,7 +55,8 @@ class LayerFact(NamedTuple):
 class StudyView(NamedTuple):
     """Everything the sections are computed from.
 
-    `shown` are the trials that the maps show: the finalists, or the best of the front while there are none.
+    `shown` are the trials that the maps show: the finalists, or while there are none some of the front, or while that
+    is empty some of what the front would be without limits.
     `front` are numbers of trials on the front of (size, latency ratio, worst drop) of the search.
     """
 
@@ -75,9 +76,10 @@ class StudyView(NamedTuple):
     notes: tuple[str, ...]
 
     @property
-    def complete(self) -> tuple[Trial, ...]:
-        """Trials that were built, measured and judged, the baseline included."""
-        return tuple(trial for trial in self.trials if trial.state == "complete")
+    def judged(self) -> tuple[Trial, ...]:
+        """Compressed models whose loss is known: complete ones, and those rejected because of what was found."""
+        wanted = ("complete", "rejected")
+        return tuple(t for t in self.trials if t.number != 0 and t.state in wanted and self.keys.drop in t.metrics)
 
 
 SHOWN_WITHOUT_FINALISTS = 5  # columns of the maps before any finalist is there
@@ -87,19 +89,16 @@ def read_study(store: StudyStore) -> StudyView:
     """Raises `DataError` when the store holds no trial or its saved configuration cannot be read."""
     trials = tuple(sorted(store.trials(), key=lambda trial: trial.number))
     if not trials:
-        raise DataError(
-            "the study has no trial yet, so there is nothing to report; run it with 'autotune run'"
-        )
-    config = _config(store.meta("config"))
-    check = _table(store.meta("check"), "check")
+        raise DataError("the study has no trial yet, so there is nothing to report; run it with 'autotune run'")
+    config = _config(store.config_json)
+    inspection = _inspection(store.meta("inspection"))
     targets = _targets(config, trials)
     keys = keys_of(trials, targets[0])
     complete = [trial for trial in trials if trial.state == "complete"]
     on_front = _front(complete, keys)
-    finalists = tuple(sorted((t for t in complete if t.final), key=lambda t: (t.number != 0, _size(t, keys))))
-    chosen = tuple(trial for trial in finalists if trial.number != 0)
+    finalists = tuple(sorted((t for t in complete if t.final and t.number != 0), key=lambda t: _size(t, keys)))
     return StudyView(
-        name=config.name if config else str(check.get("study", "study")),
+        name=config.name if config else "study",
         description=config.description if config else "",
         config=config,
         trials=trials,
@@ -108,16 +107,16 @@ def read_study(store: StudyStore) -> StudyView:
         keys=keys,
         limit=_limit(config, trials),
         front=frozenset(trial.number for trial in on_front),
-        finalists=chosen,
-        shown=chosen or _spread([t for t in on_front if t.number != 0], keys),
-        layers=_layers(check, trials),
-        skipped=_skipped(check),
-        notes=tuple(str(note) for note in check.get("notes", ())),
+        finalists=finalists,
+        shown=finalists or _promising(trials, on_front, keys),
+        layers=_layers(inspection, trials),
+        skipped=_skipped(inspection),
+        notes=tuple(str(note) for note in inspection.get("notes", ())),
     )
 
 
 def keys_of(trials: Sequence[Trial], target: str) -> Keys:
-    """The keys under which this study's trials keep the usual metrics; the drop may or may not name a target."""
+    """The keys under which these trials keep the usual metrics; the drop may or may not name a target."""
     known = {key for trial in trials for key in trial.metrics}
     drop = f"drop/{WORST}"
     at_target = f"{drop}@{target}"
@@ -131,7 +130,7 @@ def keys_of(trials: Sequence[Trial], target: str) -> Keys:
 
 
 def evaluation_of(trial: Trial, target: str, *, prefer: str = "heldout") -> Evaluation | None:
-    """The judgement to show: on `prefer` data if there is one, else on any; on `target` if there is one, else on any."""
+    """The judgement to show: on `prefer` data and `target` where there is one, else on what there is."""
     ranked = sorted(trial.evaluations, key=lambda e: (e.dataset != prefer, e.target != target))
     return ranked[0] if ranked else None
 
@@ -152,9 +151,15 @@ def _front(complete: Sequence[Trial], keys: Keys) -> list[Trial]:
     return front(judged, [parse_key(key) for key in used])
 
 
-def _spread(trials: Sequence[Trial], keys: Keys) -> tuple[Trial, ...]:
+def _promising(trials: Sequence[Trial], on_front: Sequence[Trial], keys: Keys) -> tuple[Trial, ...]:
     """A few points evenly along the front, from small to large."""
-    ordered = sorted(trials, key=lambda trial: _size(trial, keys))
+    members = [trial for trial in on_front if trial.number != 0]
+    if not members:
+        # Everything was rejected: what would be the front if the limits were not there?
+        originals = {trial.number: trial for trial in trials if trial.number != 0 and trial.state == "rejected"}
+        lifted = [trial.model_copy(update={"state": "complete"}) for trial in originals.values()]
+        members = [originals[trial.number] for trial in _front(lifted, keys)]
+    ordered = sorted(members, key=lambda trial: _size(trial, keys))
     if len(ordered) <= SHOWN_WITHOUT_FINALISTS:
         return tuple(ordered)
     step = (len(ordered) - 1) / (SHOWN_WITHOUT_FINALISTS - 1)
@@ -170,16 +175,13 @@ def _config(text: str | None) -> StudyConfig | None:
         raise DataError(f"the store's saved configuration cannot be read: {error}") from error
 
 
-def _table(text: str | None, what: str) -> dict[str, Any]:
-    if text is None:
+def _inspection(saved: Any) -> Mapping[str, Any]:
+    """{"layers": [{name, op, parameters}], "skipped": [{name, reason}], "notes": [text]}, as the search saved it."""
+    if saved is None:
         return {}
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"the store's saved {what!r} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise DataError(f"the store's saved {what!r} must be a JSON object, not {type(data).__name__}")
-    return data
+    if not isinstance(saved, dict):
+        raise DataError(f"the store's saved 'inspection' must be a JSON object, not {type(saved).__name__}")
+    return saved
 
 
 def _targets(config: StudyConfig | None, trials: Sequence[Trial]) -> tuple[str, ...]:
@@ -191,14 +193,14 @@ def _targets(config: StudyConfig | None, trials: Sequence[Trial]) -> tuple[str, 
 
 def _limit(config: StudyConfig | None, trials: Sequence[Trial]) -> float:
     if config is not None:
-        return config.judge.limit
+        return config.limits[f"drop/{WORST}"]
     limits = [evaluation.limit for trial in trials for evaluation in trial.evaluations]
     return limits[0] if limits else 0.01
 
 
-def _layers(check: Mapping[str, Any], trials: Sequence[Trial]) -> tuple[LayerFact, ...]:
-    """In order of execution: from the check where it was saved, else from the first trial that lists its layers."""
-    saved = check.get("layers", ())
+def _layers(inspection: Mapping[str, Any], trials: Sequence[Trial]) -> tuple[LayerFact, ...]:
+    """In order of execution: from the saved inspection, else from the first trial that lists its layers."""
+    saved = inspection.get("layers", ())
     if saved:
         return tuple(LayerFact(str(row["name"]), str(row["op"]), int(row["parameters"])) for row in saved)
     listed = next((trial.layers for trial in trials if trial.layers), ())
@@ -209,5 +211,5 @@ def _layers(check: Mapping[str, Any], trials: Sequence[Trial]) -> tuple[LayerFac
     return tuple(LayerFact(name, "", None) for name in names)
 
 
-def _skipped(check: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((str(row["name"]), str(row["reason"])) for row in check.get("skipped", ()))
+def _skipped(inspection: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(row["name"]), str(row["reason"])) for row in inspection.get("skipped", ()))

@@ -7,7 +7,9 @@ from hwprofiles.measurement import Estimate
 
 Interval = Value | Estimate
 MINUS = "\u2212"  # a real minus sign lines up with digits, a hyphen does not
-EN_DASH = "\u2013"
+_CONTROLS = [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)]
+_DIRECTIONS = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_UNPRINTABLE = dict.fromkeys([*_CONTROLS, *_DIRECTIONS], "\ufffd")
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -74,6 +76,11 @@ def interval(value: Interval, scale: float = 1.0, decimals: int = 2) -> str:
 def exact(value: Interval) -> bool:
     """True for a number without uncertainty, such as a file size."""
     return value.low == value.high
+
+
+def printable(text: object) -> str:
+    """Control characters and those that turn the direction of writing become visible: a name may not reorder a page."""
+    return str(text).translate(_UNPRINTABLE)
 
 
 def shorten(text: str, width: int) -> str:

@@ -47,9 +47,7 @@ def write_report(store: StudyStore, path: Path, *, title: str | None = None) -> 
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False
-        ) as file:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False) as file:
             temporary = Path(file.name)
             file.write(text)
             file.flush()
@@ -60,9 +58,7 @@ def write_report(store: StudyStore, path: Path, *, title: str | None = None) -> 
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        raise DiskError(
-            f"cannot write the report {path}: {error.strerror or error}; give another path"
-        ) from error
+        raise DiskError(f"cannot write the report {path}: {error.strerror or error}; give another path") from error
     return path
 
 
@@ -71,9 +67,10 @@ def render(store: StudyStore, *, title: str | None = None) -> str:
     view = read_study(store)
     head = headline(view)
     chosen = head.trial.number if head.trial is not None else None
+    roles = {**ROLES, "recommended": "nearest to the limits"} if head.tone == "bad" else ROLES
     figures: dict[str, go.Figure] = {}
     front, more = sections.front_section(
-        [front_info(view, target, chosen) for target in view.targets], winners_curse(view), ROLES
+        [front_info(view, target, chosen) for target in view.targets], winners_curse(view), roles
     )
     figures.update(more)
     layers, more = sections.layer_section(layer_map(view), chosen, verified=bool(view.finalists))

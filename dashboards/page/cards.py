@@ -101,10 +101,10 @@ def _obstacles(head: Headline, blame: Sensitivity) -> Html | None:
     if head.trial is None:
         return None
     items = []
-    if blame.culprits:
+    costly = [culprit for culprit in blame.culprits if culprit.loss >= head.limit / 5]
+    if costly:
         losses = [
-            join((tag("code", c.layer), f" in {c.choice} (about {units.points(c.loss)} points)"))
-            for c in blame.culprits[:4]
+            join((tag("code", c.layer), f" in {c.choice} (about {units.points(c.loss)} points)")) for c in costly[:4]
         ]
         items.append(
             tag(
@@ -115,6 +115,8 @@ def _obstacles(head: Headline, blame: Sensitivity) -> Html | None:
                 ".",
             )
         )
+    elif head.tone == "bad":
+        items.append(tag("li", "The trials of this study do not tell which layers cause the loss."))
     large = [kept for kept in head.kept if kept.parameter_share >= 0.02]
     if large:
         names = [join((tag("code", k.layer), f" ({units.percent(k.parameter_share)})")) for k in large[:4]]
@@ -128,9 +130,7 @@ def _obstacles(head: Headline, blame: Sensitivity) -> Html | None:
         )
     if not items:
         return None
-    title = (
-        "What stands in the way" if head.tone == "bad" else "What stands in the way of an even smaller model"
-    )
+    title = "What stands in the way" if head.tone == "bad" else "What stands in the way of an even smaller model"
     return join((tag("h3", title), tag("ul", *items, class_="plain")))
 
 

@@ -15,10 +15,10 @@ from dashboards.page.html import Html, join, tag
 
 
 def document(title: str, header: Html, navigation: Html, body: Html, figures: dict[str, go.Figure]) -> str:
-    """The whole page. Scripts run only if their digest stands in the policy; nothing may be fetched from anywhere.
+    """The whole page. Scripts run only if their digest stands in the policy; nothing may be fetched.
 
-    Plotly sets the style of its elements, so inline style is allowed; pictures come as data or, when a reader saves a
-    plot, as blob.
+    Plotly sets the style of its elements, so inline style is allowed; pictures come as data or, when a
+    reader saves a plot, as blob.
     """
     library, program = get_plotlyjs(), _asset("page.js")
     scripts = " ".join(_digest(source) for source in (library, program))

@@ -1,4 +1,4 @@
-"""The last section: on what, with which versions and how often the numbers were measured, and what went wrong."""
+"""The last section: on what, with which versions and how often it was measured, and what went wrong."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def protocol_section(info: Protocol, notes: tuple[str, ...]) -> Html:
         tag("h2", "How it was measured"),
         tag(
             "p",
-            "Candidate and original were timed in interleaved pairs, each ratio with a 95 % interval; answers were "
-            "compared on the same samples.",
+            "Candidate and original were timed in interleaved pairs, each ratio with a 95 % interval; "
+            "answers were compared on the same samples.",
             class_="lead",
         ),
         *(tag("p", warning, class_="notice") for warning in info.warnings),
@@ -37,22 +37,9 @@ def protocol_section(info: Protocol, notes: tuple[str, ...]) -> Html:
             empty="Nothing was judged.",
         ),
         _measurements(info),
-        tag("h3", "Trials without a result"),
-        table(
-            ("trial", "state", "cause", "stage", "what happened", "proposed by"),
-            [
-                (
-                    f"#{p.trial}",
-                    tag("span", p.state, class_="tag bad" if p.state == "failed" else "tag"),
-                    p.kind,
-                    p.stage,
-                    p.message,
-                    p.proposer,
-                )
-                for p in info.problems
-            ],
-            empty="None: every trial was built, measured and judged.",
-        ),
+        tag("h3", "Failed trials"),
+        _failed(info),
+        _rejected(info),
     ]
     if notes:
         parts += [
@@ -60,6 +47,20 @@ def protocol_section(info: Protocol, notes: tuple[str, ...]) -> Html:
             tag("ul", *(tag("li", note) for note in notes), class_="plain"),
         ]
     return tag("section", *parts, id="protocol")
+
+
+def _failed(info: Protocol) -> Html:
+    rows = [(f"#{p.trial}", p.kind, p.stage, p.message, p.proposer) for p in info.problems if p.state == "failed"]
+    head = ("trial", "cause", "stage", "what happened", "proposed by")
+    return table(head, rows, empty="None: every trial was built, measured and judged, or rejected for a reason.")
+
+
+def _rejected(info: Protocol) -> Html | None:
+    rows = [(f"#{p.trial}", p.stage, p.message, p.proposer) for p in info.problems if p.state == "rejected"]
+    if not rows:
+        return None
+    head = ("trial", "last stage", "limit that it broke", "proposed by")
+    return tag("details", tag("summary", f"{len(rows)} rejected trials, and why"), table(head, rows))
 
 
 def _device(device: Device) -> tuple[object, ...]:
@@ -70,9 +71,7 @@ def _device(device: Device) -> tuple[object, ...]:
             (
                 device.target,
                 " ",
-                tag(
-                    "span", device.provenance, class_="tag" if device.provenance == "hardware" else "tag warn"
-                ),
+                tag("span", device.provenance, class_="tag" if device.provenance == "hardware" else "tag warn"),
             )
         ),
         join(

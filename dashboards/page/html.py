@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-Child = "Html | str | int | None"
+from dashboards.info.units import printable
+
 VOID = {"img", "meta", "br", "hr"}
 
 
@@ -17,14 +18,14 @@ class Html(str):
 
 def text(value: object) -> Html:
     """`value` as escaped text; quotes too, so that it may stand in an attribute."""
-    return value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
+    return value if isinstance(value, Html) else Html(html.escape(printable(value), quote=True))
 
 
 def tag(name: str, /, *children: object, **attributes: str | int | bool | None) -> Html:
     """One element. Children that are not `Html` are escaped, None is left out.
 
-    Attributes: a trailing underscore is dropped (`class_`), other underscores become hyphens; True gives a bare
-    attribute, None and False give none.
+    Attributes: a trailing underscore is dropped (`class_`), other underscores become hyphens; True gives a
+    bare attribute, None and False give none.
     """
     shown = []
     for key, value in attributes.items():
@@ -53,9 +54,7 @@ def table(
     if not rows:
         return tag("p", empty, class_="muted")
     right = set(numeric)
-    titles = [
-        tag("th", cell, scope="col", class_="num" if i in right else None) for i, cell in enumerate(head)
-    ]
+    titles = [tag("th", cell, scope="col", class_="num" if i in right else None) for i, cell in enumerate(head)]
     body = [
         tag("tr", *(tag("td", cell, class_="num" if i in right else None) for i, cell in enumerate(row)))
         for row in rows

@@ -12,6 +12,7 @@ _SHAPES = {
     "original": Html('<path d="M8 1.5 14.5 8 8 14.5 1.5 8Z" fill="currentColor"/>'),
     "front": Html('<circle cx="8" cy="8" r="6" fill="currentColor"/>'),
     "dominated": Html('<circle cx="8" cy="8" r="3.5" fill="currentColor" opacity="0.7"/>'),
+    "rejected": Html('<circle cx="8" cy="8" r="3.5" fill="none" stroke="currentColor" stroke-width="1.5"/>'),
     "uniform": Html('<rect x="3" y="3" width="10" height="10" fill="currentColor"/>'),
     "finalist": Html('<circle cx="8" cy="8" r="6.2" fill="none" stroke="currentColor" stroke-width="1.8"/>'),
     "stopped": Html('<path d="M8 2v12" stroke="currentColor" stroke-width="2" opacity="0.6"/>'),
@@ -19,6 +20,7 @@ _SHAPES = {
 _SHAPE_WORDS = {
     "front": "on the front",
     "dominated": "beaten by another trial",
+    "rejected": "rejected: breaks a limit",
     "uniform": "one format for all layers",
     "original": "original",
     "finalist": "finalist, measured again",
@@ -49,9 +51,7 @@ def drops(limit: float, colours: tuple[str, str, str, str], what: str) -> Html:
 def choices(names: tuple[str, ...]) -> Html:
     """The formats in the layer map."""
     colours = palette.choice_colours(names)
-    return _row(
-        _key(_swatch(colour), "original" if name == "none" else name) for name, colour in colours.items()
-    )
+    return _row(_key(_swatch(colour), "original" if name == "none" else name) for name, colour in colours.items())
 
 
 def verdicts() -> Html:

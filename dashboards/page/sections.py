@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
+from autotune.keys import parse_key
 from dashboards.figures import palette
 from dashboards.figures.front import drop_figure, speed_figure
 from dashboards.figures.layermap import layer_figure
@@ -26,9 +27,7 @@ Figures = dict[str, go.Figure]  # id of the element -> figure
 LONGEST_MARKED = 400  # characters; comparing longer answers letter by letter helps nobody
 
 
-def front_section(
-    fronts: list[FrontInfo], curses: tuple[Curse, ...], roles: Mapping[str, str]
-) -> tuple[Html, Figures]:
+def front_section(fronts: list[FrontInfo], curses: tuple[Curse, ...], roles: Mapping[str, str]) -> tuple[Html, Figures]:
     """Two views of all trials per target, and what measuring again changed."""
     figures: Figures = {}
     parts = []
@@ -95,56 +94,37 @@ def _curse_table(curses: tuple[Curse, ...]) -> Html | None:
     """The winner's curse: the best of many noisy values is too good; so finalists are looked at twice."""
     if not curses:
         return None
-    rows = [
-        (
-            f"#{c.trial}",
-            _metric_name(c.key),
-            words.amount(c.key, c.search.value),
-            words.amount(c.key, c.final.value),
-            _change(c),
-        )
-        for c in curses
-    ]
-    return join(
-        (
-            tag("h3", "Search against second look"),
-            tag(
-                "p",
-                "The winner of many noisy comparisons looks better than it is. Finalists were therefore measured "
-                "again with more samples and judged on data that the search never saw; the right column is the difference.",
-                class_="muted",
-            ),
-            table(("trial", "metric", "search", "second look", "difference"), rows, numeric=(2, 3, 4)),
-        )
+    rows: list[tuple[object, ...]] = []
+    for number in dict.fromkeys(curse.trial for curse in curses):
+        row: list[object] = [f"#{number}"]
+        for name in CURSED:
+            found = next((c for c in curses if c.trial == number and parse_key(c.key).name == name), None)
+            row += ["", "", ""] if found is None else _curse_cells(found)
+        rows.append(tuple(row))
+    head = (
+        "trial",
+        *(f"{name}{what}" for name in CURSED.values() for what in (" in search", ", second look", ", change")),
     )
+    words_ = (
+        "The winner of many noisy comparisons looks better than it is. Finalists were therefore measured again "
+        "with more samples and judged on data that the search never saw. Marked: outside of what the search's own "
+        "interval allowed, and worse."
+    )
+    heading = tag("h3", "What the search saw, and the second look")
+    return join((heading, tag("p", words_, class_="muted"), table(head, rows, numeric=range(1, 7))))
 
 
-def _change(curse: Curse) -> Html:
-    name = curse.key.partition("/")[0].partition("@")[0]
-    if name == "drop":
+CURSED = {"latency_ratio": "time", "drop": "worst loss"}  # metric -> its name in the table
+
+
+def _curse_cells(curse: Curse) -> list[object]:
+    if parse_key(curse.key).name == "drop":
         shown = f"{units.points(curse.change, sign=True)} points"
-    elif name == "latency_ratio":
-        shown = f"{curse.change:+.3f}".replace("-", units.MINUS)
     else:
-        base = curse.search.value or 1.0
-        shown = f"{curse.change / base * 100:+.1f} %".replace("-", units.MINUS)
-    inside = curse.search.low <= curse.final.value <= curse.search.high
-    return join(
-        (
-            shown,
-            " ",
-            tag(
-                "span",
-                "as expected" if inside or curse.change <= 0 else "worse than it looked",
-                class_="tag" if inside or curse.change <= 0 else "tag warn",
-            ),
-        )
-    )
-
-
-def _metric_name(key: str) -> str:
-    names = {"drop": "worst drop", "latency_ratio": "time, original = 1", "memory_peak": "peak memory"}
-    return names.get(key.partition("/")[0].partition("@")[0], key)
+        shown = f"{curse.change:+.3f}".replace("-", units.MINUS)
+    surprise = curse.final.value > curse.search.high
+    change = tag("span", shown, class_="tag warn") if surprise else shown
+    return [words.amount(curse.key, curse.search.value), words.amount(curse.key, curse.final.value), change]
 
 
 def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) -> tuple[Html, Figures]:
@@ -152,7 +132,7 @@ def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) ->
     subject = "finalist" if verified else "point of the front"
     lead = (
         f"Every layer in order of execution, and the format each {subject} gives it. Bars: the layer's share of "
-        "parameters and of time in the original."
+        "parameters and of time in the original. ★ is the trial of the headline."
     )
     mismatches = [
         (f"#{number}", tag("code", outcome.layer), outcome.asked, outcome.ran, outcome.note)
@@ -162,7 +142,7 @@ def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) ->
     figures: Figures = {}
     if info.rows and info.trials:
         figures["layers"] = layer_figure(info, recommended)
-        body = [legends.choices(info.choices), _figure("layers", "", wide=True)]
+        body = [legends.choices(info.choices), _figure("layers", width=380 + 90 * len(info.trials))]
     else:
         body = [tag("p", "No compressed model to show yet.", class_="muted")]
     body.append(tag("h3", "Asked for and not what ran"))
@@ -178,7 +158,7 @@ def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) ->
         body.append(
             tag(
                 "details",
-                tag("summary", f"{len(rows)} parts of the model that are not searchable, and why"),
+                tag("summary", f"Parts of the model that are not searchable, and why ({len(rows)})"),
                 table(("part", "why"), rows),
             )
         )
@@ -197,8 +177,8 @@ def slice_section(info: SliceMap, recommended: int | None) -> tuple[Html, Figure
         empty = tag("p", "No compressed model was judged yet.", class_="muted")
         return tag("section", tag("h2", "Loss by slice"), empty, id="slices"), {}
     lead = (
-        f"Loss of {info.metric} against the original on the same samples, in percentage points; a negative number is a gain. "
-        "Finalists on held-out data, formats used for all layers beside them for comparison."
+        f"Loss of {info.metric} against the original on the same samples, in percentage points; a negative "
+        "number is a gain. Finalists on held-out data, formats used for all layers beside them for comparison."
     )
     first = info.columns[0]
     return (
@@ -207,7 +187,7 @@ def slice_section(info: SliceMap, recommended: int | None) -> tuple[Html, Figure
             tag("h2", "Loss by slice"),
             tag("p", lead, class_="lead"),
             legends.drops(info.limit, palette.CELL_SCALE, "loss"),
-            _figure("slice-map", "", wide=True),
+            _figure("slice-map", width=160 + 84 * len(info.columns)),
             legends.verdicts(),
             _slice_table(info, first.trial),
             id="slices",
@@ -319,7 +299,8 @@ def progress_section(info: Progress) -> tuple[Html, Figures]:
     )
 
 
-def _figure(element: str, caption: str, *, wide: bool = False) -> Html:
+def _figure(element: str, caption: str = "", *, width: int = 0) -> Html:
+    """`width` is the least number of pixels that the plot needs; where there are fewer, it scrolls sideways."""
     title = tag("figcaption", caption) if caption else None
-    plot = tag("div", id=element, class_="plot")
-    return tag("figure", title, tag("div", plot, class_="wide" if wide else None))
+    plot = tag("div", id=element, class_="plot", style=f"min-width:{width}px" if width else None)
+    return tag("figure", title, tag("div", plot, class_="wide"))

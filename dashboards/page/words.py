@@ -16,7 +16,7 @@ def verdict(head: Headline) -> str:
         return "within every limit on the search data, not confirmed yet"
     if head.tone == "uncertain":
         return "promising, not certain"
-    return "no trial keeps every limit" if head.tone == "bad" else "nothing to recommend"
+    return "no trial keeps every limit" if head.tone == "bad" and head.gaps else "nothing to recommend"
 
 
 def sentence(head: Headline) -> str:
@@ -28,8 +28,9 @@ def sentence(head: Headline) -> str:
     gains = _gains(head)
     if head.tone == "bad":
         worst = head.gaps[0] if head.gaps else None
-        miss = f" It misses a limit: {gap_words(worst, head)}." if worst else ""
-        return f"Nothing is good enough. The nearest, {name}, {gains}.{miss}"
+        if worst is None:
+            return f"Keep the original: nothing within the limits is better. The nearest, {name}, {gains}."
+        return f"Nothing is good enough. The nearest, {name}, {gains}, but misses a limit: {gap_words(worst, head)}."
     loss = _loss(head)
     if head.tone == "uncertain":
         return f"{name.capitalize()} looks best: it {gains}. Probably {loss}, but the data are too few to be sure."
@@ -42,8 +43,7 @@ def explanation(head: Headline) -> list[str]:
     if head.judged is not None and head.drop is not None:
         seen = "data that the search never saw" if head.verified else "the data that the search optimised on"
         lines.append(
-            f"Judged on {head.judged.n:,} samples of {seen}, each answered by the original and by the "
-            "compressed model."
+            f"Judged on {head.judged.n:,} samples of {seen}, each answered by the original and by the compressed model."
         )
     if head.tone == "uncertain" and head.drop is not None:
         lines.append(
@@ -61,13 +61,9 @@ def explanation(head: Headline) -> list[str]:
         first = decidable[0]
         lines.append(f"Slice {first.name} is undecided; about {first.needed:,} more samples would settle it.")
     if head.tone == "good" and head.verified and head.feasible > 1:
-        lines.append(
-            f"{head.feasible} of {head.tried} trials kept every limit; this is the cheapest of them."
-        )
+        lines.append(f"{head.feasible} of {head.tried} trials kept every limit; this is the cheapest of them.")
     if head.unmeasured:
-        lines.append(
-            f"No trial has a value for these limits, so they were not checked: {', '.join(head.unmeasured)}."
-        )
+        lines.append(f"No trial has a value for these limits, so they were not checked: {', '.join(head.unmeasured)}.")
     return lines
 
 

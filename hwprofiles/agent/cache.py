@@ -88,9 +88,7 @@ class Scratch:
         parent.mkdir(parents=True, exist_ok=True)
         clearing = os.open(parent, os.O_RDONLY)
         try:
-            fcntl.flock(
-                clearing, fcntl.LOCK_EX
-            )  # else a neighbour clears our folder before we have locked it
+            fcntl.flock(clearing, fcntl.LOCK_EX)  # else a neighbour clears our folder before we have locked it
             for old in parent.iterdir():
                 _remove_if_abandoned(old)
             self.folder = Path(tempfile.mkdtemp(dir=parent))

@@ -140,9 +140,7 @@ class AgentClient:
         with path.open("rb") as file:
             while True:
                 piece = file.read(_PIECE)
-                self.request(
-                    "put", stage="load", payload=memoryview(piece), digest=digest, offset=offset, size=size
-                )
+                self.request("put", stage="load", payload=memoryview(piece), digest=digest, offset=offset, size=size)
                 offset += len(piece)
                 if offset >= size or not piece:
                     return
@@ -168,12 +166,8 @@ class AgentClient:
         wanted = {str(port["name"]): port for port in self.sessions[handle].inputs}
         for feed in feeds:
             if set(feed) != set(wanted):
-                takes = ", ".join(
-                    f"{name} {port.get('type')} {port.get('shape')}" for name, port in wanted.items()
-                )
-                message = (
-                    f"{self._label}: the model takes {takes}; it was given {', '.join(feed) or 'nothing'}"
-                )
+                takes = ", ".join(f"{name} {port.get('type')} {port.get('shape')}" for name, port in wanted.items())
+                message = f"{self._label}: the model takes {takes}; it was given {', '.join(feed) or 'nothing'}"
                 raise DeviceFailure(Failure(kind="bad_model", stage=stage, message=message))
 
     def close(self) -> None:

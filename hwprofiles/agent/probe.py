@@ -173,9 +173,7 @@ def _steal() -> float | None:
 
 
 def _throttle() -> int | None:
-    counts = [
-        read(str(path)) for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_count")
-    ]
+    counts = [read(str(path)) for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_count")]
     numbers = [int(count) for count in counts if count and count.isdigit()]
     return sum(numbers) if numbers else None
 

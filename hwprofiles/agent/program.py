@@ -173,9 +173,7 @@ class Agent:
 
     def _put(self, request: dict[str, Any], payload: bytearray) -> Reply:
         try:
-            self._cache.add(
-                request["digest"], request["offset"], request["size"], payload, self.scratch.folder
-            )
+            self._cache.add(request["digest"], request["offset"], request["size"], payload, self.scratch.folder)
         except ValueError as error:
             raise Refused("protocol", str(error)) from error
         return {}, {}
@@ -204,9 +202,7 @@ class Agent:
 
     def _time(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
         runs = {side: self._session(handle).run for side, handle in request["sides"].items()}
-        blocks = timing.time_pairs(
-            runs, feeds, request["counts"], request["pairs"], request["seed"], request["budget"]
-        )
+        blocks = timing.time_pairs(runs, feeds, request["counts"], request["pairs"], request["seed"], request["budget"])
         wall = array.array("d")
         for block in blocks:
             wall.extend(block.pop("wall"))

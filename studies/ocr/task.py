@@ -54,9 +54,7 @@ Splits = dict[str, list[Sample]]
 
 def workload() -> Workload:
     """The study's workload. Raises `DataError` where the model or the typefaces are not installed."""
-    model = _package_file(
-        "rapidocr_onnxruntime", "models/ch_PP-OCRv4_rec_infer.onnx", "rapidocr-onnxruntime==1.4.4"
-    )
+    model = _package_file("rapidocr_onnxruntime", "models/ch_PP-OCRv4_rec_infer.onnx", "rapidocr-onnxruntime==1.4.4")
     splits = make_samples()
     by_width = sorted(splits["search"], key=lambda sample: sample.inputs["x"].shape[-1])
     return Workload(
@@ -97,9 +95,7 @@ def make_samples(*, calibration: int = 64, search: int = 600, heldout: int = 200
     texts = _texts(np.random.Generator(np.random.PCG64(20240517)))
     fonts = {name: _font(file) for name, file in TYPEFACES.items()}
     splits: Splits = {}
-    for seed, (split, count) in enumerate(
-        {"calibration": calibration, "search": search, "heldout": heldout}.items()
-    ):
+    for seed, (split, count) in enumerate({"calibration": calibration, "search": search, "heldout": heldout}.items()):
         rng = np.random.Generator(np.random.PCG64(seed))
         effects = EFFECTS[:1] if split == "calibration" else EFFECTS
         combinations = itertools.cycle(itertools.product(TYPEFACES, effects, KINDS))
@@ -120,9 +116,7 @@ def characters(model: Path) -> list[str]:
     """Class index -> character: the blank, the list in the model's metadata, the space."""
     properties = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
     if "character" not in properties:
-        raise DataError(
-            f"{model} carries no character list: it is not the PP-OCRv4 recogniser of version 1.4.4"
-        )
+        raise DataError(f"{model} carries no character list: it is not the PP-OCRv4 recogniser of version 1.4.4")
     return ["", *properties["character"].splitlines(), " "]
 
 

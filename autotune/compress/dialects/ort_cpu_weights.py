@@ -8,6 +8,7 @@ DequantizeLinear in place, to be run every time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,10 @@ from autotune.compress.plan import Plan, attribute, make_contrib, make_node, rew
 from autotune.layers import Layer
 from autotune.techniques.rounding import in_blocks, pack_bits, per_channel_int8
 
-ACCURACY_LEVEL = 4  # MatMulNBits computes with int8 activations; with the default 0 it is several times slower
+_Step = tuple[str, list[str], dict[str, Any]]  # operator, further inputs, attributes
+
+# MatMulNBits computes with int8 activations at level 4; at the default 0 it is several times slower.
+ACCURACY_LEVEL = 4
 
 
 def tensors(layer: Layer, parts: Mapping[str, np.ndarray]) -> list[onnx.TensorProto]:
@@ -87,7 +91,7 @@ def write_expanded(plan: Plan, layer: Layer, bits: int, block: int) -> None:
     length = layer.parameters // outputs
     size = min(block, _even(length))
     blocks = -(-length // size)
-    steps: list[tuple[str, list[str], dict[str, int]]] = []
+    steps: list[_Step] = []
     if bits == 2:
         shape = plan.add(f"{p}/blocked", np.array([outputs, blocks, size], np.int64))
         steps += [
@@ -95,7 +99,7 @@ def write_expanded(plan: Plan, layer: Layer, bits: int, block: int) -> None:
                 "BitShift",
                 [plan.add("two-bit/shifts", np.array([0, 2, 4, 6], np.uint8))],
                 {"direction": "RIGHT"},
-            ),  # type: ignore[dict-item]
+            ),
             ("BitwiseAnd", [plan.add("two-bit/mask", np.array(3, np.uint8))], {}),
             ("Cast", [], {"to": TensorProto.FLOAT}),
             ("Sub", [plan.add("two-bit/zero", np.array(2, np.float32))], {}),
@@ -113,11 +117,11 @@ def write_expanded(plan: Plan, layer: Layer, bits: int, block: int) -> None:
     if layer.output_axis != 0:
         back = list(range(1, len(moved)))
         back.insert(layer.output_axis, 0)
-        steps.append(("Transpose", [], {"perm": back}))  # type: ignore[dict-item]
+        steps.append(("Transpose", [], {"perm": back}))
     _chain(plan, layer, steps)
 
 
-def _chain(plan: Plan, layer: Layer, steps: Sequence[tuple[str, list[str], dict[str, int]]]) -> None:
+def _chain(plan: Plan, layer: Layer, steps: Sequence[_Step]) -> None:
     current = f"{layer.name}/levels"
     for index, (op, extra, attributes) in enumerate(steps):
         target = f"{layer.name}/expanded{'' if index == len(steps) - 1 else index}"

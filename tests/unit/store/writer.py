@@ -139,7 +139,8 @@ def model_bytes(number: int) -> bytes:
 
 def work(place: str, trials: int) -> None:
     def done(*words: object) -> None:
-        print(*words, flush=True)
+        sys.stdout.write(" ".join(map(str, words)) + "\n")
+        sys.stdout.flush()
 
     with open_store(place, STUDY) as store, store.lock():
         store.begin('{"name": "digits"}', "w" * 64)

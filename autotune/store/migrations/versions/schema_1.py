@@ -152,7 +152,5 @@ def _evaluations() -> None:
         sa.Column("evaluation_id", sa.Integer, nullable=False),
         sa.Column("data", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("evaluation_id", name="pk_outcomes"),
-        sa.ForeignKeyConstraint(
-            ["evaluation_id"], ["evaluation.id"], name="fk_outcomes_evaluation_id_evaluation"
-        ),
+        sa.ForeignKeyConstraint(["evaluation_id"], ["evaluation.id"], name="fk_outcomes_evaluation_id_evaluation"),
     )

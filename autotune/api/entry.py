@@ -95,7 +95,9 @@ def _config(
         for text, value in constraints.items()
     }
     try:
-        return StudyConfig(name=name, targets=tuple(targets), search=search, constraints=amounts, **tables)
+        return StudyConfig.model_validate(
+            {"name": name, "targets": tuple(targets), "search": search, "constraints": amounts, **tables}
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -1,0 +1,1 @@
+"""The study and its loop: space, samplers, trials one by one."""

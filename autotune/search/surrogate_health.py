@@ -1,0 +1,51 @@
+"""Is the surrogate right? What it predicted before it was measured, against the measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from autotune.search.surrogate_space import Floats
+
+FEWEST = 8  # pairs below which a rank correlation says nothing
+GOOD_RANK = 0.5
+GOOD_ERROR = 0.5  # of the spread: worse than half of what a constant guess would miss by
+
+
+@dataclass(frozen=True)
+class Health:
+    """One entry per objective: Spearman's rank correlation of predicted and measured values over the last two
+    batches (NaN where the values are all equal), and the median of |predicted - measured| / |measured|."""
+
+    n: int
+    rank_correlation: tuple[float, ...]
+    relative_error: tuple[float, ...]
+    good: bool  # every objective is ranked well, or predicted to within half its spread
+
+
+def check_health(pairs: Sequence[tuple[Floats, Floats]], sign: Floats) -> Health | None:
+    """Health from (predicted, measured) batches, each (n, M) and minimised; None without any."""
+    if not pairs:
+        return None
+    predicted = np.concatenate([p for p, _ in pairs]) * sign
+    measured = np.concatenate([m for _, m in pairs]) * sign
+    ranks, errors, good = [], [], True
+    for p, m in zip(predicted.T, measured.T, strict=True):
+        known = np.isfinite(m)
+        p, m = p[known], m[known]
+        rank = _spearman(p, m)
+        scale = np.maximum(np.abs(m), 1e-12)
+        errors.append(float(np.median(np.abs(p - m) / scale)) if len(m) else float("nan"))
+        ranks.append(rank)
+        if len(m) >= FEWEST and rank < GOOD_RANK and np.abs(p - m).mean() > GOOD_ERROR * np.abs(m - m.mean()).mean():
+            good = False
+    return Health(len(predicted), tuple(ranks), tuple(errors), good)
+
+
+def _spearman(a: Floats, b: Floats) -> float:
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])

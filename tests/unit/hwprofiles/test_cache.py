@@ -1,0 +1,70 @@
+"""The cache of models on the device: whole files under their digest, bounded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from hwprofiles.agent.cache import BlobCache, Scratch
+
+
+def add(cache: BlobCache, data: bytes, scratch: Path, step: int = 1000) -> str:
+    digest = hashlib.sha256(data).hexdigest()
+    for offset in range(0, max(len(data), 1), step):
+        cache.add(digest, offset, len(data), bytearray(data[offset : offset + step]), scratch)
+    return digest
+
+
+@pytest.mark.parametrize("size", [0, 999, 1000, 1001, 5000])
+def test_arrives_in_pieces(tmp_path: Path, size: int) -> None:
+    cache = BlobCache(tmp_path / "blobs")
+    data = os.urandom(size)
+    found = cache.find(add(cache, data, tmp_path))
+    assert found is not None and found.read_bytes() == data
+
+
+def test_wrong_bytes_never_become_visible(tmp_path: Path) -> None:
+    cache = BlobCache(tmp_path / "blobs")
+    digest = hashlib.sha256(b"right").hexdigest()
+    with pytest.raises(ValueError, match="changed on the way"):
+        cache.add(digest, 0, 5, bytearray(b"wrong"), tmp_path)
+    assert cache.find(digest) is None and not list((tmp_path / "blobs").iterdir())
+
+
+def test_pieces_out_of_order(tmp_path: Path) -> None:
+    cache = BlobCache(tmp_path / "blobs")
+    digest = hashlib.sha256(b"right").hexdigest()
+    cache.add(digest, 0, 5, bytearray(b"ri"), tmp_path)
+    with pytest.raises(ValueError, match="out of order"):
+        cache.add(digest, 3, 5, bytearray(b"ht"), tmp_path)
+
+
+@pytest.mark.parametrize("digest", ["", "../../etc/passwd", "A" * 64, "0" * 63])
+def test_digest_cannot_be_a_path(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(ValueError, match="not a sha256"):
+        BlobCache(tmp_path).find(digest)
+
+
+def test_least_recently_used_goes_first(tmp_path: Path) -> None:
+    cache = BlobCache(tmp_path / "blobs")
+    cache.limit = 2500
+    digests = []
+    for index in range(2):
+        digests.append(add(cache, bytes([index]) * 1000, tmp_path))
+        os.utime(tmp_path / "blobs" / f"{digests[-1]}.onnx", (index, index))
+    assert cache.find(digests[0]) is not None  # used again, so the other one is the oldest now
+    digests.append(add(cache, b"2" * 1000, tmp_path))
+    assert [cache.find(digest) is not None for digest in digests] == [True, False, True]
+
+
+def test_scratch_of_the_dead_is_cleared_that_of_the_living_stays(tmp_path: Path) -> None:
+    (tmp_path / "dead").mkdir()
+    (tmp_path / "dead" / "profile.json").write_text("{}")
+    first = Scratch(tmp_path)
+    second = Scratch(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {first.folder.name, second.folder.name}
+    first.remove()
+    assert [p.name for p in tmp_path.iterdir()] == [second.folder.name]

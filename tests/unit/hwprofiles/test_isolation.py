@@ -1,0 +1,307 @@
+"""Whatever the measured process does, it is one failure, and the next call works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from hwprofiles.device import Device
+from hwprofiles.errors import DeviceFailure, Failure, TargetUnavailable
+from hwprofiles.runtimes.onnxruntime import OnnxRuntime
+from hwprofiles.scenario import Scenario
+from hwprofiles.target import Target
+
+OpenDevice = Callable[..., Device]
+X = {"x": np.ones((1, 64), np.float32)}
+GOOD = np.float32(1)
+
+# Code in the device's process that misbehaves as the first element of the input says.
+MISCHIEF = """
+
+import ctypes, os, signal, subprocess, sys, time
+_honest = Session.run
+
+def _run(self, feed):
+    what = int(feed["x"].flat[0])
+    if what == 2:
+        ctypes.string_at(0)
+    if what == 3:
+        os.abort()
+    if what == 4:
+        os._exit(0)
+    if what == 5:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if what == 6:
+        for _ in range(500):
+            os.write(1, b"model says hello " * 4000)
+            os.write(2, bytes(range(256)) * 100)
+        print("and print() too", flush=True)
+    if what == 7:
+        raise KeyError("a bug of the backend")
+    if what == 8:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600) #" + os.getcwd()])
+        os._exit(9)
+    if what == 9:
+        time.sleep(600)
+    if what == 10:
+        raise MemoryError("a clean one")
+    return _honest(self, feed)
+
+Session.run = _run
+"""
+
+
+class MischievousRuntime(OnnxRuntime):
+    def backend(self) -> str:
+        return super().backend() + MISCHIEF
+
+
+def run(device: Device, model: Path, value: float = 1) -> np.ndarray:
+    feed = {"x": np.full((1, 64), value, np.float32)}
+    (out,) = device.infer(model, [feed])
+    return out["y"]
+
+
+def fail(device: Device, model: Path, feed: dict[str, np.ndarray]) -> Failure:
+    with pytest.raises(DeviceFailure) as raised:
+        list(device.infer(model, [feed]))
+    failure = raised.value.failure
+    assert "\n" not in failure.message and device.target.name in failure.message
+    return failure
+
+
+def processes(work: Path) -> list[int]:
+    """Processes that have `work` in their command line or as their folder, zombies aside."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if str(work) in command:
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def no_orphans(tmp_path: Path) -> Iterator[None]:
+    """After every test, when its devices are closed, nothing is left."""
+    yield
+    wait_until(lambda: not processes(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "said"),
+    [
+        (2, "crash", "SIGSEGV"),
+        (3, "crash", "SIGABRT"),
+        (4, "crash", "exit code 0"),
+        (5, "timeout", "within 3 s"),
+        (7, "crash", "exit code 1"),
+        (8, "crash", "exit code 9"),
+        (9, "timeout", "within 3 s"),
+        (10, "oom", "a clean one"),
+    ],
+)
+def test_mischief_fails_alone(
+    opened: OpenDevice, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    what: int, kind: str, said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)  # so that a grandchild carries the folder in its command line
+    device = opened(MischievousRuntime(), timeout=3)
+    expected = run(device, dense)
+    failure = fail(device, dense, {"x": np.full((1, 64), what, np.float32)})
+    assert (failure.kind, failure.stage) == (kind, "infer") and said in failure.message
+    assert np.array_equal(run(device, dense), expected)
+
+
+def test_the_place_of_a_crash_is_kept(opened: OpenDevice, dense: Path) -> None:
+    device = opened(MischievousRuntime())
+    failure = fail(device, dense, {"x": np.full((1, 64), 2, np.float32)})
+    assert failure.traceback is not None and "string_at" in failure.traceback
+    failure = fail(device, dense, {"x": np.full((1, 64), 7, np.float32)})
+    assert failure.traceback is not None and "a bug of the backend" in failure.traceback
+
+
+def test_prints_cannot_reach_the_protocol(opened: OpenDevice, dense: Path) -> None:
+    device = opened(MischievousRuntime())
+    expected = run(device, dense)
+    np.testing.assert_allclose(run(device, dense, 6), expected * 6, rtol=1e-4)
+
+
+def test_a_native_hang_ends_at_the_deadline(opened: OpenDevice, hang: Path, dense: Path) -> None:
+    device = opened(timeout=2)
+    failure = fail(device, hang, {"x": np.ones(1, np.float32)})
+    assert failure.kind == "timeout"
+    run(device, dense)
+
+
+def test_a_huge_allocation_is_refused_before_it_is_touched(opened: OpenDevice, balloon: Path, dense: Path) -> None:
+    device = opened(memory_limit=512 << 20)
+    failure = fail(device, balloon, {"n": np.array([2 << 30], np.int64)})  # 8 GiB
+    assert failure.kind == "oom"
+    run(device, dense)
+
+
+def test_the_watchdog_ends_a_process_that_grows(opened: OpenDevice, balloon: Path, dense: Path) -> None:
+    device = opened(memory_limit=256 << 20)
+    failure = fail(device, balloon, {"n": np.array([256 << 20], np.int64)})  # 1 GiB: fits its address space
+    assert failure.kind == "oom" and "limit of 256 MiB" in failure.message
+    run(device, dense)
+
+
+@pytest.mark.parametrize("size", [0, 1, 40, 0.5, 0.99])
+def test_truncated_model(opened: OpenDevice, wide: Path, tmp_path: Path, size: float) -> None:
+    data = wide.read_bytes()
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(data[: int(size * len(data)) if 0 < size < 1 else int(size)])
+    assert fail(opened(), broken, X).kind == "bad_model"
+
+
+def test_external_weights_are_refused(opened: OpenDevice, wide: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split.onnx"
+    onnx.save(onnx.load(wide), split, save_as_external_data=True, location="w.bin", size_threshold=0)
+    failure = fail(opened(), split, X)
+    assert failure.kind == "bad_model" and "one file" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("feed", "said"),
+    [
+        ({"q": np.ones((1, 64), np.float32)}, "takes x tensor(float) ['batch', 64]; it was given q"),
+        ({"x": np.ones((1, 65), np.float32)}, "invalid dimensions"),
+        ({"x": np.ones((1, 64), np.float64)}, "double"),
+    ],
+)
+def test_wrong_inputs(opened: OpenDevice, dense: Path, feed: dict[str, np.ndarray], said: str) -> None:
+    failure = fail(opened(), dense, feed)
+    assert failure.kind == "bad_model" and said in failure.message
+
+
+def test_a_hang_while_measuring_is_in_the_record(opened: OpenDevice, hang: Path, dense: Path, quick: Scenario) -> None:
+    device = opened(timeout=2)
+    record = device.measure(hang, [{"x": np.ones(1, np.float32)}], scenario=quick)
+    assert record.failure is not None and record.failure.kind == "timeout" and record.latency is None
+    assert record.fingerprint == device.fingerprint and record.scenario == quick
+    assert device.measure(dense, [X], scenario=quick).failure is None
+
+
+def test_full_disk_is_a_failure_of_its_own(opened: OpenDevice, dense: Path, tmp_path: Path) -> None:
+    class Cramped(OnnxRuntime):
+        def backend(self) -> str:
+            limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+            quiet = "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
+            return super().backend() + f"\nimport resource, signal\n{quiet}\n{limit}\n"
+
+    failure = fail(opened(Cramped()), dense, X)
+    assert failure.kind == "disk" and failure.stage == "load"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"python": "/no/such/python"}, "set `python`"),
+        ({"python": "/bin/false"}, "exit code 1"),
+        ({"provider": "TensorrtExecutionProvider"}, "only CPUExecutionProvider"),
+    ],
+)
+def test_unavailable_says_what_to_do(opened: OpenDevice, changes: dict[str, str], said: str) -> None:
+    with pytest.raises(TargetUnavailable) as raised:
+        opened(**changes)
+    assert said in str(raised.value).replace("AzureExecutionProvider, ", "") and "'here'" in str(raised.value)
+
+
+def test_missing_runtime_names_the_command(opened: OpenDevice) -> None:
+    class Missing(OnnxRuntime):
+        def backend(self) -> str:
+            return "import no_such_runtime\n"
+
+    with pytest.raises(TargetUnavailable, match=r"no_such_runtime.*pip install"):
+        opened(Missing())
+
+
+def test_unwritable_work_folder(target: Target) -> None:
+    from hwprofiles.transports.local import LocalTransport
+
+    with pytest.raises(TargetUnavailable, match="/proc/nowhere"):
+        Device(target, LocalTransport(), OnnxRuntime(), Path("/proc/nowhere"))
+
+
+def test_agents_outlive_the_thread_that_opened_them(opened: OpenDevice, dense: Path) -> None:
+    """PR_SET_PDEATHSIG follows the thread; a Device must not."""
+    devices: list[Device] = []
+    thread = threading.Thread(target=lambda: devices.append(opened()))
+    thread.start()
+    thread.join()
+    run(devices[0], dense)
+
+
+PARENT = """
+import sys, threading, numpy as np
+from pathlib import Path
+from hwprofiles.device import Device
+from hwprofiles.runtimes.onnxruntime import OnnxRuntime
+from hwprofiles.target import Target
+from hwprofiles.transports.local import LocalTransport
+device = Device(Target(name="here"), LocalTransport(), OnnxRuntime(), Path(sys.argv[1]))
+print("up", flush=True)
+list(device.infer(Path(sys.argv[2]), [{"x": np.ones(1, np.float32)}] * 2, workers=2))
+"""
+
+
+def test_agents_die_with_their_parent_in_the_middle_of_a_hang(tmp_path: Path, hang: Path) -> None:
+    work = tmp_path / "work"
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(work), str(hang)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == b"up\n"
+        wait_until(lambda: len(processes(work)) >= 3)  # the parent and two agents
+        time.sleep(0.2)
+        parent.send_signal(signal.SIGKILL)
+    wait_until(lambda: not processes(work))
+
+
+def test_end_of_input_ends_the_agent_in_the_middle_of_a_hang(opened: OpenDevice, hang: Path, tmp_path: Path) -> None:
+    """What a remote agent has instead of PR_SET_PDEATHSIG."""
+    device = opened()
+    failures: list[Failure] = []
+    thread = threading.Thread(target=lambda: failures.append(fail(device, hang, {"x": np.ones(1, np.float32)})))
+    thread.start()
+    client = device._slots[0]._agent
+    assert client is not None
+    wait_until(lambda: "candidate" in client.sessions)
+    time.sleep(0.2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, client._wire.requests)
+    os.close(null)
+    thread.join()
+    assert failures[0].kind == "crash" and "exit code 0" in failures[0].message
+
+
+def test_nothing_is_left_in_the_work_folder_but_the_cache(
+    opened: OpenDevice, dense: Path, hang: Path, tmp_path: Path
+) -> None:
+    device = opened(timeout=2)
+    fail(device, hang, {"x": np.ones(1, np.float32)})
+    device.kernels(dense, X)
+    device.close()
+    device = opened()  # clears what the killed agent left
+    device.close()
+    left = sorted(str(p.relative_to(tmp_path / "work")) for p in (tmp_path / "work").rglob("*") if p.is_file())
+    assert len(left) == 3 and left[0].startswith("agent-") and all(p.startswith("blobs/") for p in left[1:])
