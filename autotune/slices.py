@@ -142,9 +142,7 @@ def assign(data: Collection, slices: Iterable[str], *, expected: Iterable[str] =
     for declaration in slices:
         for name, mask in parse(declaration).masks(data).items():
             if "@" in name or name in (ALL, "worst"):
-                raise DataError(
-                    f"slice {name!r} of {data.name} cannot be named in metric keys; rename the value"
-                )
+                raise DataError(f"slice {name!r} of {data.name} cannot be named in metric keys; rename the value")
             if not mask.any():
                 raise DataError(_covers_nothing(name, data))
             masks[name] = mask
@@ -158,9 +156,7 @@ def _check_ids(data: Collection) -> None:
     seen: set[str] = set()
     for sample in data.samples:
         if sample.id in seen:
-            raise DataError(
-                f"sample id {sample.id!r} occurs twice in the {data.name} data; ids must be unique"
-            )
+            raise DataError(f"sample id {sample.id!r} occurs twice in the {data.name} data; ids must be unique")
         seen.add(sample.id)
 
 
@@ -172,9 +168,7 @@ def _column(data: Collection, column: str) -> list[Any]:
     if column == LABEL:
         return [sample.label for sample in data.samples]
     known = {name for sample in data.samples for name in sample.metadata} | {LABEL}
-    raise DataError(
-        f"no sample of the {data.name} data has the column {column!r}; {did_you_mean(column, known)}"
-    )
+    raise DataError(f"no sample of the {data.name} data has the column {column!r}; {did_you_mean(column, known)}")
 
 
 def _covers_nothing(name: str, data: Collection) -> str:

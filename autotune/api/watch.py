@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autotune.search.progress import Progress
     from autotune.trial import Trial
 
-_SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal; a finished step is always a line
+_SECONDS_BETWEEN_LINES = 10.0  # within one step, where there is no terminal; a finished step is always a line
 
 
 class ProgressView:
@@ -60,14 +60,8 @@ class ProgressView:
                 best=best,
             )
             return
-        step = (progress.stage, progress.done)
-        now = time.monotonic()
-        if step == self._shown or (
-            self._shown is not None
-            and self._shown[0] == step[0]
-            and now - self._shown_at < _SECONDS_BETWEEN_LINES
-            and progress.done < progress.total
-        ):
+        step, now = (progress.stage, progress.done), time.monotonic()
+        if step == self._shown and now - self._shown_at < _SECONDS_BETWEEN_LINES:
             return
         self._shown, self._shown_at = step, now
         count = f" {progress.done}/{progress.total}" if progress.total else ""

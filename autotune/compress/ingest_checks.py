@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Any
 
 from google.protobuf.message import Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, defs
@@ -17,8 +18,9 @@ from autotune.errors import DataError
 MAX_OPSET = 26  # of ai.onnx, what onnxruntime 1.31 loads
 MAX_IR = 13
 MAX_NAME = 80
+_MAX_RANK = 64
 
-_BITS = {
+_BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16,
     TensorProto.INT8: 8, TensorProto.INT16: 16, TensorProto.INT32: 32, TensorProto.INT64: 64,
     TensorProto.UINT8: 8, TensorProto.UINT16: 16, TensorProto.UINT32: 32, TensorProto.UINT64: 64,
@@ -29,7 +31,7 @@ _BITS = {
     23: 4, 24: 8, 25: 2, 26: 2,
 }  # fmt: skip
 
-_TYPED_FIELDS = {
+_TYPED_FIELDS: dict[int, tuple[str, int]] = {
     TensorProto.FLOAT: ("float_data", 32),
     TensorProto.COMPLEX64: ("float_data", 32),
     TensorProto.DOUBLE: ("double_data", 64),
@@ -45,10 +47,16 @@ def show(name: str) -> str:
     return repr(name if len(name) <= MAX_NAME else name[:MAX_NAME] + "...")
 
 
+def check_dims(dims: Sequence[int], name: str) -> None:
+    """Raises `DataError` for negative dimensions or more of them than any model has."""
+    if len(dims) > _MAX_RANK or any(dim < 0 for dim in dims):
+        shape = list(dims[:8])
+        raise DataError(f"tensor {show(name)} has a negative dimension or too many, {shape}; export it again")
+
+
 def nbytes(tensor: TensorProto) -> int:
     """Bytes that the shape and type of a tensor ask for. Raises `DataError` for negative or absurd shapes."""
-    if any(dim < 0 for dim in tensor.dims):
-        raise DataError(f"tensor {show(tensor.name)} has a negative dimension {list(tensor.dims)}; export it again")
+    check_dims(tensor.dims, tensor.name)
     bits = _BITS.get(tensor.data_type)
     if bits is None:
         raise DataError(f"tensor {show(tensor.name)} has the unknown type {tensor.data_type}; export it again")
@@ -58,8 +66,8 @@ def nbytes(tensor: TensorProto) -> int:
 def check_tensor(tensor: TensorProto) -> None:
     """The data of a tensor must be exactly as long as its shape says. Raises `DataError`."""
     if tensor.data_type == TensorProto.STRING:
-        count = math.prod(tensor.dims) if all(dim >= 0 for dim in tensor.dims) else -1
-        found = len(tensor.string_data)
+        check_dims(tensor.dims, tensor.name)
+        count, found = math.prod(tensor.dims), len(tensor.string_data)
         if count != found:
             raise DataError(_length(tensor, count, found, "strings"))
         return
@@ -160,7 +168,8 @@ def _check_against(schema: defs.OpSchema, node: NodeProto, label: str) -> None:
         raise DataError(f"{label} has {len(node.output)} outputs, which it cannot have; export the model again")
     for attribute in node.attribute:
         known = schema.attributes.get(attribute.name)
-        if known is None or known.type.value != attribute.type:
+        kind: Any = None if known is None else known.type  # its stub lacks `value`
+        if kind is None or kind.value != attribute.type:
             raise DataError(
                 f"{label}: attribute {show(attribute.name)} is unknown or of the wrong type; export the model again"
             )

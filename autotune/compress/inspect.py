@@ -22,8 +22,9 @@ _SMALL_INTEGERS = frozenset(
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _QUANTISED = frozenset(
     {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulNBits", "MatMulBnb4",
-     "GatherBlockQuantized", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QAttention", "DynamicQuantizeLSTM", "MatMulFpQ4",
-     "QEmbedLayerNormalization", "QMoE", "QLinearConvTranspose", "MatMulInteger16"}
+     "GatherBlockQuantized", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QAttention",
+     "DynamicQuantizeLSTM", "MatMulFpQ4", "QEmbedLayerNormalization", "QMoE", "QLinearConvTranspose",
+     "MatMulInteger16"}
 )  # fmt: skip
 
 

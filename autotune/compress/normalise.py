@@ -19,7 +19,7 @@ from onnx import GraphProto, ModelProto, NodeProto, inliner, numpy_helper
 from onnx_ir.passes import common
 from onnx_ir.passes.common import naming
 
-from autotune.compress.ingest_checks import MAX_IR, show
+from autotune.compress.ingest_checks import MAX_IR, check_dims, show
 from autotune.compress.normalise_fold import fold_batchnorm, fold_weights
 from autotune.compress.normalise_opset import fit_opset, infer_shapes
 from autotune.errors import DataError
@@ -91,11 +91,14 @@ class _OutputNames(naming.NameGenerator):
 def _densify(model: ModelProto) -> None:
     """Sparse initializers become dense ones: the graph library does not keep them, and onnxruntime does the same."""
     for sparse in model.graph.sparse_initializer:
+        check_dims(sparse.dims, sparse.values.name)
         count = math.prod(sparse.dims)
         values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
         name = sparse.values.name
-        if any(dim < 0 for dim in sparse.dims) or count * values.itemsize > 2**31 - 1:
+        if count * values.itemsize > 2**31 - 1:
             raise DataError(f"sparse tensor {show(name)} has the shape {list(sparse.dims)[:8]}; store it dense")
+        if indices.dtype != np.int64 or (indices.ndim != 1 and indices.shape[1:] != (len(sparse.dims),)):
+            raise DataError(f"sparse tensor {show(name)} has indices of the wrong form; export the model again")
         flat = indices if indices.ndim == 1 else indices @ _strides(list(sparse.dims))
         if flat.shape != values.shape or (flat < 0).any() or (flat >= count).any():
             raise DataError(f"sparse tensor {show(name)} has indices outside its shape; export the model again")

@@ -76,7 +76,7 @@ def _fold_base(model: ir.Model, base: ir.Value, values: list[ir.Value]) -> int:
     if used_elsewhere and _size(base) >= LARGE:
         return 0
     arrays = [array for value in values if (array := _evaluate(model, value, 2 * _size(base))) is not None]
-    keys = [(array.dtype.str, array.shape, hashlib.sha256(array).digest()) for array in arrays]
+    keys = [(array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest()) for array in arrays]
     if len(arrays) != len(values) or (len(set(keys)) > 1 and _size(base) >= LARGE):
         return 0
     made: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -130,8 +130,8 @@ def _run_node(model: ir.Model, node: ir.Node, arrays: list[np.ndarray]) -> np.nd
     )
     opset = onnx.helper.make_opsetid("", model.opset_imports[""])
     evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=[opset]))
-    result = evaluator.run(None, dict(zip(names, arrays, strict=True)))
-    return np.ascontiguousarray(np.asarray(result[0]))
+    (result,) = evaluator.run(None, dict(zip(names, arrays, strict=True)))
+    return np.ascontiguousarray(np.asarray(result))
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
@@ -154,41 +154,40 @@ def fold_batchnorm(model: ir.Model) -> int:
 
 
 def _fold_one(graph: ir.Graph, norm: ir.Node) -> bool:
-    inputs = [_array(value) for value in norm.inputs[1:5]]
     conv = norm.inputs[0].producer() if norm.inputs and norm.inputs[0] is not None else None
-    if conv is None or conv.op_type != "Conv" or conv.domain != "" or conv.graph is not graph:
+    if conv is None or conv.op_type != "Conv" or conv.domain != "" or conv.graph is not graph or not _alone(conv, norm):
         return False
-    training = "training_mode" in norm.attributes and norm.attributes["training_mode"].as_int() != 0
-    spatial = "spatial" not in norm.attributes or norm.attributes["spatial"].as_int() == 1
-    single = len(conv.outputs[0].uses()) == 1 and not conv.outputs[0].is_graph_output()
-    extra = any(output.uses() or output.is_graph_output() for output in norm.outputs[1:])
-    weight = _array(conv.inputs[1]) if len(conv.inputs) > 1 else None
-    has_bias = len(conv.inputs) > 2 and conv.inputs[2] is not None
-    bias = _array(conv.inputs[2]) if has_bias else None
-    if (
-        training
-        or extra
-        or not (single and spatial)
-        or weight is None
-        or len(inputs) != 4
-        or (has_bias and bias is None)
-    ):
+    weight = _array(conv.inputs[1])
+    if weight is None or weight.ndim < 3:
         return False
-    weight_value = conv.inputs[1]
-    if weight_value is None or len(weight_value.uses()) != 1 or weight_value.is_graph_output():
-        return False  # a shared weight must stay shared
-    arrays = [array for array in inputs if array is not None]
-    if len(arrays) != 4 or any(array.shape != (weight.shape[0],) for array in arrays):
+    channels = (weight.shape[0],)
+    bias = np.zeros(channels, np.float32) if len(conv.inputs) < 3 or conv.inputs[2] is None else _array(conv.inputs[2])
+    arrays = [array for array in (*(_array(v) for v in norm.inputs[1:5]), bias) if array is not None]
+    if len(arrays) != 5 or any(array.shape != channels for array in arrays):
         return False
     epsilon = norm.attributes["epsilon"].as_float() if "epsilon" in norm.attributes else 1e-5
-    gamma, beta, mean, variance = (array.astype(np.float64) for array in arrays)
-    if (variance + epsilon <= 0).any():
+    with np.errstate(all="ignore"):
+        gamma, beta, mean, variance, old = (array.astype(np.float64) for array in arrays)
+        scale = gamma / np.sqrt(variance + epsilon)
+        shift = (beta + (old - mean) * scale).astype(np.float32)
+        scaled = (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
+    if not (np.isfinite(scaled).all() and np.isfinite(shift).all()):
         return False
-    scale = gamma / np.sqrt(variance + epsilon)
-    shift = beta - mean * scale + (0.0 if bias is None else bias.astype(np.float64) * scale)
-    scaled = (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
-    _write(graph, norm, conv, scaled, shift.astype(np.float32))
+    _write(graph, norm, conv, scaled, shift)
     return True
+
+
+def _alone(conv: ir.Node, norm: ir.Node) -> bool:
+    """True when only `norm`, in inference mode, reads `conv`, and only `conv` reads its weight."""
+    training = "training_mode" in norm.attributes and norm.attributes["training_mode"].as_int() != 0
+    spatial = "spatial" not in norm.attributes or norm.attributes["spatial"].as_int() == 1
+    extra = any(output.uses() or output.is_graph_output() for output in norm.outputs[1:])
+    if training or extra or not spatial or len(conv.inputs) < 2:
+        return False
+    output, weight = conv.outputs[0], conv.inputs[1]
+    if len(output.uses()) != 1 or output.is_graph_output():
+        return False
+    return weight is not None and len(weight.uses()) == 1 and not weight.is_graph_output()  # shared stays shared
 
 
 def _write(graph: ir.Graph, norm: ir.Node, conv: ir.Node, weight: np.ndarray, bias: np.ndarray) -> None:

@@ -10,8 +10,8 @@ import optuna
 
 from autotune import pareto
 from autotune.config import StudyConfig
-from autotune.errors import Infeasible
-from autotune.keys import MetricKey
+from autotune.errors import Infeasible, TrialFailure
+from autotune.keys import COST_METRICS, MetricKey
 from autotune.recipe import Recipe
 from autotune.search.prepare import Prepared
 from autotune.search.progress import Progress, Watcher
@@ -19,8 +19,12 @@ from autotune.search.runner import Stopped, TrialRunner
 from autotune.search.samplers import make_sampler
 from autotune.store import Store
 from autotune.trial import Trial
+from hwprofiles.errors import DeviceFailure
 
 _REDRAWS = 20  # asks in a row that may give a recipe which is there already, before a random one is taken
+_LEAST_UNIFORM = 4
+_SENSITIVITY_SHARE = 0.2  # of the search time that is left after the uniform recipes
+_USEFUL_DROPS = 5.0  # a drop beyond this many limits is never wanted
 _FINALIST_FACTOR = 4.0  # a finalist costs about this many search trials
 
 
@@ -70,9 +74,10 @@ class SearchLoop:
         unfinished = [t for t in self._store.trials(details=False) if t.state == "running" and t.number]
         for trial in unfinished:
             self._run(trial.number, Recipe(trial.recipe), budget)
-        for label, recipe in self._space.uniform:
+        for label, recipe in self._anchors():
             if not budget.spent(self._count()) and self._store.find_trial(recipe) is None:
                 self._run(self._store.start_trial(recipe, f"uniform {label}"), recipe, budget)
+        self._find_sensitive_layers(budget)
         while self._space.variables and not budget.spent(self._count()):
             proposed, asked = self._propose()
             if proposed is None:
@@ -80,6 +85,50 @@ class SearchLoop:
                 return
             number = self._store.start_trial(proposed, self._config.search.sampler)
             self._run(number, proposed, budget, asked)
+
+    def _find_sensitive_layers(self, budget: Budget) -> None:
+        """Which layers are to blame where a uniform recipe loses too much: each takes the choice alone.
+
+        Needs neither the clock of the target nor labels, only the outputs on the probe samples, so it costs a fraction
+        of a trial; it ends when its share of the budget is spent.
+        """
+        if self._runner.damage is None or not self._seconds:
+            return
+        share = _SENSITIVITY_SHARE * budget.seconds_left(self._count(), sum(self._seconds) / len(self._seconds))
+        end = time.monotonic() + share
+        nothing = {v.name: v.choices[0] for v in self._space.variables}
+        for label, recipe in self._anchors():
+            params = self._space.params(recipe)
+            if params is None or not self._is_lossy(recipe):
+                continue
+            for index, (name, choice) in enumerate(params.items()):
+                if self._runner.stop.is_set():
+                    raise Stopped
+                if choice == nothing[name] or time.monotonic() > end:
+                    continue
+                self._tell_watcher(f"how much {label} costs in layer {index + 1} of {len(params)}", budget, None)
+                self._remember_probe(nothing | {name: choice})
+
+    def _is_lossy(self, recipe: Recipe) -> bool:
+        trial = self._store.find_trial(recipe)
+        if trial is None or trial.state not in ("complete", "rejected"):
+            return False
+        drop = trial.metrics.get("drop/worst")
+        return drop is None or drop.value > self._config.judge.limit
+
+    def _remember_probe(self, params: Mapping[str, str]) -> None:
+        try:
+            damage = self._runner.sensitivity(self._space.recipe(params))
+        except (TrialFailure, DeviceFailure):
+            return  # the same failure will be recorded by the first trial that makes this choice
+        self._memory.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.PRUNED,
+                params=dict(params),
+                distributions=self._distributions,
+                user_attrs={"damage": damage, "observed": {}},
+            )
+        )
 
     # -- one trial
 
@@ -118,6 +167,11 @@ class SearchLoop:
 
     # -- what the sampler knows
 
+    def _anchors(self) -> tuple[tuple[str, Recipe], ...]:
+        """Uniform recipes, the most promising ones: a small budget is not spent on them alone."""
+        room = max(_LEAST_UNIFORM, self._config.search.trials // 3)
+        return self._space.uniform[:room]
+
     def _make_sampler(self, prepared: Prepared) -> optuna.samplers.BaseSampler:
         options: dict[str, object] = dict(self._config.search.sampler_options)
         if self._config.search.sampler == "surrogate":
@@ -126,8 +180,23 @@ class SearchLoop:
                 options["exact"] = {keys.index("size_bytes"): self._sizes(prepared)}
             if "drop/worst" in keys:
                 options["worst_objective"] = keys.index("drop/worst")
-            options["anchors"] = [p for _, r in self._space.uniform if (p := self._space.params(r)) is not None]
+            options["space"] = self._distributions
+            options["limits"] = self._useful(keys)
+            options["anchors"] = [p for _, r in self._anchors() if (p := self._space.params(r)) is not None]
         return make_sampler(self._config.search.sampler, seed=self._config.search.seed, options=options)
+
+    def _useful(self, keys: Sequence[str]) -> dict[int, float]:
+        """Objective -> the largest value worth finding: no larger or slower than the original, no worse than a bound.
+
+        What lies beyond is no use to anybody, so the sampler need not cover it.
+        """
+        original = self._store.trial(0).metrics
+        bounds: dict[str, float] = {
+            "drop/worst": _USEFUL_DROPS * self._config.judge.limit,
+            **{key: original[key].value for key in keys if key in original and key.split("@")[0] in COST_METRICS},
+            **self._config.constraints,
+        }
+        return {i: bounds[key] for i, key in enumerate(keys) if key in bounds}
 
     def _sizes(self, prepared: Prepared) -> dict[str, dict[str, float]]:
         """Bytes of every choice of every variable: known exactly before anything is tried."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ def _open(path: Path, study_name: str, directions: Sequence[str], metric_names: 
             study_name=study_name,
             directions=[StudyDirection[direction.upper()] for direction in directions],
         )
-        study.set_metric_names(list(metric_names))
+        with warnings.catch_warnings():  # experimental since 3.2, and what the dashboard labels its axes with
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(metric_names))
         return study
     study = optuna.load_study(storage=storage, study_name=study_name)
     have = [direction.name.lower() for direction in study.directions]

@@ -26,7 +26,11 @@ from autotune.search.space import Space, build_space, fixed_part
 from autotune.techniques.protocol import Technique
 from autotune.workload import Workload
 from hwprofiles.device import Device, open_device
+from hwprofiles.errors import DeviceFailure
 from hwprofiles.target import Target
+
+_COMPARED = 2  # calibration inputs on which the normalised model is compared with the file
+_SAME = 1e-3  # relative to the largest output
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,37 @@ def ingest(workload: Workload, watch: Watcher) -> Ingested:
     return load_model(workload.model, example_inputs=workload.example_inputs, dynamic_axes=workload.dynamic_axes)
 
 
+def check_same(workload: Workload, ingested: Ingested, assembler: Assembler, device: Device, folder: Path) -> None:
+    """Compare the normalised model with the user's file on a few inputs: everything later is compared with it.
+
+    Raises `DataError` where they differ by more than float32 rounding. A file that this runtime cannot open as it is
+    (its opset is too old, its weights lie in other files) is not compared.
+    """
+    if not isinstance(workload.model, str | Path):
+        return
+    path = folder / "normalised.onnx"
+    path.write_bytes(assembler.assemble(Recipe()))
+    inputs = [dict(sample) for sample in list(workload.calibration)[:_COMPARED]]
+    try:
+        given = list(device.infer(Path(workload.model), iter(inputs)))
+    except DeviceFailure:
+        return
+    for index, (one, other) in enumerate(zip(given, device.infer(path, iter(inputs)), strict=True)):
+        for name, array in one.items():
+            if array.dtype.kind != "f" or array.size == 0:
+                continue
+            if array.shape != other[name].shape:
+                raise DataError(f"{workload.model}: output {name!r} has another shape after normalising; report this")
+            scale = max(1.0, float(np.abs(array).max()))
+            difference = float(np.abs(array.astype(np.float64) - other[name]).max()) / scale
+            if not difference <= _SAME:
+                raise DataError(
+                    f"{workload.model}: after normalising (opset conversion, folding) output {name!r} differs by "
+                    f"{difference:.2g} on calibration input {index}; report this and convert the model yourself"
+                )
+    path.unlink()
+
+
 def make_techniques(config: StudyConfig) -> dict[str, Technique]:
     """Techniques by name, each made from its table. Raises `UsageError`/`ConfigError`."""
     made: dict[str, Technique] = {}
@@ -109,6 +144,7 @@ def prepare(
         devices[target.name] = device
         probed[target.name] = probe(device, dialect, device.fingerprint.key, folder)
     judge_device = next(iter(devices.values()))
+    check_same(workload, ingested, assembler, judge_device, folder)
     structure = fixed_part(techniques)
     for technique in techniques.values():
         if technique.calibration is not None and layers:

@@ -6,6 +6,7 @@ is continued, and nothing is measured twice.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 import traceback
@@ -44,11 +45,12 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Judged:
-    """A data set with everything that is fixed about judging on it."""
+    """A data set with everything that is fixed about judging on it. `key` names the rules of judging."""
 
     dataset: Dataset
     masks: Mapping[str, np.ndarray]
     original: Predictions
+    key: str
 
 
 @dataclass
@@ -168,7 +170,7 @@ class TrialRunner:
         """Judgement of an artifact on a data set; from the store if it is there."""
         dataset_digest = judged.dataset.digest()
         target = self.prepared.judge_target
-        found = self.store.find_evaluation(digest, dataset_digest, target)
+        found = self.store.find_evaluation(digest, dataset_digest, target, fingerprint_key=judged.key)
         if found is not None:
             return found
         candidate = judged.original if digest == self.baseline_digest() else self._predict(digest, judged.dataset)
@@ -182,18 +184,21 @@ class TrialRunner:
             candidate=candidate,
             table=self.config.judge,
         )
-        self.store.add_evaluation(evaluation)
+        self.store.add_evaluation(evaluation, fingerprint_key=judged.key)
         return evaluation
 
     def judged(self, dataset: Dataset, masks: Mapping[str, np.ndarray]) -> Judged:
         """The original's predictions on a data set: read back from the baseline's judgement, or made now."""
         digest = self.baseline_digest()
-        found = self.store.find_evaluation(digest, dataset.digest(), self.prepared.judge_target)
+        rules = (self.config.judge.model_dump(include={"limit", "floor", "shrinkage", "batch"}), sorted(masks))
+        key = hashlib.sha256(repr(rules).encode()).hexdigest()[:16]
+        target = self.prepared.judge_target
+        found = self.store.find_evaluation(digest, dataset.digest(), target, fingerprint_key=key)
         if found is not None and found.outcomes:
             predictions = tuple(outcome.original for outcome in found.outcomes)
             ids = tuple(outcome.id for outcome in found.outcomes)
-            return Judged(dataset, masks, Predictions(ids, predictions, found.seconds))
-        return Judged(dataset, masks, self._predict(digest, dataset))
+            return Judged(dataset, masks, Predictions(ids, predictions, found.seconds), key)
+        return Judged(dataset, masks, self._predict(digest, dataset), key)
 
     def judged_search(self) -> Judged:
         """Raises `RuntimeError` before `start`: the original is judged first."""
@@ -224,6 +229,25 @@ class TrialRunner:
         artifact, _ = self.build(Recipe())
         self.store.set_meta("baseline", artifact.digest)
         return artifact.digest
+
+    def sensitivity(self, recipe: Recipe) -> dict[str, float]:
+        """Slice -> damage of a recipe on the probe samples; built in passing, not a trial. Kept in the store.
+
+        Raises `DeviceFailure`/`TrialFailure` when it cannot be built or run.
+        """
+        if self.damage is None or self.probe is None:
+            raise RuntimeError("there are no probe samples; set judge.probe above 0")
+        key = f"sensitivity/{recipe.digest}"
+        kept = self.store.meta(key)
+        if isinstance(kept, Mapping):
+            return dict(kept)
+        path = self.store.folder / "sensitivity.onnx"
+        path.write_bytes(self.prepared.assembler.assemble(recipe))
+        batches = (sample.inputs for sample in self.probe.samples)
+        damage = self.damage.compare(self.prepared.judge_device.infer(path, batches, workers=self.prepared.workers))
+        path.unlink()
+        self.store.set_meta(key, damage)
+        return damage
 
     def damage_of(self, number: int) -> dict[str, float] | None:
         """Slice -> damage of a trial, from this run or an earlier one."""

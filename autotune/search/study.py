@@ -19,6 +19,7 @@ from autotune.judge.metrics import resolve_metric
 from autotune.keys import MetricKey, parse_key
 from autotune.recipe import Recipe
 from autotune.search.check import CheckReport, LayerChoices, SkippedLayer
+from autotune.search.keepsakes import keep_flipped, keep_inspection
 from autotune.search.loop import Budget, SearchLoop
 from autotune.search.mirror import mirror
 from autotune.search.prepare import Prepared, ingest, prepare, workload_digest
@@ -191,6 +192,7 @@ class Study:
         evaluation = runner.evaluate(digest, runner.judged(heldout, masks))
         if digest != runner.baseline_digest():
             runner.evaluate(runner.baseline_digest(), runner.judged(heldout, masks))
+        keep_flipped(self.store, heldout, evaluation)
         metrics.update(judged_metrics(evaluation, self.config.judge.floor))
         self.store.set_final(number, metrics)
         return self.store.trial(number)
@@ -204,6 +206,7 @@ class Study:
         ingested = ingest(self.workload, progress)
         self._digest = workload_digest(self.workload, ingested)
         self.store.begin(self.config.model_dump_json(), self._digest)
+        keep_inspection(self.store, ingested.inspection)
         metric = resolve_metric(self.workload.metric)
         self._masks = slices.assign(self.workload.search, self.workload.slices)
         prepared = prepare(self.config, self.workload, ingested, self.targets, self.store.folder, self._stack, progress)
@@ -260,7 +263,10 @@ class Study:
         """Keep the Optuna view of the study in step, for optuna-dashboard."""
         names = [str(key) for key in self.objectives]
         directions = ["minimize" if key.smaller_is_better else "maximize" for key in self.objectives]
-        mirror(self.store.trials(), self.store.folder / "optuna.log", self.config.name, directions, names)
+        variables = self._prepared.space.variables if self._prepared is not None else ()
+        choices = {v.name: v.choices for v in variables}
+        path = self.store.folder / "optuna.log"
+        mirror(self.store.trials(details=False), path, self.config.name, directions, names, choices=choices)
 
 
 def _check_key(text: str, metric: str, targets: Sequence[str]) -> None:

@@ -268,15 +268,15 @@ class SurrogateSampler(BaseSampler):
     def _corner(self, state: _State, predicted: Floats) -> Floats:
         """Reference point (M,) of the hypervolume, minimised: given, or 10 % beyond the front."""
         if self._reference is not None:
-            corner = state.sign * np.asarray(self._reference, float)
+            corner = np.asarray(state.sign * np.asarray(self._reference, float), float)
         else:
             front = predicted[non_dominated(predicted)]
             best, worst = predicted.min(0), front.max(0)
             spread = np.where(worst > best, worst - best, np.maximum(predicted.max(0) - best, 1e-9))
-            corner = worst + 0.1 * spread
+            corner = np.asarray(worst + 0.1 * spread, float)
         for index, limit in self._limits.items():
             corner[index] = state.sign[index] * limit
-        return corner
+        return np.asarray(corner, float)
 
 
 def _end_of_start(keys: Mapping[int, bytes], initial: Ints, number: int) -> int:

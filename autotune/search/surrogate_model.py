@@ -65,18 +65,26 @@ class Model:
 
     def _fit_worst(self, history: History, *, learn: bool) -> tuple[DamageFit, Link]:
         assert self.worst is not None
-        by_damage, drop = np.isfinite(history.damage), history.drop
+        drop = history.drop
+        damage = _original_does_none(history.damage, drop)
+        by_damage = np.isfinite(damage)
         relative = bool(by_damage.any(0).any() and by_damage.any(1).mean() >= 0.5)
         if not relative and not np.isfinite(drop).any():
             drop = history.values[:, [self.worst]]
         if learn or self.damage is None:
             self._slices = _hardest(drop, by_damage if relative else np.isfinite(drop))
             self.damage = DamageModel(self.space, relative=relative)
-        signal = (history.damage if self.damage.relative else drop)[:, self._slices]
+        signal = (damage if self.damage.relative else drop)[:, self._slices]
         fit = self.damage.fit(history.configs, signal, learn=learn)
         if not self.damage.relative:
             return fit, identity(len(self._slices))
         return fit, fit_link(fit.predict(history.configs), drop[:, self._slices])
+
+
+def _original_does_none(damage: Floats, drop: Floats) -> Floats:
+    """Damage, 0 where it was not measured and every slice drops by exactly 0: that is the original itself."""
+    itself = np.isnan(damage).all(1) & (drop == 0).any(1) & ((drop == 0) | np.isnan(drop)).all(1)
+    return np.where(itself[:, None], 0.0, damage)
 
 
 def _hardest(drop: Floats, known: Floats) -> Ints:

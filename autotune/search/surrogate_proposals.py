@@ -113,7 +113,7 @@ class Proposer:
         values = self.fitted.predict(fresh)
         useful = (values < self.reference).all(1)
         near = improvement.of(values * 0.97 + 0.03 * values.min(0)) > 0
-        return fresh[np.argmax(novelty + 10.0 * useful + 10.0 * near)]
+        return np.asarray(fresh[np.argmax(novelty + 10.0 * useful + 10.0 * near)], np.int64)
 
 
 def every(space: Space) -> Ints:
@@ -126,11 +126,11 @@ def untried(space: Space, seen: set[bytes], rng: np.random.Generator) -> Ints:
     """A random configuration (L,) that is not in `seen`; any one where the space is exhausted."""
     if space.log_size <= np.log(SMALL):
         left = [config for config in every(space) if config.tobytes() not in seen]
-        return left[int(rng.integers(len(left)))] if left else space.random(rng, 1)[0]
+        return np.asarray(left[int(rng.integers(len(left)))] if left else space.random(rng, 1)[0], np.int64)
     while True:  # more than SMALL configurations, far fewer seen: ends at once
         config = space.random(rng, 1)[0]
         if config.tobytes() not in seen:
-            return config
+            return np.asarray(config, np.int64)
 
 
 def neighbours(space: Space, config: Ints, others: Ints, rng: np.random.Generator) -> Ints:
@@ -155,7 +155,7 @@ def neighbours(space: Space, config: Ints, others: Ints, rng: np.random.Generato
     at = np.arange(layers)
     found.append(np.where((at >= cut[:, :1]) & (at < cut[:, 1:]), source, config))
     near = np.unique(np.concatenate(found), axis=0)
-    return near[(near != config).any(1)]
+    return np.asarray(near[(near != config).any(1)], np.int64)
 
 
 def _changed(config: Ints, rows: Ints, choices: Ints) -> Ints:

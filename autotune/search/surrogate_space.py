@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from autotune.errors import UsageError
 
@@ -22,11 +22,13 @@ MOST_CHOICES = 64
 def choices_of(name: str, distribution: BaseDistribution) -> tuple[Any, ...]:
     """All values that a distribution can take, in order.
 
-    Raises `UsageError` for a float, or for an int with more than 64 values.
+    Raises `UsageError` for a float with more than one value, or for an int with more than 64.
     """
     if isinstance(distribution, CategoricalDistribution):
         choices: tuple[Any, ...] = tuple(distribution.choices)
-    elif isinstance(distribution, IntDistribution) and not distribution.log:
+    elif isinstance(distribution, FloatDistribution) and distribution.single():
+        choices = (distribution.low,)
+    elif isinstance(distribution, IntDistribution):
         choices = tuple(range(distribution.low, distribution.high + 1, distribution.step))
     else:
         raise UsageError(

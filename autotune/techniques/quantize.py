@@ -40,6 +40,22 @@ CHOICES = (
     "w2-b32-load",
 )
 
+# What anybody would try first, best first: a small budget has room for a few only.
+_UNIFORM_ORDER = (
+    "int8-static",
+    "w8-load",
+    "float16",
+    "int8-dynamic",
+    "w4-b32-load",
+    "w8-b32",
+    "w4-b32",
+    "w8-b128",
+    "w4-b128",
+    "w2-b32-load",
+    "w2-b32",
+    "w2-b128",
+)
+
 # Tried in this order where a uniform recipe asks for something a layer cannot do: the next thing of the same intent.
 FALLBACKS: dict[str, tuple[str, ...]] = {
     "float16": (),
@@ -95,9 +111,9 @@ class Quantize:
         return tuple(c for c in CHOICES if c in self._choices and capabilities.supports(layer, c))
 
     def uniform(self, offered: Mapping[str, Sequence[str]]) -> list[tuple[str, dict[str, str]]]:
-        """One recipe per choice: each layer takes it, or its nearest relative where it cannot. (label, decisions)."""
+        """One recipe per choice, most promising first: each layer takes it, or its nearest relative where it cannot."""
         result: list[tuple[str, dict[str, str]]] = []
-        for label in self._choices:
+        for label in (c for c in _UNIFORM_ORDER if c in self._choices):
             if not any(label in choices for choices in offered.values()):
                 continue
             decisions = {}
