@@ -31,13 +31,13 @@ from hwprofiles.errors import DeviceFailure
 from hwprofiles.registry import find_target
 from hwprofiles.statistics import ratio_interval
 
-PAIRS = 20
-BATCHES = 8  # per block
+PAIRS = 16
+BLOCK_SECONDS = 0.25
 RESULT = Path(__file__).parent / "results" / "isolation.json"
 CASES = {  # name: (channels, layers, input height, input width, classes)
     "image 32x32, 1 thread": (16, 2, 32, 32, 10),
     "image 48x160, 1 thread": (32, 4, 48, 160, 1000),
-    "image 48x320, 1 thread, 1 MB of outputs": (48, 5, 48, 320, 0),
+    "image 48x320, 1 thread, 1 MB of outputs": (48, 3, 48, 320, 0),
 }
 
 
@@ -76,16 +76,21 @@ def compare(device: Device, path: Path, feed: dict[str, np.ndarray]) -> dict[str
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=[device.target.provider])
 
+    (there,), here = device.infer(path, [feed]), session.run(None, feed)
+    np.testing.assert_array_equal(there["y"], here[0])
+    start = time.perf_counter()
+    for _ in range(5):
+        session.run(None, feed)
+    batches = max(8, min(1000, round(BLOCK_SECONDS * 5 / (time.perf_counter() - start))))
+
     def inside() -> None:
-        for _ in range(BATCHES):
+        for _ in range(batches):
             session.run(None, feed)
 
     def agent() -> None:
-        for _ in device.infer(path, [feed] * BATCHES):
+        for _ in device.infer(path, [feed] * batches):
             pass
 
-    (there,), here = device.infer(path, [feed]), session.run(None, feed)
-    np.testing.assert_array_equal(there["y"], here[0])
     sides: dict[str, Callable[[], None]] = {"inside": inside, "agent": agent}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     order, names = random.Random(0), list(sides)
@@ -95,11 +100,12 @@ def compare(device: Device, path: Path, feed: dict[str, np.ndarray]) -> dict[str
             start = time.perf_counter()
             sides[name]()
             if pair >= 2:  # the first two warm up
-                seconds[name].append((time.perf_counter() - start) / BATCHES)
+                seconds[name].append((time.perf_counter() - start) / batches)
     logs = [float(np.log(a / b)) for a, b in zip(seconds["agent"], seconds["inside"], strict=True)]
     ratio, low, high = ratio_interval(logs, seed=0)
     inside_s, agent_s = (statistics.median(seconds[name]) for name in ("inside", "agent"))
     return {
+        "batches_per_block": batches,
         "input_bytes": int(feed["x"].nbytes),
         "output_bytes": int(np.asarray(here[0]).nbytes),
         "in_process_seconds": inside_s,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import queue
 import threading
 import time
@@ -38,11 +39,11 @@ _PROTOCOL = 1
 _TURN = 5.0  # seconds that inference holds its share of the device before it lets others in
 _HANDLE = "candidate"  # the session that measuring and inference share
 _CACHE_BYTES = 2 << 30
+_REQUEST_SECONDS, _REQUEST_BYTES, _REQUEST_BATCHES = 0.1, 8 << 20, 32  # of batches that travel together
 
 
 def open_device(target: Target, *, work: Path) -> Device:
-    """Start the target's agent and read its fingerprint. `work` is a folder for its files and its cache of
-    models.
+    """Start the target's agent and read its fingerprint. `work` is a folder for its files and its cache of models.
 
     Raises `TargetUnavailable` (device, interpreter or runtime is not there) and `BadProfile`, each with what
     to do.
@@ -93,8 +94,7 @@ class Device:
         baseline: Path | None = None,
         scenario: Scenario = SEARCH,
     ) -> Measurement:
-        """Latency (paired with `baseline` if given) and memory. What goes wrong with the model is in the
-        record.
+        """Latency (paired with `baseline` if given) and memory. What goes wrong with the model is in the record.
 
         `inputs` are used in turn; they must have the scenario's batch already. Raises `TargetBusy`,
         `TargetUnavailable`, and `OSError` if a model file cannot be read.
@@ -129,11 +129,10 @@ class Device:
                 return tuple(Kernel.model_validate(kernel) for kernel in reply["kernels"])
 
     def infer(self, model: Path, batches: Iterable[Feed], *, workers: int = 1) -> Iterator[Outputs]:
-        """Outputs of each batch by name, in order, computed by `workers` processes; a few batches are in
-        flight.
+        """Outputs of each batch by name, in order, computed by `workers` processes.
 
-        Finish or close the iterator before measuring: it shares the lease of the device. Raises
-        `DeviceFailure`.
+        A few batches are in flight, never all of them. Finish or close the iterator before measuring: it shares the
+        lease of the device. Raises `DeviceFailure`.
         """
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
@@ -152,7 +151,8 @@ class Device:
         idle: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for slot in slots:
             idle.put(slot)
-        pending: deque[Future[Outputs]] = deque()
+        pending: deque[Future[list[Outputs]]] = deque()
+        pace = _Pace()
         more = True
         self._inferring.add(threading.get_ident())
         pool = ThreadPoolExecutor(len(slots), thread_name_prefix="infer")
@@ -162,13 +162,13 @@ class Device:
                     until = time.monotonic() + _TURN
                     while more or pending:
                         while more and len(pending) < 2 * len(slots) and time.monotonic() < until:
-                            batch = next(batches, None)
-                            more = batch is not None
-                            if batch is not None:
-                                pending.append(pool.submit(_infer_one, idle, model, batch))
+                            some = list(itertools.islice(batches, pace.batches))
+                            more = bool(some)
+                            if some:
+                                pending.append(pool.submit(_infer_some, idle, model, some, pace))
                         if not pending:
                             break
-                        yield pending.popleft().result()
+                        yield from pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()
@@ -296,13 +296,40 @@ class _MeasuringAgents:
             agent.close()
 
 
-def _infer_one(idle: queue.SimpleQueue[_Slot], model: Model, feed: Feed) -> Outputs:
+class _Pace:
+    """How many batches go into one request: about a tenth of a second of work and a few megabytes.
+
+    A round trip costs half a millisecond, and several on a busy machine, where it waits for its turn on a CPU. A slow
+    batch goes alone, so that the deadline of a request stays one of a single inference.
+    """
+
+    def __init__(self) -> None:
+        self.batches = 1
+
+    def learn(self, seconds: float, sizes: int, count: int) -> None:
+        """`count` batches took `seconds` and `sizes` bytes of inputs and outputs."""
+        by_time = _REQUEST_SECONDS * count / max(seconds, 1e-6)
+        by_size = _REQUEST_BYTES * count / max(sizes, 1)
+        self.batches = max(1, min(int(by_time), int(by_size), _REQUEST_BATCHES))
+
+
+def _infer_some(idle: queue.SimpleQueue[_Slot], model: Model, feeds: list[Feed], pace: _Pace) -> list[Outputs]:
     slot = idle.get()
     try:
         with slot.lock:
             agent = slot.agent()
             agent.open(_HANDLE, model.path, model.digest)
-            agent.check_feeds(_HANDLE, [feed], stage="infer")
-            return agent.request("infer", stage="infer", feeds=[feed], handle=_HANDLE)[1]
+            agent.check_feeds(_HANDLE, feeds, stage="infer")
+            start = time.perf_counter()
+            _, arrays = agent.request("infer", stage="infer", feeds=feeds, handle=_HANDLE)
+            seconds = time.perf_counter() - start
+            outputs: list[Outputs] = [{} for _ in feeds]
+            with agent.reading("infer"):
+                for name, array in arrays.items():
+                    number, _, name = name.partition("/")
+                    outputs[int(number)][name] = array
     finally:
         idle.put(slot)
+    sizes = sum(array.nbytes for tensors in (*feeds, *outputs) for array in tensors.values())
+    pace.learn(seconds, sizes, len(feeds))
+    return outputs

@@ -1,5 +1,4 @@
-"""The protocol of a measurement: wait for quiet, warm up, time in pairs until it is known well enough, then
-memory.
+"""The protocol of a measurement: wait for quiet, warm up, time in pairs until it is known well enough, then memory.
 
 Candidate and baseline are timed in randomised interleaved pairs of blocks, because sequential timing is off
 by several per cent as soon as the machine drifts, and pairs are not. The agent collects; everything is

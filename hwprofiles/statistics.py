@@ -71,8 +71,7 @@ def variation(values: Sequence[float]) -> float:
 
 
 def looks(smallest: int, largest: int) -> list[int]:
-    """Numbers of pairs at which stopping may be considered: from `smallest` in steps of about 30 % to
-    `largest`.
+    """Numbers of pairs at which stopping may be considered: from `smallest` in steps of about 30 % to `largest`.
 
     Peeking after every pair would stop on a lucky streak and make the interval too narrow. A scheduled look
     less than 20 % after the first says nothing new and is left out.

@@ -17,12 +17,23 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from autotune.errors import AutotuneError
-from hwprofiles.errors import HardwareError
+from autotune.errors import AutotuneError, TrialFailure
+from hwprofiles.errors import DeviceFailure, HardwareError
 
 INTERRUPTED = 130
 DISK = 74
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+
+# A failure outside a trial, e.g. of the original model: what kind of error is that for whoever called us?
+_FAILURE_CODES = {
+    "bad_model": 65,
+    "nonfinite": 65,
+    "unsupported": 65,
+    "user_code": 65,
+    "unavailable": 69,
+    "disk": DISK,
+    "timeout": 124,
+}
 
 
 def guarded(app: typer.Typer, arguments: Sequence[str], *, debug: bool) -> int:
@@ -40,6 +51,9 @@ def guarded(app: typer.Typer, arguments: Sequence[str], *, debug: bool) -> int:
     except (typer.Abort, KeyboardInterrupt) as error:
         _say(error, "interrupted; what was finished is stored, the same command goes on from there", debug)
         return INTERRUPTED
+    except (DeviceFailure, TrialFailure) as error:
+        _say(error, f"{error.failure.stage}: {error.failure.message}", debug)
+        return _FAILURE_CODES.get(error.failure.kind, error.exit_code)
     except (AutotuneError, HardwareError) as error:
         _say(error, str(error), debug)
         return error.exit_code

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autotune.cli.output import JsonFlag, print_json, results, say
-from autotune.errors import AutotuneError, DataError
+from autotune.errors import DataError
 from autotune.keys import format_amount, parse_key
-from hwprofiles.errors import TargetUnavailable
+from hwprofiles.errors import DeviceFailure
 
 if TYPE_CHECKING:
     import numpy as np
 
     from hwprofiles.measurement import Estimate, Latency, Measurement
-
-_BAD_MODEL = ("bad_model", "nonfinite", "unsupported")
 
 
 def measure(
@@ -77,12 +75,7 @@ def _raise_failure(model: Path, measurement: Measurement) -> None:
     failure = measurement.failure
     if failure is None:
         return
-    message = f"{model} on {measurement.target}: {failure.message}"
-    if failure.kind in _BAD_MODEL:
-        raise DataError(message)
-    if failure.kind == "unavailable":
-        raise TargetUnavailable(message)
-    raise AutotuneError(message)
+    raise DeviceFailure(failure.model_copy(update={"message": f"{model} on {measurement.target}: {failure.message}"}))
 
 
 def _print(measurement: Measurement, model: Path, against: Path | None) -> None:

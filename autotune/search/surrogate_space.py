@@ -106,6 +106,11 @@ class Space:
         labels = self.labels[np.arange(len(self)), configs]
         return np.asarray(labels[:, 1:] != labels[:, :-1], float)
 
+    def differ(self, configs: Ints, pairs: Ints) -> Floats:
+        """(n, P): 1 where the two parameters of a pair, of shape (P, 2), have different labels."""
+        labels = self.labels[np.arange(len(self)), configs]
+        return np.asarray(labels[:, pairs[:, 0]] != labels[:, pairs[:, 1]], float)
+
     def _exact_table(self, table: Mapping[str, Mapping[Any, float]]) -> tuple[Floats, float | None]:
         unknown = set(table) - set(self.names) - {CONSTANT}
         if unknown:

@@ -40,8 +40,7 @@ class BlobCache:
         return path
 
     def add(self, digest: str, offset: int, size: int, piece: bytearray, scratch: Path) -> None:
-        """Take the next piece of a file of `size` bytes. The last one makes it visible, if the digest is
-        right.
+        """Take the next piece of a file of `size` bytes. The last one makes it visible, if the digest is right.
 
         Raises ValueError for pieces out of order or wrong bytes, OSError when the disk is full.
         """

@@ -210,8 +210,12 @@ class Agent:
 
     def _infer(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
         session = self._session(request["handle"])
-        outputs = session.run(feeds[0])
-        return {}, {port["name"]: outputs[index] for index, port in enumerate(session.outputs)}
+        found = {}
+        for number, feed in enumerate(feeds):
+            outputs = session.run(feed)
+            for index, port in enumerate(session.outputs):
+                found["{}/{}".format(number, port["name"])] = outputs[index]
+        return {}, found
 
     def _kernels(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
         found = self._backend.kernels(

@@ -40,8 +40,7 @@ def warm_up(run: Runner, feeds: list[Feed], seconds: float, iterations: int, cap
 def time_pairs(
     runs: dict[str, Runner], feeds: list[Feed], counts: dict[str, int], pairs: int, seed: int, budget: float
 ) -> list[dict[str, Any]]:
-    """Blocks in the order they were run: at most `pairs` pairs, or as many as fit into `budget` seconds (>=
-    1).
+    """Blocks in the order they were run: at most `pairs` pairs, or as many as fit into `budget` seconds (>= 1).
 
     Within a pair the order is drawn at random: slow drift cancels, and neither side always profits from the
     other's warm caches, as it would under strict alternation.

@@ -91,8 +91,7 @@ def _describe(port: Any) -> dict[str, Any]:
 
 
 def _summarise(events: list[dict[str, Any]], runs: int) -> list[dict[str, Any]]:
-    """Group kernel events by node. The first pass is left out of the means: it pays for the first
-    allocations.
+    """Group kernel events by node. The first pass is left out of the means: it pays for the first allocations.
 
     A node inside a Loop or If runs any number of times per inference: its time is the sum per inference, and
     it counts as part of its parent's too.

