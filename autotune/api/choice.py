@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autotune import pareto
 from autotune.config import StudyConfig
-from autotune.errors import Infeasible, UsageError
+from autotune.errors import Infeasible
 from autotune.keys import MetricKey
 from autotune.trial import Trial
 
@@ -50,7 +50,7 @@ def choose(
     members = pareto.front(inside, keys or config.objective_keys)
     originals = {trial.number: trial for trial in trials}
     front = [originals[member.number] for member in members]
-    recommended, reason = _recommend([t for t in known if originals[t.number].final] or known, config, wanted)
+    recommended, reason = _recommend(known, config, wanted)
     return Choice(front, originals[recommended.number] if recommended else None, reason, explanation)
 
 
@@ -66,9 +66,16 @@ def _explain(trials: Sequence[Trial], limits: Mapping[str, float]) -> pareto.Exp
 
 
 def _recommend(trials: Sequence[Trial], config: StudyConfig, limits: Mapping[str, float]) -> tuple[Trial | None, str]:
+    """The best finalist (or, without finalists, trial) within the limits, unless the original is as good."""
+    compressed = [trial for trial in trials if trial.number != 0 and trial.state == "complete"]
+    if not compressed:
+        return None, "no compressed trial is complete"
+    pool = [trial for trial in compressed if trial.final] or compressed
+    original = [trial for trial in trials if trial.number == 0 and trial.state == "complete"]
     try:
-        return pareto.best(trials, {**config.limits, **limits}, config.objective_keys), ""
+        found = pareto.best([*original, *pool], {**config.limits, **limits}, config.objective_keys)
     except Infeasible as error:
         return None, str(error)
-    except UsageError as error:  # e.g. every trial failed, so that no metric is known
-        return None, str(error)
+    if found.number == 0:
+        return None, "of all that keep the limits the original is the best"
+    return found, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -83,11 +84,11 @@ def _config(
     constraints: Mapping[str, float | str],
     options: Mapping[str, Any],
 ) -> StudyConfig:
-    own = {"name", "targets", "constraints", "workload"}
-    known = set(StudyConfig.model_fields) - own - {"search"} | {"search_options"}
+    known = {*StudyConfig.model_fields, "search_options"} - {"name", "targets", "constraints", "workload", "search"}
     for option in options:
         if option not in known:
-            raise UsageError(f"optimize() has no option {option!r}; {did_you_mean(option, known)}")
+            named = inspect.signature(optimize).parameters
+            raise UsageError(f"optimize() has no option {option!r}; {did_you_mean(option, {*known, *named})}")
     tables = dict(options)
     search = {**tables.pop("search_options", {}), "trials": trials, "hours": hours}
     amounts = {

@@ -46,6 +46,10 @@ class ProgressView:
         if self._live:
             self._bars.stop()
 
+    def refresh(self) -> None:
+        """Draw now; between calls the bar is drawn ten times a second."""
+        self._bars.refresh()
+
     def update(self, progress: Progress) -> None:
         """Show one record; cheap enough to be called often."""
         left = "" if progress.seconds_left is None else f"{clock(progress.seconds_left)} left"

@@ -314,7 +314,7 @@ class _Problem:
         names = [default.level, default.label, layer, default.node]
         names += [default.neighbours, default.pairs] if interactions else []
         start = np.array([*names, Scales().noise if self.model.relative else 0.05])
-        found = fit_amplitudes(kernels, [target[:, s] for s in chosen], start, noise=[noise[:, s] for s in chosen],
+        found, _ = fit_amplitudes(kernels, [target[:, s] for s in chosen], start, noise=[noise[:, s] for s in chosen],
                                steps=15)  # fmt: skip
         factor = float(found[2]) / layer
         learnt = replace(scales, level=float(found[0]), label=float(found[1]), layer=scales.layer * factor,

@@ -21,8 +21,8 @@ def fit_amplitudes(
     *,
     noise: Sequence[Floats] | None = None,
     steps: int = 25,
-) -> Floats:
-    """Standard deviations (G + 1,) of G variance components and of the white noise (last).
+) -> tuple[Floats, float]:
+    """Standard deviations (G + 1,) of G variance components and of the white noise (last), and the log evidence.
 
     `targets[s]` (n,) ~ N(0, sum_g sd_g^2 kernels[s][g] + sd_noise^2 diag(noise[s])), independent over s. `start` are
     the defaults; each log sd has the prior N(log start, 1.5^2), so few observations leave it where it was.
@@ -50,4 +50,4 @@ def fit_amplitudes(
     bounds = [(-4.0, 4.0)] * len(start)
     result = minimize(objective, np.zeros(len(start)), jac=True, method="L-BFGS-B", bounds=bounds,
                       options={"maxiter": steps})  # fmt: skip
-    return np.asarray(np.exp(centre + result.x), float)
+    return np.asarray(np.exp(centre + result.x), float), -float(result.fun)

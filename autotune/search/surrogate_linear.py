@@ -20,11 +20,13 @@ from scipy.linalg import cho_factor, cho_solve
 from autotune.search.surrogate_evidence import ROWS, fit_amplitudes
 from autotune.search.surrogate_space import Floats, Ints, Space
 
-NOISE = 0.2  # default noise of a measured cost, in units of the observed spread
+NOISE = 0.25  # default noise of a measured cost, in units of the observed spread
+SURPRISING = 2.5  # standard deviations from which on a measurement counts less
+MOST_CHECKED = 1000  # measurements that are checked for outliers: the cost is cubic
 MOST_PAIRS = 2000  # pairs beside the neighbours whose switches are considered
 FEWEST_FOR_PAIRS = 40  # measurements
-PAIRS_MATTER = 1.0  # their joint effect is at least that of the noise
-SPARSER = 3  # reweightings
+PAIRS_MATTER = 3.0  # gain in log evidence from which on they take part
+SPARSER = 1  # reweightings
 SWITCH = 0.1  # default weight of a switch relative to a node
 
 
@@ -158,11 +160,12 @@ class LinearModel:
         nodes = table[: space.labels.size].reshape(space.labels.shape)
         effect = np.array([nodes[space.labels == j].mean() for j in range(len(space.label_names))]) * len(space)
         self.label_effect = effect - effect.mean()
-        self._learn_amplitudes(configs, target)
+        evidence = self._learn_amplitudes(configs, target)
         if len(target) >= FEWEST_FOR_PAIRS and len(self._pairs()):
-            self._learn_pairs(configs, target)
+            self._learn_pairs(configs, target, evidence)
 
-    def _learn_amplitudes(self, configs: Ints, target: Floats) -> None:
+    def _learn_amplitudes(self, configs: Ints, target: Floats) -> float:
+        """The log evidence of the groups as they are."""
         groups = self._groups()
         design = self._design(configs)
         start = np.array([3.0, *[g.start for g in groups], NOISE])
@@ -170,16 +173,17 @@ class LinearModel:
         for group in groups:
             features = group.features(design)
             kernels.append(features @ features.T)
-        self.amplitudes = fit_amplitudes([kernels], [target], start)
+        self.amplitudes, evidence = fit_amplitudes([kernels], [target], start)
+        return evidence
 
-    def _learn_pairs(self, configs: Ints, target: Floats) -> None:
+    def _learn_pairs(self, configs: Ints, target: Floats, evidence: float) -> None:
         """Which pairs have a switch cost: their prior scales are reweighted toward few large ones."""
         without = self.amplitudes
         count = len(self._pairs())
         self.pair_scale = np.full(count, 1 / np.sqrt(count))
-        self._learn_amplitudes(configs, target)
-        assert self.amplitudes is not None and without is not None
-        if self.amplitudes[-2] < PAIRS_MATTER * without[-1]:
+        gain = self._learn_amplitudes(configs, target) - evidence
+        assert self.amplitudes is not None
+        if gain < PAIRS_MATTER:
             self.pair_scale, self.amplitudes = None, without
             return
         for _ in range(SPARSER):
@@ -196,8 +200,7 @@ class LinearModel:
         covariance = np.full((len(target), len(target)), amplitudes[0] ** 2)
         for amplitude, columns in zip(amplitudes[1:], features, strict=False):
             covariance += amplitude**2 * (columns @ columns.T)
-        covariance[np.diag_indices(len(target))] += amplitudes[-1] ** 2
-        alpha = cho_solve(cho_factor(covariance, lower=True), target)
+        alpha = _robust_solve(covariance, amplitudes[-1] ** 2, target)
         table = np.zeros(design.shape[1])
         for amplitude, group, columns in zip(amplitudes[1:], groups, features, strict=False):
             table += amplitude**2 * group.spread(columns, alpha)
@@ -211,6 +214,25 @@ class LinearModel:
         strong = np.abs(far) > 0.02 * np.abs(far).max(initial=0.0)
         pairs = self._pairs()[strong] if len(far) else np.zeros((0, 2), np.int64)
         return Tables(constant, node, table[size : size + edges], pairs, far[strong])
+
+
+def _robust_solve(covariance: Floats, noise: float, target: Floats) -> Floats:
+    """(covariance + noise)^-1 target, with more noise for measurements that the others do not expect: timings have
+    outliers."""
+    scale = np.ones(len(target))
+    diagonal = np.diag_indices(len(target))
+    for last in (False, True):
+        full = covariance.copy()
+        full[diagonal] += noise * scale
+        factor = cho_factor(full, lower=True)
+        alpha = cho_solve(factor, target)
+        if last or len(target) > MOST_CHECKED:
+            break
+        surprise = alpha / np.sqrt(np.diag(cho_solve(factor, np.eye(len(target)))))  # leave-one-out, standardised
+        scale = np.maximum(1.0, (surprise / SURPRISING) ** 2)
+        if scale.max() == 1.0:
+            break
+    return np.asarray(alpha)
 
 
 def exact_tables(space: Space, objective: int, sign: float, configs: Ints, values: Floats) -> Tables:

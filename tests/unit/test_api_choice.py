@@ -1,0 +1,146 @@
+"""Which trials are the front, which one ships, and how that is said."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from autotune.api import choose
+from autotune.api.tables import as_text, front_html, front_table, legend, value_text
+from autotune.api.watch import ProgressView, best_text, clock
+from autotune.config import StudyConfig
+from autotune.errors import UsageError
+from autotune.keys import MetricKey, parse_key
+from autotune.search.progress import Progress
+from autotune.trial import Trial, Value
+
+CONFIG = StudyConfig(name="small")
+
+
+def trial(number: int, size: float, ratio: float, drop: float, *, final_drop: float | None = None) -> Trial:
+    def values(loss: float) -> dict[str, Value]:
+        return {
+            "size_bytes": Value.exact(size),
+            "latency_p50@local": Value(value=ratio / 100, low=ratio / 101, high=ratio / 99),
+            "latency_ratio@local": Value(value=ratio, low=ratio - 0.01, high=ratio + 0.01),
+            "drop/worst": Value(value=loss, low=loss - 0.005, high=loss + 0.005),
+        }
+
+    final = {} if final_drop is None else values(final_drop)
+    recipe = {"quantize": {"fc": f"choice-{number}"}} if number else {}
+    return Trial(number=number, recipe=recipe, state="complete", metrics=values(drop), final=final)
+
+
+ORIGINAL = trial(0, 1000, 1.0, 0.0)
+SMALL = trial(1, 250, 0.8, 0.005)
+TINY = trial(2, 120, 0.7, 0.08)
+DOMINATED = trial(3, 300, 0.9, 0.006)
+BROKEN = Trial(number=4, recipe={"quantize": {"fc": "x"}}, state="failed")
+
+
+def test_the_front_and_the_one_to_ship() -> None:
+    choice = choose([ORIGINAL, SMALL, TINY, DOMINATED, BROKEN], CONFIG)
+    assert [t.number for t in choice.front] == [2, 1, 0]
+    assert choice.recommended is SMALL  # TINY loses more than judge.limit
+    assert choice.explanation is None and not choice.reason
+
+
+def test_finalists_count_with_what_was_measured_last() -> None:
+    lucky = trial(1, 250, 0.8, 0.005, final_drop=0.03)
+    solid = trial(5, 400, 0.9, 0.004, final_drop=0.004)
+    choice = choose([ORIGINAL, lucky, solid], CONFIG)
+    assert choice.recommended is solid
+    assert [t.number for t in choose([ORIGINAL, lucky, solid], CONFIG, limits={"drop/worst": 0.01}).front] == [5, 0]
+
+
+def test_limits_that_nothing_meets() -> None:
+    choice = choose([ORIGINAL, SMALL, TINY], CONFIG, limits={"size_bytes": 100})
+    assert choice.front == [] and choice.recommended is None
+    assert choice.explanation is not None
+    assert (choice.explanation.constraint, choice.explanation.nearest.number) == ("size_bytes", 2)
+
+
+def test_a_study_shows_its_front_even_where_its_constraints_are_not_met() -> None:
+    config = CONFIG.model_copy(update={"constraints": {"size_bytes": 100.0}})
+    choice = choose([ORIGINAL, SMALL, TINY], config)
+    assert [t.number for t in choice.front] == [2, 1, 0]
+    assert choice.explanation is not None and choice.recommended is None
+
+
+def test_the_original_is_no_recommendation() -> None:
+    choice = choose([ORIGINAL, TINY], CONFIG)
+    assert choice.recommended is None and "original" in choice.reason
+    assert choose([ORIGINAL, BROKEN], CONFIG).recommended is None
+    assert choose([], CONFIG).front == []
+
+
+def test_a_limit_on_nothing_we_know() -> None:
+    with pytest.raises(UsageError, match="did you mean 'drop/worst'"):
+        choose([ORIGINAL, SMALL], CONFIG, limits={"drop/wurst": 0.1})
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_table_says_it_all_within_its_width(columns: int) -> None:
+    trials = [ORIGINAL, SMALL, TINY]
+    text = as_text(front_table([SMALL, ORIGINAL], trials, CONFIG, SMALL, columns=columns), columns)
+    assert max(map(len, text.splitlines())) <= columns
+    for part in ("★ 1", "250 B", "4.00x", "0.800x", "[0.790, 0.810]", "8 ms", "original"):
+        assert part in text
+    assert "recommended" in legend([SMALL], SMALL)
+
+
+def test_html_is_escaped() -> None:
+    nasty = SMALL.model_copy(update={"state": "complete", "metrics": {**SMALL.metrics}})
+    page = front_html([nasty], [ORIGINAL, nasty], CONFIG, nasty)
+    assert "<td>★ 1</td>" in page and "<script" not in page
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "text"),
+    [
+        (Value(value=0.83, low=0.82, high=0.84), "latency_ratio@t", "0.830x [0.820, 0.840]"),
+        (Value(value=0.0104, low=-0.001, high=0.02), "drop/worst", "1.0 pt [-0.1, 2.0]"),
+        (Value(value=0.0012, low=0.0008, high=0.0013), "latency_p50@t", "1.2 ms [800 µs, 1.3 ms]"),
+        (Value.exact(3.06e6), "size_bytes", "3.06 MB"),
+    ],
+)
+def test_numbers_with_intervals(value: Value, key: str, text: str) -> None:
+    assert value_text(value, parse_key(key)) == text
+
+
+def test_a_table_for_several_targets_names_them() -> None:
+    config = StudyConfig(name="small", targets=("local", "rpi5"))
+    header = as_text(front_table([SMALL], [ORIGINAL, SMALL], config, None, columns=160), 160)
+    assert "@local" in header and "@rpi5" in header
+    assert [str(key) for key in config.objective_keys] == [
+        "size_bytes", "latency_ratio@local", "latency_ratio@rpi5", "drop/worst",
+    ]  # fmt: skip
+
+
+def test_progress_without_a_terminal_is_one_line_per_step() -> None:
+    out = io.StringIO()
+    with ProgressView(Console(file=out, width=200)) as view:
+        view.update(Progress("prepare", "reading the model"))
+        for done in (1, 1, 2):
+            view.update(Progress("search", f"trial {done}", done, 40, 125.0, SMALL))
+    assert out.getvalue().splitlines() == [
+        "prepare  reading the model",
+        "search 1/40  trial 1  2:05 left  best: trial 1, 250 B, 0.800x time, worst drop 0.5 pt",
+        "search 2/40  trial 2  2:05 left  best: trial 1, 250 B, 0.800x time, worst drop 0.5 pt",
+    ]
+
+
+def test_progress_on_a_terminal_names_the_best_point() -> None:
+    out = io.StringIO()
+    with ProgressView(Console(file=out, force_terminal=True, width=160)) as view:
+        view.update(Progress("search", "trial 7", 7, 40, 125.0, SMALL))
+        view.refresh()
+    assert "7/40" in out.getvalue() and "best: trial 1" in out.getvalue() and "2:05 left" in out.getvalue()
+
+
+def test_words_for_time_and_the_best() -> None:
+    assert [clock(s) for s in (0, 65, 3725)] == ["0:00", "1:05", "1:02:05"]
+    assert best_text(SMALL) == "best: trial 1, 250 B, 0.800x time, worst drop 0.5 pt"
+    assert MetricKey("drop", "worst").smaller_is_better
