@@ -50,7 +50,7 @@ def choose(
     members = pareto.front(inside, keys or config.objective_keys)
     originals = {trial.number: trial for trial in trials}
     front = [originals[member.number] for member in members]
-    recommended, reason = _recommend(known, config, wanted)
+    recommended, reason = _recommend(known, config, {} if limits is None else wanted)
     return Choice(front, originals[recommended.number] if recommended else None, reason, explanation)
 
 

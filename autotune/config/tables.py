@@ -100,5 +100,9 @@ class StudyConfig(_Table):
 
     @property
     def limits(self) -> dict[str, float]:
-        """What a trial has to meet to be recommended: the constraints, and `judge.limit` on the largest loss."""
-        return {"drop/worst": self.judge.limit, **self.constraints}
+        """What a trial has to meet to be recommended: the constraints, and `judge.limit` on the largest loss.
+
+        A constraint on `drop/worst` may be wider than that: it then says what is not worth measuring any further.
+        """
+        worst = min(self.judge.limit, self.constraints.get("drop/worst", self.judge.limit))
+        return {**self.constraints, "drop/worst": worst}

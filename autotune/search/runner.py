@@ -50,6 +50,7 @@ class Judged:
     dataset: Dataset
     masks: Mapping[str, np.ndarray]
     original: Predictions
+    digest: str  # of the data
     key: str
 
 
@@ -168,9 +169,8 @@ class TrialRunner:
 
     def evaluate(self, digest: str, judged: Judged) -> Evaluation:
         """Judgement of an artifact on a data set; from the store if it is there."""
-        dataset_digest = judged.dataset.digest()
         target = self.prepared.judge_target
-        found = self.store.find_evaluation(digest, dataset_digest, target, fingerprint_key=judged.key)
+        found = self.store.find_evaluation(digest, judged.digest, target, fingerprint_key=judged.key)
         if found is not None:
             return found
         candidate = judged.original if digest == self.baseline_digest() else self._predict(digest, judged.dataset)
@@ -183,6 +183,7 @@ class TrialRunner:
             original=judged.original,
             candidate=candidate,
             table=self.config.judge,
+            dataset_digest=judged.digest,
         )
         self.store.add_evaluation(evaluation, fingerprint_key=judged.key)
         return evaluation
@@ -193,12 +194,13 @@ class TrialRunner:
         rules = (self.config.judge.model_dump(include={"limit", "floor", "shrinkage", "batch"}), sorted(masks))
         key = hashlib.sha256(repr(rules).encode()).hexdigest()[:16]
         target = self.prepared.judge_target
-        found = self.store.find_evaluation(digest, dataset.digest(), target, fingerprint_key=key)
+        data = dataset.digest()
+        found = self.store.find_evaluation(digest, data, target, fingerprint_key=key)
         if found is not None and found.outcomes:
             predictions = tuple(outcome.original for outcome in found.outcomes)
             ids = tuple(outcome.id for outcome in found.outcomes)
-            return Judged(dataset, masks, Predictions(ids, predictions, found.seconds), key)
-        return Judged(dataset, masks, self._predict(digest, dataset), key)
+            return Judged(dataset, masks, Predictions(ids, predictions, found.seconds), data, key)
+        return Judged(dataset, masks, self._predict(digest, dataset), data, key)
 
     def judged_search(self) -> Judged:
         """Raises `RuntimeError` before `start`: the original is judged first."""

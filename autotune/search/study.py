@@ -24,7 +24,7 @@ from autotune.search.loop import Budget, SearchLoop
 from autotune.search.mirror import mirror
 from autotune.search.prepare import Prepared, ingest, prepare, workload_digest
 from autotune.search.progress import Progress, Watcher, nobody
-from autotune.search.runner import Stopped, TrialRunner
+from autotune.search.runner import Judged, Stopped, TrialRunner
 from autotune.search.values import cost_metrics, judged_metrics
 from autotune.store import Store, open_store
 from autotune.trial import Trial, Value
@@ -54,7 +54,7 @@ class Study:
         self._prepared: Prepared | None = None
         self._runner: TrialRunner | None = None
         self._masks: Mapping[str, np.ndarray] = {}
-        self._digest = ""
+        self._heldout: Judged | None = None
         self._stop = threading.Event()
 
     @classmethod
@@ -93,17 +93,12 @@ class Study:
     @property
     def objectives(self) -> tuple[MetricKey, ...]:
         """What is optimised."""
-        names = self.config.search.objectives or (
-            "size_bytes",
-            *(f"latency_ratio@{name}" for name in self.config.targets),
-            "drop/worst",
-        )
-        return tuple(parse_key(name, metric=self.workload.metric_name) for name in names)
+        return self.config.objective_keys
 
     @property
     def limits(self) -> dict[str, float]:
-        """What a shippable trial must satisfy: the study's constraints, and `drop/worst` in any case."""
-        return {"drop/worst": self.config.judge.limit, **self.config.constraints}
+        """What a shippable trial must satisfy."""
+        return self.config.limits
 
     # -- verbs
 
@@ -188,10 +183,11 @@ class Study:
             metrics.update(cost_metrics(measurement))
         progress(Progress("finalists", f"judging trial {number} on held-out data"))
         heldout = self.workload.heldout
-        masks = slices.assign(heldout, self.workload.slices)
-        evaluation = runner.evaluate(digest, runner.judged(heldout, masks))
-        if digest != runner.baseline_digest():
-            runner.evaluate(runner.baseline_digest(), runner.judged(heldout, masks))
+        if self._heldout is None:
+            masks = slices.assign(heldout, self.workload.slices, expected=self._masks)
+            self._heldout = runner.judged(heldout, masks)
+            runner.evaluate(runner.baseline_digest(), self._heldout)
+        evaluation = runner.evaluate(digest, self._heldout)
         keep_flipped(self.store, heldout, evaluation)
         metrics.update(judged_metrics(evaluation, self.config.judge.floor))
         self.store.set_final(number, metrics)
@@ -204,8 +200,7 @@ class Study:
         if self._prepared is not None and self._runner is not None:
             return self._prepared, self._runner
         ingested = ingest(self.workload, progress)
-        self._digest = workload_digest(self.workload, ingested)
-        self.store.begin(self.config.model_dump_json(), self._digest)
+        self.store.begin(self.config.model_dump_json(), workload_digest(self.workload, ingested))
         keep_inspection(self.store, ingested.inspection)
         metric = resolve_metric(self.workload.metric)
         self._masks = slices.assign(self.workload.search, self.workload.slices)

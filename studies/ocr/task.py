@@ -146,7 +146,7 @@ def _draw(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 def _apply(effect: str, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
     """What a camera or a scanner does to the page: `[HEIGHT, width]` uint8."""
     if effect == "blur":
-        image = image.filter(ImageFilter.GaussianBlur(2.2))
+        image = image.filter(ImageFilter.GaussianBlur(2.4))
     elif effect == "lowres":
         small = image.resize((image.width * 2 // 5, HEIGHT * 2 // 5), Image.Resampling.BOX)
         image = small.resize(image.size, Image.Resampling.BILINEAR)

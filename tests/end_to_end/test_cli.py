@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -12,10 +13,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
+
+from autotune.cli import main
 
 COMMANDS = ("new", "check", "run", "front", "show", "export", "report", "measure", "targets")
 QUICK = """
@@ -44,17 +49,34 @@ options = { quiet_wait = 0.0, quiet_wait_final = 0.0 }
 """  # the shipped profile waits for a quiet machine, which has no place in a test
 
 
-def autotune(
-    *words: str | Path, folder: Path, code: int | None = 0, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run the command line in `folder`; `code` is the exit code it must have."""
-    command = [sys.executable, "-m", "autotune.cli", *map(str, words)]
-    environment = {**os.environ, **(env or {})}
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
-    if code is not None:
-        assert result.returncode == code, f"{command}: {result.returncode}\n{result.stdout}\n{result.stderr}"
-    assert "Traceback" not in result.stderr
-    return result
+class Answer(NamedTuple):
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+def autotune(*words: str | Path, folder: Path, code: int = 0, columns: int = 120) -> Answer:
+    """Run a command in `folder`, in this process; `code` is the exit code it must have."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        chdir(folder),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        patch.dict(os.environ, {"COLUMNS": str(columns)}),
+    ):
+        found = main([str(word) for word in words])
+    answer = Answer(out.getvalue(), err.getvalue())
+    assert found == code, f"{words}: {found}\n{answer.stdout}\n{answer.stderr}"
+    assert "Traceback" not in answer.stderr
+    return answer
+
+
+def in_its_own_process(*words: str, folder: Path) -> Answer:
+    """The same in a process of its own, as a person starts it."""
+    command = [sys.executable, "-m", "autotune.cli", *words]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=True)
+    return Answer(result.stdout, result.stderr)
 
 
 def new_study(folder: Path, *, trials: int = 3, more: str = "") -> Path:
@@ -77,7 +99,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the study `tiny` has been run to its end."""
     folder = tmp_path_factory.mktemp("finished")
     new_study(folder)
-    result = autotune("run", "tiny", folder=folder)
+    result = in_its_own_process("run", "tiny", folder=folder)
     (folder / "stdout").write_text(result.stdout)
     (folder / "stderr").write_text(result.stderr)
     return folder
@@ -157,7 +179,7 @@ def test_an_impossible_limit_is_explained(finished: Path) -> None:
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_table_fits_the_terminal(finished: Path, columns: int) -> None:
     for words in (("front", "tiny"), ("show", "tiny", "1"), ("show", "tiny", "0")):
-        out = autotune(*words, folder=finished, env={"COLUMNS": str(columns)}).stdout
+        out = autotune(*words, folder=finished, columns=columns).stdout
         table = [line for line in out.splitlines() if not line.startswith(("  ", "make it again", "report"))]
         assert max(map(len, table)) <= columns
         assert "…" not in out
@@ -290,7 +312,7 @@ def test_constraints_that_nothing_meets_end_with_3(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_study_digits_runs_by_name(tmp_path: Path) -> None:
-    summary = read(tmp_path, "run", "digits", "--trials", "3")
-    assert summary["trials"] == 4 and summary["front"]
+    summary = read(tmp_path, "run", "digits", "--trials", "1")
+    assert summary["trials"] == 2 and summary["front"]
     assert (tmp_path / "autotune-runs" / "digits" / "store.db").is_file()
     assert read(tmp_path, "front", "digits")["front"] == summary["front"]

@@ -45,7 +45,8 @@ from autotune import Dataset, Sample, Workload
 def samples(seed, n):
     rng = np.random.default_rng(seed)
     inputs = [{"x": rng.normal(size=(1, 32)).astype("float32")} for _ in range(n)]
-    return [Sample(f"{seed}-{i}", x, int(sum(a.sum() for a in x.values()) > 0), {"even": i % 2}) for i, x in enumerate(inputs)]
+    labels = [int(sum(a.sum() for a in x.values()) > 0) for x in inputs]
+    return [Sample(f"{seed}-{i}", x, labels[i], {"even": i % 2}) for i, x in enumerate(inputs)]
 
 def decode(outputs):
     return [int(row.argmax()) for row in outputs["y"]]
@@ -173,7 +174,7 @@ def test_a_study_file_with_a_mistake(
 @pytest.mark.parametrize(
     ("old", "new", "code", "hint"),
     [
-        ("    return Workload(", "    1 / 0\n    return Workload(", 65, "task.py:14: in workload: ZeroDivisionError"),
+        ("    return Workload(", "    1 / 0\n    return Workload(", 65, "task.py:15: in workload: ZeroDivisionError"),
         ('with_name("model.onnx")', 'with_name("other.onnx")', 65, "other.onnx: there is no such file"),
         ("samples(0, 40)", "[]", 65, "'search' is empty"),
         ("size=(1, 32)", "size=(1, 31)", 65, "31"),

@@ -245,7 +245,7 @@ def test_the_task_is_run_and_announced(tmp_path: Path) -> None:
         (
             "    return Workload(",
             "    1 / 0\n    return Workload(",
-            "task.py:9: in workload: ZeroDivisionError",
+            "task.py:10: in workload: ZeroDivisionError",
         ),
         ("    return Workload(", "    raise SystemExit(3)\n    return Workload(", "SystemExit: 3"),
         (
@@ -255,7 +255,7 @@ def test_the_task_is_run_and_announced(tmp_path: Path) -> None:
         ),
         ("    rng = ", "    open('/no/such file')\n    rng = ", "task.py:5: in samples: FileNotFoundError"),
         ("import numpy as np", "import no_such_module\nimport numpy as np", "ModuleNotFoundError"),
-        ("def workload():", "def workload(:", "task.py:8: "),
+        ("def workload():", "def workload(:", "task.py:9: "),
         ("samples(0, 8)", "[]", "data set 'search' is empty"),
         ("samples(1, 8)", "[]", "data set 'heldout' is empty"),
         ("[s.inputs for s in samples(2, 4)]", "[]", "calibration is empty"),

@@ -44,7 +44,6 @@ def run(model: onnx.ModelProto | bytes, feeds: Feeds, folder: Path) -> Ran:
     names = [output.name for output in session.get_outputs()]
     outputs = dict(zip(names, session.run(names, feeds), strict=True))
     events = json.loads(Path(session.end_profiling()).read_text())
-    end = "_kernel_time"
     kernels = tuple(
         Kernel(
             node=e["name"].removesuffix("_kernel_time"), op=e["args"]["op_name"], provider="", seconds=e["dur"] * 1e-6
