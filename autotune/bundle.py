@@ -25,7 +25,6 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import autotune
 from autotune import plugins
 from autotune.errors import DataError, DiskError, UsageError
 from autotune.keys import format_amount, parse_key
@@ -228,7 +227,7 @@ def _readme(store: Store, trial: Trial, command: str, name: str) -> str:
     return README.format(
         name=store.study,
         number=trial.number,
-        version=autotune.__version__,
+        version=version("hw-autotune"),
         folder=name,
         rows="\n".join(rows),
         phase="a final measurement and held-out data" if trial.final else "the search",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bars
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from autotune.keys import format_amount, parse_key
 
@@ -15,62 +17,51 @@ if TYPE_CHECKING:
     from autotune.search.progress import Progress
     from autotune.trial import Trial
 
+_BAR = 32  # columns
 _SECONDS_BETWEEN_LINES = 10.0  # within one step, where there is no terminal; a finished step is always a line
 
 
 class ProgressView:
-    """Shows `Progress` records: stage, done of total, estimated time left, the best point so far."""
+    """Shows `Progress` records: stage, done of total, estimated time left, what goes on, the best point so far."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console if console is not None else Console(stderr=True, highlight=False)
-        self._live = self._console.is_terminal
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[best]}", style="green"),
-            console=self._console,
-            transient=True,
-        )
-        self._task = self._bars.add_task("starting", total=1, left="", best="")
+        self._live = Live(console=self._console, transient=True, refresh_per_second=4)
         self._shown: tuple[str, int] | None = None
         self._shown_at = 0.0
 
     def __enter__(self) -> ProgressView:
-        if self._live:
-            self._bars.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._bars.stop()
-
-    def refresh(self) -> None:
-        """Draw now; between calls the bar is drawn ten times a second."""
-        self._bars.refresh()
+        if self._console.is_terminal:
+            self._live.stop()
 
     def update(self, progress: Progress) -> None:
         """Show one record; cheap enough to be called often."""
         left = "" if progress.seconds_left is None else f"{clock(progress.seconds_left)} left"
         best = "" if progress.best is None else best_text(progress.best)
-        if self._live:
-            self._bars.update(
-                self._task,
-                description=f"{progress.stage}: {progress.message}" if progress.message else progress.stage,
-                completed=progress.done,
-                total=max(progress.total, 1),
-                left=left,
-                best=best,
-            )
+        count = f"{progress.done}/{progress.total}" if progress.total else ""
+        if self._console.is_terminal:
+            self._live.update(_picture(progress, count, left, best))
             return
         step, now = (progress.stage, progress.done), time.monotonic()
         if step == self._shown and now - self._shown_at < _SECONDS_BETWEEN_LINES:
             return
         self._shown, self._shown_at = step, now
-        count = f" {progress.done}/{progress.total}" if progress.total else ""
-        parts = [f"{progress.stage}{count}", progress.message, left, best]
+        parts = [f"{progress.stage} {count}".rstrip(), progress.message, left, best]
         self._console.print("  ".join(part for part in parts if part), markup=False, soft_wrap=True)
+
+
+def _picture(progress: Progress, count: str, left: str, best: str) -> Group:
+    """Three lines: the bar, what goes on, the best so far; each cut at the edge of the terminal."""
+    bar = Table.grid(padding=(0, 1))
+    shown = ProgressBar(total=max(progress.total, 1), completed=progress.done, width=_BAR, pulse=not progress.total)
+    bar.add_row(progress.stage, shown, count, left)
+    lines = [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in (progress.message, best) if line]
+    return Group(bar, *lines)
 
 
 def best_text(trial: Trial) -> str:

@@ -37,8 +37,19 @@ _FAILURE_CODES = {
 
 
 def guarded(app: typer.Typer, arguments: Sequence[str], *, debug: bool) -> int:
-    """Run the command line and return its exit code. With `debug`, errors come with their traceback."""
-    sys.excepthook = _report_bug if not debug else sys.__excepthook__
+    """Run the command line and return its exit code. With `debug`, errors come with their traceback.
+
+    What nobody expected goes through, and is put into one line by the except hook when the process ends.
+    """
+    before = sys.excepthook
+    if not debug:
+        sys.excepthook = _report_bug
+    code = _exit_code(app, arguments, debug)
+    sys.excepthook = before
+    return code
+
+
+def _exit_code(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
     try:
         # Not app(): that would put an except hook of its own in place of ours.
         result = get_command(app)(list(arguments), prog_name="autotune", standalone_mode=False)

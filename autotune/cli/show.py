@@ -45,11 +45,13 @@ def show(
 
 
 def again(study: str, store: str | None, trial: Trial) -> str:
-    """The command that makes this trial again."""
+    """The command that makes this trial again; passwords in the store's URL are masked."""
+    from autotune.store import redact
+
     words = ["autotune", "export", study, str(trial.number), f"trial-{trial.number}"]
     if trial.artifact is None:  # there is nothing to export; running the study again tries failed steps again
         words = ["autotune", "run", study]
-    return shlex.join([*words, *(["--store", store] if store else [])])
+    return shlex.join([*words, *(["--store", redact(store)] if store else [])])
 
 
 def _header(console: Console, trial: Trial, config: StudyConfig, others: list[Trial]) -> None:

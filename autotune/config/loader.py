@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-import autotune
 from autotune import plugins
 from autotune.config.positions import Positions
 from autotune.config.tables import QuantizeTable, StudyConfig
@@ -64,7 +63,7 @@ def key_text(path: Location) -> str:
 
 def packaged_studies() -> Path:
     """The folder of ready-made studies, which travels beside the package."""
-    return Path(autotune.__file__).parent.parent / "studies"
+    return Path(__file__).parents[2] / "studies"
 
 
 def load_study(name_or_folder: str, *, studies: Path | None = None) -> LoadedStudy:

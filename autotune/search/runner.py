@@ -21,7 +21,7 @@ import onnx
 
 from autotune.compress.kernels import layer_outcomes
 from autotune.config import StudyConfig
-from autotune.errors import TrialFailure
+from autotune.errors import AutotuneError, TrialFailure
 from autotune.evaluation import Evaluation
 from autotune.judge.damage import Damage, probe_indices
 from autotune.judge.metrics import ResolvedMetric
@@ -34,7 +34,7 @@ from autotune.search.values import broken, cost_metrics, judged_metrics
 from autotune.store import Store
 from autotune.trial import Artifact, LayerOutcome, Trial, Value
 from autotune.workload import Dataset
-from hwprofiles.errors import DeviceFailure, Failure
+from hwprofiles.errors import DeviceFailure, Failure, HardwareError
 from hwprofiles.measurement import Measurement
 from hwprofiles.scenario import Scenario
 
@@ -80,8 +80,9 @@ class TrialRunner:
             reason = self._steps(number, recipe, metrics, clock)
         except (TrialFailure, DeviceFailure) as error:
             return self._finish(number, "failed", metrics, clock, failure=error.failure)
-        except (MemoryError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            # The trial boundary: whatever a technique or user code does wrong fails this trial and nothing else.
+        except (Stopped, AutotuneError, HardwareError, OSError):
+            raise  # about the study, its store or its target, not about this recipe
+        except Exception as error:  # noqa: BLE001 the trial boundary: a wrong technique or user code fails this trial only
             lines = traceback.format_exc()
             message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
             failure = Failure(kind="user_code", stage=clock.stage, message=message, traceback=lines)
@@ -95,7 +96,7 @@ class TrialRunner:
         metrics["size_bytes"] = Value.exact(float(artifact.size_bytes))
         with clock.step("kernels"):
             self.store.record_build(number, artifact, self.outcomes(recipe, path))
-        if reason := self._broken(metrics):
+        if number and (reason := self._broken(metrics)):
             return reason
         if number and self.damage is not None:
             with clock.step("probe"):
@@ -108,12 +109,12 @@ class TrialRunner:
             if measurement.failure is not None:
                 raise TrialFailure(measurement.failure)
             metrics.update(cost_metrics(measurement))
-        if reason := self._broken(metrics):
+        if number and (reason := self._broken(metrics)):
             return reason
         with clock.step("judge"):
             evaluation = self.evaluate(artifact.digest, self.judged_search())
         metrics.update(judged_metrics(evaluation, self.config.judge.floor))
-        return self._broken(metrics)
+        return self._broken(metrics) if number else ""  # the original is the measure of all others, whatever it is
 
     def _broken(self, metrics: Mapping[str, Value]) -> str:
         return "; ".join(broken(metrics, self.limits, self.smaller))

@@ -14,7 +14,7 @@ import numpy as np
 
 from autotune import pareto, slices
 from autotune.config import StudyConfig
-from autotune.errors import Infeasible, UsageError, did_you_mean
+from autotune.errors import DataError, Infeasible, UsageError, did_you_mean
 from autotune.judge.metrics import resolve_metric
 from autotune.keys import MetricKey, parse_key
 from autotune.recipe import Recipe
@@ -215,6 +215,8 @@ class Study:
         runner.start(self._masks)
         if trial.state == "running" or trial.state == "failed":
             trial = runner.run(number, Recipe())
+        if trial.failure is not None:
+            raise DataError(f"the original model failed: {trial.failure.message}")
         for key in self.objectives:
             if str(key) not in trial.metrics:
                 raise UsageError(f"objective {key} is not measured here; " + did_you_mean(str(key), trial.metrics))

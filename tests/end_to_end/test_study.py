@@ -162,6 +162,16 @@ def test_a_decode_that_raises_fails_the_baseline_with_its_line(tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
+def test_the_original_may_break_the_constraints(tmp_path: Path) -> None:
+    changes = {"constraints": {"size_bytes": 3200.0}, "search": {"trials": 3}}
+    with tiny.open_study(tmp_path / "s.db", tiny.config(**changes), tiny.workload()) as study:
+        study.run()
+        trials = study.store.trials()
+    assert trials[0].state == "complete" and trials[0].metrics["size_bytes"].value > 3200
+    assert any(t.state == "rejected" and "size_bytes" in t.reason for t in trials)
+    assert all(not t.measurements for t in trials if t.state == "rejected")  # size is known before device time
+
+
 def test_a_recipe_that_cannot_be_built_is_a_failed_trial(tmp_path: Path) -> None:
     recipe = Recipe({"quantize": {"no such layer": "w8-load"}})
     with tiny.open_study(tmp_path / "s.db") as study:

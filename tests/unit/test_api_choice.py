@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -132,12 +133,15 @@ def test_progress_without_a_terminal_is_one_line_per_step() -> None:
     ]
 
 
-def test_progress_on_a_terminal_names_the_best_point() -> None:
+@pytest.mark.parametrize("columns", [60, 120])
+def test_progress_on_a_terminal_fits_it(columns: int) -> None:
     out = io.StringIO()
-    with ProgressView(Console(file=out, force_terminal=True, width=160)) as view:
-        view.update(Progress("search", "trial 7", 7, 40, 125.0, SMALL))
-        view.refresh()
-    assert "7/40" in out.getvalue() and "best: trial 1" in out.getvalue() and "2:05 left" in out.getvalue()
+    console = Console(file=out, force_terminal=True, width=columns, color_system=None)
+    with ProgressView(console) as view:
+        view.update(Progress("search", "trial 7 rejected: " + "a long reason " * 20, 7, 40, 125.0, SMALL))
+    shown = out.getvalue()
+    assert "7/40 2:05 left" in shown and "best: trial 1, 250 B, 0.800x time" in shown
+    assert max(len(re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", line)) for line in re.split(r"[\r\n]", shown)) <= columns
 
 
 def test_words_for_time_and_the_best() -> None:
