@@ -70,7 +70,7 @@ class Workload:
     `latency_inputs` are the inputs whose shape is measured; None: the first sample of `search`.
     """
 
-    model: "Path | str | onnx.ModelProto | torch.nn.Module"
+    model: Path | str | onnx.ModelProto | torch.nn.Module
     search: Dataset
     heldout: Dataset
     calibration: Sequence[Arrays]

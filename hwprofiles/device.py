@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ class Device:
             with agent.reading("kernels"):
                 return tuple(Kernel.model_validate(kernel) for kernel in reply["kernels"])
 
-    def infer(self, model: Path, batches: Iterable[Feed], *, workers: int = 1) -> Iterator[Outputs]:
+    def infer(self, model: Path, batches: Iterable[Feed], *, workers: int = 1) -> Generator[Outputs]:
         """Outputs of each batch by name, in order, computed by `workers` processes.
 
         A few batches are in flight, never all of them. Finish or close the iterator before measuring: it shares the
@@ -147,7 +147,7 @@ class Device:
             with slot.lock:
                 slot.close()
 
-    def _infer(self, model: Model, batches: Iterator[Feed], slots: list[_Slot]) -> Iterator[Outputs]:
+    def _infer(self, model: Model, batches: Iterator[Feed], slots: list[_Slot]) -> Generator[Outputs]:
         idle: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for slot in slots:
             idle.put(slot)

@@ -4,7 +4,8 @@ back."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ class Infers(Protocol):
 
     def infer(
         self, model: Path, batches: Iterable[Mapping[str, np.ndarray]], *, workers: int = 1
-    ) -> Iterator[dict[str, np.ndarray]]: ...
+    ) -> Generator[dict[str, np.ndarray]]: ...
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ def predict(
     started = time.perf_counter()
     groups = _groups(dataset, batch)
     predictions: list[Any] = [None] * len(dataset)
-    outputs = device.infer(model, (_join(dataset, group) for group in groups), workers=workers)
-    for group, answer in zip(groups, outputs, strict=True):
-        check_finite(answer, model, [dataset.samples[index].id for index in group])
-        for index, prediction in zip(group, _decode(decode, answer, len(group)), strict=True):
-            predictions[index] = prediction
+    batches = (_join(dataset, group) for group in groups)
+    with closing(device.infer(model, batches, workers=workers)) as outputs:  # also when `decode` raises
+        for group, answer in zip(groups, outputs, strict=True):
+            check_finite(answer, model, [dataset.samples[index].id for index in group])
+            for index, prediction in zip(group, _decode(decode, answer, len(group)), strict=True):
+                predictions[index] = prediction
     ids = tuple(sample.id for sample in dataset.samples)
     return Predictions(ids, tuple(predictions), time.perf_counter() - started)
 

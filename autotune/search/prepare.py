@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,11 @@ def check_same(workload: Workload, ingested: Ingested, assembler: Assembler, dev
         for name, array in one.items():
             if array.dtype.kind != "f" or array.size == 0:
                 continue
+            if not np.isfinite(array).all():
+                raise DataError(
+                    f"{workload.model}: output {name!r} of the original holds NaN or infinity on calibration input "
+                    f"{index}; mend the model or its inputs first"
+                )
             if array.shape != other[name].shape:
                 raise DataError(f"{workload.model}: output {name!r} has another shape after normalising; report this")
             scale = max(1.0, float(np.abs(array).max()))
@@ -190,10 +195,11 @@ def _calibrated(
     probe_path.write_bytes(model.SerializeToString())
 
     def runs() -> Iterable[Mapping[str, np.ndarray]]:
-        for sample, outputs in zip(data, device.infer(probe_path, iter(data)), strict=True):
-            seen = {name: array for name, array in outputs.items() if name in wanted}
-            seen.update({name: np.asarray(sample[name]) for name in wanted if name in sample})
-            yield {name: array for name, array in seen.items() if array.dtype == np.float32}
+        with closing(device.infer(probe_path, iter(data))) as answers:
+            for sample, outputs in zip(data, answers, strict=True):
+                seen = {name: array for name, array in outputs.items() if name in wanted}
+                seen.update({name: np.asarray(sample[name]) for name in wanted if name in sample})
+                yield {name: array for name, array in seen.items() if array.dtype == np.float32}
 
     statistics = calibration.collect(runs)
     probe_path.unlink()

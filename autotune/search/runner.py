@@ -10,8 +10,8 @@ import hashlib
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -219,10 +219,8 @@ class TrialRunner:
         indices = probe_indices(masks, count, self.config.search.seed)
         self.probe = Dataset("probe", [dataset.samples[i] for i in indices])
         path = self.store.artifact_path(self.baseline_digest())
-        outputs = self.prepared.judge_device.infer(
-            path, (s.inputs for s in self.probe.samples), workers=self.prepared.workers
-        )
-        self.damage = Damage(indices, masks, outputs)
+        with closing(self._probe_outputs(path)) as outputs:
+            self.damage = Damage(indices, masks, outputs)
 
     def baseline_digest(self) -> str:
         """Digest of the artifact of the empty recipe."""
@@ -246,8 +244,8 @@ class TrialRunner:
             return dict(kept)
         path = self.store.folder / "sensitivity.onnx"
         path.write_bytes(self.prepared.assembler.assemble(recipe))
-        batches = (sample.inputs for sample in self.probe.samples)
-        damage = self.damage.compare(self.prepared.judge_device.infer(path, batches, workers=self.prepared.workers))
+        with closing(self._probe_outputs(path)) as outputs:
+            damage = self.damage.compare(outputs)
         path.unlink()
         self.store.set_meta(key, damage)
         return damage
@@ -276,17 +274,22 @@ class TrialRunner:
         decoded: list[object] = []
 
         def outputs() -> Iterator[dict[str, np.ndarray]]:
-            batches = (sample.inputs for sample in samples)
-            device = self.prepared.judge_device
-            for sample, output in zip(samples, device.infer(path, batches, workers=self.prepared.workers), strict=True):
-                check_finite(output, path, sample.id)
-                with user_code("decode", "it is given the outputs of one batch by name"):
-                    decoded.extend(self.prepared.workload.decode(output))
-                yield output
+            with closing(self._probe_outputs(path)) as answers:
+                for sample, output in zip(samples, answers, strict=True):
+                    check_finite(output, path, sample.id)
+                    with user_code("decode", "it is given the outputs of one batch by name"):
+                        decoded.extend(self.prepared.workload.decode(output))
+                    yield output
 
         self.damages[number] = self.damage.compare(outputs())
         self.store.set_meta(f"damage/{number}", self.damages[number])
         return self._hopeless(decoded) if self.config.drop_probe_gate else ""
+
+    def _probe_outputs(self, path: Path) -> Generator[dict[str, np.ndarray]]:
+        """What a model answers on the probe samples, one by one."""
+        assert self.probe is not None  # every caller looked
+        batches = (sample.inputs for sample in self.probe.samples)
+        return self.prepared.judge_device.infer(path, batches, workers=self.prepared.workers)
 
     def _hopeless(self, decoded: Sequence[object]) -> str:
         """A drop constraint that the probe samples alone already break with certainty."""

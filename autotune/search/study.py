@@ -14,7 +14,7 @@ import numpy as np
 
 from autotune import pareto, slices
 from autotune.config import StudyConfig
-from autotune.errors import DataError, Infeasible, UsageError, did_you_mean
+from autotune.errors import Infeasible, TrialFailure, UsageError, did_you_mean
 from autotune.judge.metrics import resolve_metric
 from autotune.keys import MetricKey, parse_key
 from autotune.recipe import Recipe
@@ -202,6 +202,7 @@ class Study:
         ingested = ingest(self.workload, progress)
         self.store.begin(self.config.model_dump_json(), workload_digest(self.workload, ingested))
         keep_inspection(self.store, ingested.inspection)
+        self.store.set_meta("source_digest", ingested.source_digest)
         metric = resolve_metric(self.workload.metric)
         self._masks = slices.assign(self.workload.search, self.workload.slices)
         prepared = prepare(self.config, self.workload, ingested, self.targets, self.store.folder, self._stack, progress)
@@ -216,7 +217,7 @@ class Study:
         if trial.state == "running" or trial.state == "failed":
             trial = runner.run(number, Recipe())
         if trial.failure is not None:
-            raise DataError(f"the original model failed: {trial.failure.message}")
+            raise TrialFailure(trial.failure)
         for key in self.objectives:
             if str(key) not in trial.metrics:
                 raise UsageError(f"objective {key} is not measured here; " + did_you_mean(str(key), trial.metrics))
