@@ -4,8 +4,8 @@
 
 BUNDLE is what `autotune export ocr best BUNDLE` wrote. The usual graph is `onnxruntime.quantization` on the model at
 opset 17: `quant_pre_process`, then static Q/DQ of all operators, uint8 activations, int8 weights per channel, min-max
-on the study's calibration data. Both are timed in pairs against the original, and judged by the same code on the same held-out
-samples. Takes about three minutes.
+on the study's calibration data. Both are timed in pairs against the original, and judged by the same code on the same
+held-out samples. Takes about two minutes.
 """
 
 from __future__ import annotations
