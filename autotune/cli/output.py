@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -51,6 +52,12 @@ def say(text: str) -> None:
 
 def show(renderable: RenderableType) -> None:
     results().print(renderable)
+
+
+def shown(path: str | Path) -> str:
+    """A path for people: relative where it lies under the current folder."""
+    absolute = Path(path).absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
 
 
 def print_json(value: Any) -> None:

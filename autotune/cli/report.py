@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, print_json, results
+from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, print_json, results, shown
 from autotune.cli.sources import open_recorded
 
 
@@ -30,4 +30,4 @@ def report(
     if as_json:
         print_json({"report": str(path)})
     else:
-        results().print(str(path), markup=False, soft_wrap=True)
+        results().print(shown(path), markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autotune.cli.boundary import INTERRUPTED
-from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, messages, print_json, results, say
+from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, messages, print_json, results, say, shown
 from autotune.errors import Infeasible
 
 if TYPE_CHECKING:
@@ -123,4 +123,4 @@ def _print(choice: Choice, rows: list[Trial], config: StudyConfig, report: str) 
         say(f"{len(failed)} trials failed ({some}); `autotune show` says why")
     if choice.recommended is None and choice.reason:
         say(f"No trial is recommended: {choice.reason}")
-    results().print(f"report: {report}", markup=False, soft_wrap=True)
+    results().print(f"report: {shown(report)}", markup=False, soft_wrap=True)
