@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from autotune.errors import UsageError
-from autotune.search.surrogate_damage import DamageModel
-from autotune.search.surrogate_designs import balanced_designs, design_count, given_anchors, uniform_anchors
-from autotune.search.surrogate_front import Improvement, non_dominated
-from autotune.search.surrogate_linear import LinearModel, Tables, exact_tables
-from autotune.search.surrogate_link import Link, fit_link
-from autotune.search.surrogate_proposals import every, neighbours, untried
-from autotune.search.surrogate_space import CONSTANT, Space
-from autotune.search.surrogate_sweep import viterbi
+from autotune.search.surrogate.damage import DamageModel
+from autotune.search.surrogate.designs import balanced_designs, design_count, given_anchors, uniform_anchors
+from autotune.search.surrogate.front import Improvement, non_dominated
+from autotune.search.surrogate.linear import LinearModel, Tables, exact_tables
+from autotune.search.surrogate.link import Link, fit_link
+from autotune.search.surrogate.proposals import every, neighbours, untried
+from autotune.search.surrogate.space import CONSTANT, Space
+from autotune.search.surrogate.sweep import viterbi
 
 
 def space_of(*counts: int, **options: object) -> Space:

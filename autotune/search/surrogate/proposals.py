@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotune.search.surrogate_front import Improvement, non_dominated
-from autotune.search.surrogate_model import Fitted
-from autotune.search.surrogate_space import Floats, Ints, Space
-from autotune.search.surrogate_sweep import sweep
+from autotune.search.surrogate.front import Improvement, non_dominated
+from autotune.search.surrogate.model import Fitted
+from autotune.search.surrogate.space import Floats, Ints, Space
+from autotune.search.surrogate.sweep import sweep
 
 MUTANTS = 300
 ROUNDS = 14  # of hill climbing per proposal

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
-from autotune.search.surrogate_space import Floats
+from autotune.search.surrogate.space import Floats
 
 FLOOR = 0.01  # share of the largest drop at which the noise of counting flips stops falling
 

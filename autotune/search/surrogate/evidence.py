@@ -8,7 +8,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-from autotune.search.surrogate_space import Floats
+from autotune.search.surrogate.space import Floats
 
 SPREAD = 1.5  # prior sd of a log standard deviation around its default
 ROWS = 300  # observations used for amplitudes: the cost is cubic, the gain is not

@@ -11,7 +11,7 @@ import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autotune.search.surrogate_space import Floats, Ints, Space
+from autotune.search.surrogate.space import Floats, Ints, Space
 
 OBSERVED = "observed"  # user attribute of a pruned trial: {str(objective index): value}
 INFORMATIVE = (TrialState.COMPLETE, TrialState.PRUNED)

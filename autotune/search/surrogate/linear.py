@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from autotune.search.surrogate_evidence import ROWS, fit_amplitudes
-from autotune.search.surrogate_space import Floats, Ints, Space
+from autotune.search.surrogate.evidence import ROWS, fit_amplitudes
+from autotune.search.surrogate.space import Floats, Ints, Space
 
 NOISE = 0.25  # default noise of a measured cost, in units of the observed spread
 SURPRISING = 2.5  # standard deviations from which on a measurement counts less

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotune.search.surrogate_space import Bools, Floats
+from autotune.search.surrogate.space import Bools, Floats
 
 DRAWS = 6000
 KEPT = 1200

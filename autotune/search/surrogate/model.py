@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotune.search.surrogate_damage import DamageFit, DamageModel
-from autotune.search.surrogate_history import History
-from autotune.search.surrogate_linear import LinearModel, Tables, exact_tables
-from autotune.search.surrogate_link import Link, fit_link, identity
-from autotune.search.surrogate_space import Floats, Ints, Space
+from autotune.search.surrogate.damage import DamageFit, DamageModel
+from autotune.search.surrogate.history import History
+from autotune.search.surrogate.linear import LinearModel, Tables, exact_tables
+from autotune.search.surrogate.link import Link, fit_link, identity
+from autotune.search.surrogate.space import Floats, Ints, Space
 
 MOST_SLICES = 12  # slices that are modelled: those that drop most; the others hardly ever decide the worst one
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotune.search.surrogate_model import Fitted
-from autotune.search.surrogate_space import Floats, Ints, Space
+from autotune.search.surrogate.model import Fitted
+from autotune.search.surrogate.space import Floats, Ints, Space
 
 DIRECTIONS = 160
 SLICE_ROUNDS = 12  # multiplicative updates of the slice weights toward the worst slice

@@ -6,7 +6,7 @@
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     study.optimize(lambda t: cost([t.suggest_categorical(f"layer{i}", ["fp16", "int8"]) for i in range(40)]), 150)
 
-It starts with the uniform configurations and balanced designs, then fits additive models (`surrogate_model`), solves
+It starts with the uniform configurations and balanced designs, then fits additive models (`model`), solves
 weighted sums of the objectives exactly over the chain of layers, and measures what promises most hypervolume.
 """
 
@@ -26,13 +26,13 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autotune.errors import UsageError
-from autotune.search.surrogate_designs import balanced_designs, design_count, given_anchors, uniform_anchors
-from autotune.search.surrogate_front import non_dominated
-from autotune.search.surrogate_health import Health, check_health
-from autotune.search.surrogate_history import History, Ledger, signs
-from autotune.search.surrogate_model import Fitted, Model
-from autotune.search.surrogate_proposals import Proposer, untried
-from autotune.search.surrogate_space import Floats, Ints, Space, choices_of
+from autotune.search.surrogate.designs import balanced_designs, design_count, given_anchors, uniform_anchors
+from autotune.search.surrogate.front import non_dominated
+from autotune.search.surrogate.health import Health, check_health
+from autotune.search.surrogate.history import History, Ledger, signs
+from autotune.search.surrogate.model import Fitted, Model
+from autotune.search.surrogate.proposals import Proposer, untried
+from autotune.search.surrogate.space import Floats, Ints, Space, choices_of
 
 RELEARN = 25  # measurements between two choices of the prior scales
 RELEARN_LATE = 100  # the same after LATE measurements: they hardly move any more

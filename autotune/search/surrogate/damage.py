@@ -17,8 +17,8 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import cho_factor, cho_solve
 
-from autotune.search.surrogate_evidence import fit_amplitudes
-from autotune.search.surrogate_space import Bools, Floats, Ints, Space
+from autotune.search.surrogate.evidence import fit_amplitudes
+from autotune.search.surrogate.space import Bools, Floats, Ints, Space
 
 TINY = 1e-9  # damage below TINY * the largest is none at all
 FLOOR = 0.01  # share of the largest drop that acts as a noise floor where drops stand in for damage

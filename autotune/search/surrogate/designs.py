@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autotune.errors import UsageError
-from autotune.search.surrogate_space import Ints, Space
+from autotune.search.surrogate.space import Ints, Space
 
 FEWEST_DESIGNS = 16
 

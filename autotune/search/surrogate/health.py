@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from autotune.search.surrogate_space import Floats
+from autotune.search.surrogate.space import Floats
 
 FEWEST = 8  # pairs below which a rank correlation says nothing
 GOOD_RANK = 0.5
