@@ -48,7 +48,7 @@ class Result:
                 return trial
         raise UsageError(f"there is no trial {number}; known: 0 to {max((t.number for t in self.trials), default=0)}")
 
-    def table(self, *, columns: int = 100) -> str:
+    def table(self, *, columns: int = 110) -> str:
         """The front as text, at most `columns` wide, as `autotune front` prints it."""
         return as_text(front_table(self.front, self.trials, self.config, self.best, columns=columns), columns)
 

@@ -18,7 +18,7 @@ from autotune.evaluation import Evaluation, SliceResult
 from autotune.keys import MetricKey, format_amount, parse_key
 from autotune.trial import LayerOutcome, Trial, Value
 
-NARROW = 100  # columns; below this, intervals stand on a second line
+NARROW = 110  # columns; below this, intervals stand on a second line
 RECOMMENDED = "★"
 FOLDED = ("worst slice", "worst drop, pt")  # columns that hold names and may break them
 _VERDICT_STYLE = {"pass": "green", "fail": "red", "undecided": "yellow", "insufficient": "yellow"}
@@ -35,7 +35,7 @@ def front_table(
     """The front, one trial a row: size, size against the original, latency and its ratio per target, worst
     slice.
 
-    Fits into 80 columns for one target: below 100 columns intervals stand on a second line.
+    Fits into 80 columns for one target: below 110 columns intervals stand on a second line.
     """
     narrow = columns < NARROW
     header, rows = _front_rows(front, trials, config, recommended, narrow=narrow)
