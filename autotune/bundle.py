@@ -80,18 +80,22 @@ def check_destination(folder: Path) -> None:
         raise UsageError(f"{folder}: the folder is not empty and not a bundle; name a new one, nothing was touched")
 
 
-def export_bundle(store: Store, trial: Trial, folder: Path, *, workload: Workload, study: str | None = None) -> Path:
+def export_bundle(
+    store: Store, trial: Trial, folder: Path, *, workload: Workload, study: str | None = None, place: str | None = None
+) -> Path:
     """Write the bundle of `trial` to `folder`, whole or not at all; an older bundle there is replaced.
 
-    `study` is how the user names the study (for the command to make it again). Verify the trial first.
-    Raises `UsageError` (a trial without a model, a folder that holds something else), `DataError` (the
+    `study` and `place` are how the user names the study and its store, for the command to make it again. Verify the
+    trial first. Raises `UsageError` (a trial without a model, a folder that holds something else), `DataError` (the
     artifact is not what was measured), `DiskError`.
     """
     check_destination(folder)
     if trial.artifact is None or trial.state != "complete":
         raise UsageError(f"trial {trial.number} is {trial.state} and has no model to export; choose a complete one")
     model = store.artifact_bytes(trial.artifact.digest)  # checks the digest
-    command = shlex.join(["autotune", "export", study or store.study, str(trial.number), folder.name])
+    where = ["--store", place] if place else []
+    named = folder.name if folder.is_absolute() else str(folder)  # no path of this machine in what ships
+    command = shlex.join(["autotune", "export", study or store.study, str(trial.number), named, *where])
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as parent:

@@ -19,7 +19,8 @@ Arrays = Mapping[str, np.ndarray]  # input or output name -> array, with the bat
 
 @dataclass(frozen=True)
 class Sample:
-    """One example. `inputs` hold arrays with a batch axis of 1. `metadata` are columns to slice by.
+    """One example. `inputs` hold what one inference takes, in the shapes the model wants; `metadata` are columns to
+    slice by.
 
     `display` is what a person would look at: a PNG as bytes, or a text; the report shows it for flips.
     """

@@ -17,6 +17,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
+from contextlib import chdir
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def main() -> None:
         )
         onnx.save(load_model(workload.model).model, original)
         onnx.save(version_converter.convert_version(onnx.load(str(workload.model)), 17), converted)
-        quant_pre_process(converted, prepared, skip_symbolic_shape=True)
+        with chdir(folder):  # it leaves files where it runs
+            quant_pre_process(converted, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             stock,

@@ -78,6 +78,7 @@ def main() -> None:
         "seconds_by_step": steps,
         "sensitivity_probes_seconds": probing[0],
         "overhead_seconds_per_trial": overhead / len(trials),
+        "definition": "overhead = loop - (probe + measure + judge); sensitivity probes are inference, listed apart",
         "overhead_share": share,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

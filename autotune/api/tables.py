@@ -103,7 +103,10 @@ def legend(trials: Sequence[Trial], recommended: Trial | None) -> str:
     finalists = [str(trial.number) for trial in trials if trial.final]
     if finalists:
         parts.append(f"measured again and judged on held-out data: {', '.join(finalists)}; the others as searched")
-    parts.append("drop: the largest loss of any slice against the original; brackets: 95 % intervals")
+    parts.append(
+        "drop: the largest loss of any slice against the original, small slices shrunk towards the average; brackets: "
+        "95 % intervals"
+    )
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
 
 

@@ -67,12 +67,13 @@ def _print(console: Console, report: CheckReport) -> None:
     for warning in report.warnings:
         console.print(f"  warning: {warning}", markup=False, style="yellow")
     if report.layers:
+        layers = "1 layer" if len(report.layers) == 1 else f"{len(report.layers)} layers"
         console.print(
-            f"{len(report.layers)} layers, a space of 10^{report.space_log10:.1f} recipes; {report.trials} trials at "
-            f"about {report.seconds_per_trial:.1f} s take about {duration(report.seconds_total)}"
+            f"{layers}, a space of 10^{report.space_log10:.1f} recipes; {report.trials} trials at "
+            f"about {report.seconds_per_trial:.1f} s and the finalists take about {duration(report.seconds_total)}"
         )
     else:
-        console.print("nothing in this model can be compressed; the reasons are above")
+        console.print("nothing in this model can be searched; the warning above says why")
 
 
 def _layers(report: CheckReport) -> Table:

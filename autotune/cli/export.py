@@ -28,6 +28,7 @@ def export(
     from autotune.bundle import check_destination, export_bundle
     from autotune.config import load_study, load_workload
     from autotune.search.study import Study
+    from autotune.store import redact
 
     check_destination(folder)  # before any time is spent
     config, recorded = open_recorded(study, store)
@@ -38,7 +39,9 @@ def export(
     with Study.open(config, workload, store=store, folder=loaded.folder) as opened:
         with ProgressView(messages()) as view:
             verified = opened.verify(number, view.update)
-        export_bundle(opened.store, verified, folder, workload=workload, study=study)
+        export_bundle(
+            opened.store, verified, folder, workload=workload, study=study, place=redact(store) if store else None
+        )
     if as_json:
         print_json({"bundle": str(folder), "trial": number, "model": str(folder / "model.onnx")})
     else:

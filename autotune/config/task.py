@@ -138,7 +138,7 @@ def check_workload(workload: Workload) -> None:
     _check_dataset(name, workload.heldout, names)
     _check_calibration(workload, names)
     if workload.latency_inputs is not None:
-        _check_inputs(f"{name}: latency_inputs", workload.latency_inputs, names, batch=None)
+        _check_inputs(f"{name}: latency_inputs", workload.latency_inputs, names)
     _check_overlap(workload)
 
 
@@ -153,11 +153,11 @@ def _check_dataset(workload: str, dataset: Dataset, names: Sequence[str] | None)
         if sample.id in seen:
             raise DataError(f"{where}: the sample id {sample.id!r} is there twice")
         seen.add(sample.id)
-        names = _check_inputs(f"{where}, sample {sample.id!r}", sample.inputs, names, batch=1)
+        names = _check_inputs(f"{where}, sample {sample.id!r}", sample.inputs, names)
     return sorted(dataset.samples[0].inputs)
 
 
-def _check_inputs(where: str, inputs: Arrays, names: Sequence[str] | None, *, batch: int | None) -> Sequence[str]:
+def _check_inputs(where: str, inputs: Arrays, names: Sequence[str] | None) -> Sequence[str]:
     if not isinstance(inputs, Mapping) or not inputs:
         raise DataError(f"{where}: inputs must be a dictionary of input name -> array")
     if names is not None and sorted(inputs) != list(names):
@@ -165,10 +165,6 @@ def _check_inputs(where: str, inputs: Arrays, names: Sequence[str] | None, *, ba
     for name, array in inputs.items():
         if not isinstance(array, np.ndarray):
             raise DataError(f"{where}: input {name!r} must be a numpy array, not {type(array).__name__}")
-        if batch is not None and (array.ndim == 0 or array.shape[0] != batch):
-            raise DataError(
-                f"{where}: input {name!r} has shape {array.shape}; the first axis must be a batch of {batch}"
-            )
         if array.size == 0:
             raise DataError(f"{where}: input {name!r} has shape {array.shape} and so no elements")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -182,7 +178,7 @@ def _check_calibration(workload: Workload, names: Sequence[str]) -> None:
     if len(workload.calibration) == 0:
         raise DataError(f"{workload.name}: calibration is empty; static quantization needs a few dozen inputs")
     for index, inputs in enumerate(workload.calibration):
-        _check_inputs(f"{workload.name}: calibration[{index}]", inputs, names, batch=None)
+        _check_inputs(f"{workload.name}: calibration[{index}]", inputs, names)
 
 
 def _check_overlap(workload: Workload) -> None:

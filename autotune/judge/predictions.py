@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from autotune.errors import UsageError
 from autotune.judge.user_code import user_code, user_code_failure
 from autotune.workload import Arrays, Dataset, Decode
 from hwprofiles.errors import DeviceFailure, Failure
@@ -91,6 +92,12 @@ def _groups(dataset: Dataset, batch: int) -> list[list[int]]:
         return [[index] for index in range(len(dataset))]
     by_shape: dict[tuple[object, ...], list[int]] = {}
     for index, sample in enumerate(dataset.samples):
+        for name, array in sample.inputs.items():
+            if array.shape[:1] != (1,):
+                raise UsageError(
+                    f"judge.batch is {batch}, but input {name!r} of sample {sample.id!r} has shape {array.shape}; only "
+                    "inputs whose first axis is a batch of 1 can be judged in batches: set judge.batch = 1"
+                )
         shape = tuple((name, sample.inputs[name].shape) for name in sorted(sample.inputs))
         by_shape.setdefault(shape, []).append(index)
     return [indices[start : start + batch] for indices in by_shape.values() for start in range(0, len(indices), batch)]

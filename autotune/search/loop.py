@@ -23,9 +23,9 @@ from hwprofiles.errors import DeviceFailure
 
 _REDRAWS = 20  # asks in a row that may give a recipe which is there already, before a random one is taken
 _LEAST_UNIFORM = 4
-_SENSITIVITY_SHARE = 0.2  # of the search time that is left after the uniform recipes
+SENSITIVITY_SHARE = 0.2  # of the search time that is left after the uniform recipes
 _USEFUL_DROPS = 5.0  # a drop beyond this many limits is never wanted
-_FINALIST_FACTOR = 4.0  # a finalist costs about this many search trials
+FINALIST_FACTOR = 4.0  # a finalist costs about this many search trials
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class SearchLoop:
         """
         if self._runner.damage is None or not self._seconds:
             return
-        share = _SENSITIVITY_SHARE * budget.seconds_left(self._count(), sum(self._seconds) / len(self._seconds))
+        share = SENSITIVITY_SHARE * budget.seconds_left(self._count(), sum(self._seconds) / len(self._seconds))
         end = time.monotonic() + share
         nothing = {v.name: v.choices[0] for v in self._space.variables}
         for label, recipe in self._anchors():
@@ -278,7 +278,7 @@ class SearchLoop:
         left = None
         if recent:
             each = sum(recent) / len(recent)
-            left = budget.seconds_left(done, each) + self._config.finalists.count * each * _FINALIST_FACTOR
+            left = budget.seconds_left(done, each) + self._config.finalists.count * each * FINALIST_FACTOR
         self._watch(Progress("search", message, done, self._config.search.trials, left, self._best(), trial))
 
     def _best(self) -> Trial | None:

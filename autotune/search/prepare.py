@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from autotune.compress import calibration
 from autotune.compress.assembly import Assembler
 from autotune.compress.capabilities import Offered, probe
 from autotune.compress.ingest import Ingested, load_model
+from autotune.compress.plan import MS_DOMAIN
 from autotune.config import StudyConfig
 from autotune.errors import ConfigError, DataError, UsageError
 from autotune.recipe import Recipe
@@ -109,6 +111,47 @@ def check_same(workload: Workload, ingested: Ingested, assembler: Assembler, dev
     path.unlink()
 
 
+def check_inputs(workload: Workload, model: onnx.ModelProto) -> None:
+    """Hold the workload's inputs against those the model declares. Raises `DataError` naming data set and sample."""
+    wanted = {v.name: v.type.tensor_type for v in model.graph.input if v.type.HasField("tensor_type")}
+    named = [
+        (f"{d.name} data, sample {s.id!r}", s.inputs) for d in (workload.search, workload.heldout) for s in d.samples
+    ]
+    named += [(f"calibration input {index}", inputs) for index, inputs in enumerate(workload.calibration)]
+    for where, inputs in named:
+        if set(inputs) != set(wanted):
+            raise DataError(f"{where}: gives {sorted(inputs)}, the model takes {sorted(wanted)}; rename the inputs")
+        for name, array in inputs.items():
+            shape = [dim.dim_value if dim.HasField("dim_value") else None for dim in wanted[name].shape.dim]
+            known = wanted[name].HasField("shape")
+            fits = len(shape) == array.ndim and all(
+                d is None or d == n for d, n in zip(shape, array.shape, strict=True)
+            )
+            if known and not fits:
+                asked = ", ".join("any" if d is None else str(d) for d in shape)
+                raise DataError(f"{where}: input {name!r} has shape {list(array.shape)}, the model takes [{asked}]")
+            kind = onnx.helper.tensor_dtype_to_np_dtype(wanted[name].elem_type)
+            if array.dtype != kind:
+                raise DataError(f"{where}: input {name!r} is {array.dtype}, the model takes {kind}; convert it")
+
+
+def check_opens(model: Path, assembler: Assembler, device: Device, folder: Path, inputs: Mapping[str, Any]) -> None:
+    """Run the normalised original once. Raises `DataError` that names the user's model when the target refuses it."""
+    path = folder / "normalised.onnx"
+    path.write_bytes(assembler.assemble(Recipe()))
+    try:
+        list(device.infer(path, iter([dict(inputs)])))
+    except DeviceFailure as error:
+        if error.failure.kind != "bad_model":
+            raise
+        domains = sorted(set(assembler.source.opsets) - {"", "ai.onnx", MS_DOMAIN})
+        hint = f"; it uses the domains {', '.join(domains)}, which need a runtime that has them" if domains else ""
+        reason = re.sub(r"Load model from \S+ failed:", "", error.failure.message.rpartition(" : ")[2])
+        raise DataError(f"{model}: the target cannot run the original model: {reason}{hint}") from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def make_techniques(config: StudyConfig) -> dict[str, Technique]:
     """Techniques by name, each made from its table. Raises `UsageError`/`ConfigError`."""
     made: dict[str, Technique] = {}
@@ -149,6 +192,9 @@ def prepare(
         devices[target.name] = device
         probed[target.name] = probe(device, dialect, device.fingerprint.key, folder)
     judge_device = next(iter(devices.values()))
+    check_inputs(workload, ingested.model)
+    shown = Path(workload.model) if isinstance(workload.model, str | Path) else Path(type(workload.model).__name__)
+    check_opens(shown, assembler, judge_device, folder, workload.search.samples[0].inputs)
     check_same(workload, ingested, assembler, judge_device, folder)
     structure = fixed_part(techniques)
     for technique in techniques.values():

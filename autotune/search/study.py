@@ -13,14 +13,16 @@ from types import TracebackType
 import numpy as np
 
 from autotune import pareto, slices
+from autotune.compress.ingest import require_layers
 from autotune.config import StudyConfig
-from autotune.errors import Infeasible, TrialFailure, UsageError, did_you_mean
+from autotune.errors import DataError, Infeasible, TrialFailure, UsageError, did_you_mean
 from autotune.judge.metrics import resolve_metric
-from autotune.keys import MetricKey, parse_key
+from autotune.keys import WORST, MetricKey, parse_key
+from autotune.layers import Inspection
 from autotune.recipe import Recipe
 from autotune.search.check import CheckReport, LayerChoices, SkippedLayer
 from autotune.search.keepsakes import keep_flipped, keep_inspection
-from autotune.search.loop import Budget, SearchLoop
+from autotune.search.loop import FINALIST_FACTOR, SENSITIVITY_SHARE, Budget, SearchLoop
 from autotune.search.mirror import mirror
 from autotune.search.prepare import Prepared, ingest, prepare, workload_digest
 from autotune.search.progress import Progress, Watcher, nobody
@@ -110,12 +112,15 @@ class Study:
         offered = {layer: v.choices[1:] for v in prepared.space.variables for layer in v.layers}
         inspection = prepared.ingested.inspection
         each = sum(baseline.durations.values())
+        finalists = self.config.finalists.count + 1  # the original is measured again too
         warnings = [
             f"target {name}: {what} is not offered: {why}"
             for name, refused in prepared.refused.items()
             for what, why in refused.items()
             if why != "the dialect cannot write it"
         ]
+        if not prepared.space.variables:
+            warnings.append(nothing_to_search(inspection, prepared.refused))
         warnings += [
             f"slice {name!r} has {mask.sum()} samples" for name, mask in self._masks.items() if mask.sum() < 100
         ]
@@ -135,7 +140,7 @@ class Study:
             space_log10=prepared.space.log10_size,
             seconds_per_trial=each,
             trials=self.config.search.trials,
-            seconds_total=each * self.config.search.trials,
+            seconds_total=each * (self.config.search.trials * (1 + SENSITIVITY_SHARE) + finalists * FINALIST_FACTOR),
             warnings=tuple(warnings),
         )
 
@@ -152,6 +157,8 @@ class Study:
             stopped = False
             try:
                 prepared, runner = self._start(progress)
+                if not prepared.space.variables and not prepared.space.uniform:
+                    raise Infeasible(nothing_to_search(prepared.ingested.inspection, prepared.refused))
                 budget = Budget(self.config.search.trials, self.config.search.hours, begun)
                 loop = SearchLoop(self.config, prepared, self.store, runner, self.objectives, self.limits, progress)
                 loop.run(budget)
@@ -205,6 +212,10 @@ class Study:
         self.store.set_meta("source_digest", ingested.source_digest)
         metric = resolve_metric(self.workload.metric)
         self._masks = slices.assign(self.workload.search, self.workload.slices)
+        for text in (*self.config.search.objectives, *self.config.constraints):
+            named = parse_key(text, metric=self.workload.metric_name).slice
+            if named is not None and named not in (*self._masks, WORST):
+                raise UsageError(f"metric key {text!r}: no slice {named!r}; " + did_you_mean(named, self._masks))
         prepared = prepare(self.config, self.workload, ingested, self.targets, self.store.folder, self._stack, progress)
         smaller = {
             key: parse_key(key, metric=self.workload.metric_name).smaller_is_better for key in self.config.constraints
@@ -265,6 +276,19 @@ class Study:
         choices = {v.name: v.choices for v in variables}
         path = self.store.folder / "optuna.log"
         mirror(self.store.trials(details=False), path, self.config.name, directions, names, choices=choices)
+
+
+def nothing_to_search(inspection: Inspection, refused: Mapping[str, Mapping[str, str]]) -> str:
+    """Why a model gives an empty space: it has no layers, or the targets run no choice on those it has."""
+    try:
+        require_layers(inspection)
+    except DataError as error:
+        return str(error)
+    reasons = sorted({why for each in refused.values() for why in each.values()})
+    return (
+        f"none of the {len(inspection.layers)} layers has a choice that the technique offers and every target runs "
+        f"({'; '.join(reasons[:2]) or 'all are excluded'}); widen [techniques] or `exclude`"
+    )
 
 
 def _check_key(text: str, metric: str, targets: Sequence[str]) -> None:

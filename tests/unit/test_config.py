@@ -262,7 +262,6 @@ def test_the_task_is_run_and_announced(tmp_path: Path) -> None:
         ("samples(2, 4)", "samples(0, 4)", "calibration[0] has the inputs of search sample '0-0'"),
         ("samples(1, 8)", "samples(0, 8)", "held-out sample '0-0' has the inputs of search sample '0-0'"),
         ('f"{seed}-{i}"', '"same"', "the sample id 'same' is there twice"),
-        ("size=(1, 4)", "size=(2, 4)", "first axis must be a batch of 1"),
         ("size=(1, 4)", "size=(1, 0)", "no elements"),
         ('astype("float32")', 'astype("float32") * np.nan', "holds NaN or infinity"),
         ('astype("float32")', 'astype("O")', "Python objects"),
