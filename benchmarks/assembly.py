@@ -76,7 +76,7 @@ def recogniser() -> tuple[onnx.ModelProto, Feed] | None:
     return load_model(path).model, {"x": picture}
 
 
-class OneInput(CalibrationDataReader):  # type: ignore[misc]
+class OneInput(CalibrationDataReader):
     """Gives its input once."""
 
     def __init__(self, feed: Feed) -> None:

@@ -194,14 +194,14 @@ def main() -> None:
 
 def show(result: dict[str, object]) -> None:
     print(f"{'case':42} {'in process':>12} {'agent':>12} {'added':>10}   ratio [95 %]")
-    for name, case in result["cases"].items():  # type: ignore[attr-defined]
+    for name, case in result["cases"].items():
         ratio = case["ratio"]
         print(
             f"{name:42} {case['in_process_seconds'] * 1e3:9.3f} ms {case['agent_seconds'] * 1e3:9.3f} ms "
             f"{case['added_seconds'] * 1e6:7.0f} µs   "
             f"{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
         )
-    if result["load_average"] > 1.5:  # type: ignore[operator]
+    if result["load_average"] > 1.5:
         print(f"load average {result['load_average']:.1f}: the machine was not quiet, the added time is too high")
     print(f"agent start {result['agent_start_seconds']:.2f} s; recovery {result['recovery_seconds']:.2f} s")
 

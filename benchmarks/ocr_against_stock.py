@@ -39,7 +39,7 @@ from hwprofiles.registry import find_target
 RESULT = Path(__file__).parent / "results" / "ocr_against_stock.json"
 
 
-class Pages(CalibrationDataReader):  # type: ignore[misc]
+class Pages(CalibrationDataReader):
     """The study's calibration inputs, once."""
 
     def __init__(self, inputs: list[dict[str, np.ndarray]]) -> None:

@@ -232,7 +232,7 @@ def main() -> None:
         write_table(arguments.only or list(SAMPLERS))
         return
     module = module_for(arguments.variant, [arguments.seed])
-    row = run_once(module, arguments.sampler, arguments.seed, 0.0, arguments.evals)  # type: ignore[arg-type]
+    row = run_once(module, arguments.sampler, arguments.seed, 0.0, arguments.evals)
     print(json.dumps(row))
 
 
@@ -247,7 +247,7 @@ def write_table(names: list[str], seeds: tuple[int, ...] = (0, 1, 2)) -> None:
         module = module_for(variant, list(seeds))
         for name in names:
             for seed in seeds:
-                row = run_once(module, name, seed, 0.0, EVALS)  # type: ignore[arg-type]
+                row = run_once(module, name, seed, 0.0, EVALS)
                 row["inter"] = variant
                 print(json.dumps(row), file=sys.stderr, flush=True)
                 rows.append(row)

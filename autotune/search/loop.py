@@ -119,8 +119,10 @@ class SearchLoop:
     def _remember_probe(self, params: Mapping[str, str]) -> None:
         try:
             damage = self._runner.sensitivity(self._space.recipe(params))
-        except (TrialFailure, DeviceFailure):
-            return  # the same failure will be recorded by the first trial that makes this choice
+        except (TrialFailure, DeviceFailure) as error:
+            # Not a trial, so nothing is recorded; a trial that makes this choice fails and keeps the cause.
+            self._watch(Progress("search", f"a layer alone could not be tried: {error}"))
+            return
         self._memory.add_trial(
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState.PRUNED,

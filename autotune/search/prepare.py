@@ -75,11 +75,11 @@ def ingest(workload: Workload, watch: Watcher) -> Ingested:
     return load_model(workload.model, example_inputs=workload.example_inputs, dynamic_axes=workload.dynamic_axes)
 
 
-def check_same(workload: Workload, ingested: Ingested, assembler: Assembler, device: Device, folder: Path) -> None:
+def check_same(workload: Workload, assembler: Assembler, device: Device, folder: Path, watch: Watcher) -> None:
     """Compare the normalised model with the user's file on a few inputs: everything later is compared with it.
 
     Raises `DataError` where they differ by more than float32 rounding. A file that this runtime cannot open as it is
-    (its opset is too old, its weights lie in other files) is not compared.
+    (its opset is too old, its weights lie in other files) is not compared, which `watch` is told.
     """
     if not isinstance(workload.model, str | Path):
         return
@@ -88,7 +88,10 @@ def check_same(workload: Workload, ingested: Ingested, assembler: Assembler, dev
     inputs = [dict(sample) for sample in list(workload.calibration)[:_COMPARED]]
     try:
         given = list(device.infer(Path(workload.model), iter(inputs)))
-    except DeviceFailure:
+    except DeviceFailure as error:
+        reason = error.failure.message
+        watch(Progress("prepare", f"the model was not compared with the file it was normalised from: {reason}"))
+        path.unlink()
         return
     for index, (one, other) in enumerate(zip(given, device.infer(path, iter(inputs)), strict=True)):
         for name, array in one.items():
@@ -195,7 +198,7 @@ def prepare(
     check_inputs(workload, ingested.model)
     shown = Path(workload.model) if isinstance(workload.model, str | Path) else Path(type(workload.model).__name__)
     check_opens(shown, assembler, judge_device, folder, workload.search.samples[0].inputs)
-    check_same(workload, ingested, assembler, judge_device, folder)
+    check_same(workload, assembler, judge_device, folder, watch)
     structure = fixed_part(techniques)
     for technique in techniques.values():
         if technique.calibration is not None and layers:

@@ -160,7 +160,7 @@ def edit(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
 
 def rename_in_manifest(name: str) -> Callable[[Path], None]:
     def rename(folder: Path) -> None:
-        edit(folder, lambda manifest: manifest["files"].update({name: manifest["files"]["recipe.json"]}))  # type: ignore[attr-defined,index]
+        edit(folder, lambda manifest: manifest["files"].update({name: manifest["files"]["recipe.json"]}))
 
     return rename
 

@@ -66,5 +66,5 @@ def test_what_is_no_recipe_is_refused(text: str) -> None:
 def test_a_decision_cannot_be_changed_through_the_view() -> None:
     recipe = Recipe({"quantize": {"a": "int8"}})
     with pytest.raises(TypeError):
-        recipe["quantize"]["a"] = "int4"  # type: ignore[index]
+        recipe["quantize"]["a"] = "int4"
     assert recipe["quantize"]["a"] == "int8"

@@ -14,7 +14,7 @@ def _collect(*batches: np.ndarray) -> object:
 
 
 def test_extremes_and_counts_cover_all_batches() -> None:
-    statistics = _collect(np.array([0.0, 1.0], np.float32), np.array([-3.0, 2.0], np.float32))["x"]  # type: ignore[index]
+    statistics = _collect(np.array([0.0, 1.0], np.float32), np.array([-3.0, 2.0], np.float32))["x"]
     assert (statistics.low, statistics.high) == (-3.0, 2.0)
     assert statistics.counts.sum() == 4 and len(statistics.counts) == BINS
 
@@ -27,7 +27,7 @@ def test_an_activation_that_is_not_finite_is_named(bad: float) -> None:
 
 def test_percentile_drops_the_outlier_and_minmax_keeps_it() -> None:
     values = np.append(np.random.default_rng(0).normal(size=100_000), 100.0).astype(np.float32)
-    statistics = _collect(values)["x"]  # type: ignore[index]
+    statistics = _collect(values)["x"]
     assert statistics.range("minmax").high == 100.0
     cut = statistics.range("percentile", 99.9)
     assert 2.5 < cut.high < 4.5 and -4.5 < cut.low < -2.5
@@ -36,7 +36,7 @@ def test_percentile_drops_the_outlier_and_minmax_keeps_it() -> None:
 def test_entropy_clips_a_long_tail_less_than_it_gains() -> None:
     rng = np.random.default_rng(1)
     values = np.append(rng.normal(size=200_000), rng.uniform(20, 60, 20)).astype(np.float32)
-    statistics = _collect(values)["x"]  # type: ignore[index]
+    statistics = _collect(values)["x"]
     chosen = statistics.range("entropy")
     assert chosen.high < 30
     everything = statistics.range("minmax")
@@ -51,14 +51,14 @@ def test_entropy_clips_a_long_tail_less_than_it_gains() -> None:
 
 def test_entropy_keeps_a_range_without_tail() -> None:
     values = np.random.default_rng(2).uniform(-1, 1, 100_000).astype(np.float32)
-    chosen = _collect(values)["x"].range("entropy")  # type: ignore[index]
+    chosen = _collect(values)["x"].range("entropy")
     assert chosen.low < -0.9 and chosen.high > 0.9
 
 
 def test_one_sided_data_stay_one_sided() -> None:
     values = np.abs(np.random.default_rng(3).normal(size=50_000)).astype(np.float32)
     for method in ("minmax", "percentile", "entropy"):
-        found = _collect(values)["x"].range(method)  # type: ignore[index]
+        found = _collect(values)["x"].range(method)
         assert found.low == 0.0
         assert found.uint8()[1] == 0
 
@@ -70,10 +70,10 @@ def test_zero_is_exact_in_every_range() -> None:
         assert scale > 0 and 0 <= zero <= 255
 
 
-def test_statistics_survive_the_disk_and_a_torn_file_is_not_believed(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_statistics_survive_the_disk_and_a_torn_file_is_not_believed(tmp_path) -> None:
     statistics = _collect(np.arange(10, dtype=np.float32))
     path = tmp_path / "c.json"
-    save(statistics, path)  # type: ignore[arg-type]
+    save(statistics, path)
     again = load(path)
     assert again is not None and again["x"].high == 9.0
     path.write_text(path.read_text()[:50])

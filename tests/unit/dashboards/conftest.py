@@ -105,7 +105,7 @@ class StudyBuilder:
         return StudyConfig(
             name="ocr",
             description="Text recogniser on rendered text, judged by typeface, effect and kind of text.",
-            search={"objectives": ("size_bytes", "latency_ratio@local", "drop/worst")},  # type: ignore[arg-type]
+            search={"objectives": ("size_bytes", "latency_ratio@local", "drop/worst")},
             constraints={"drop/worst": 0.01},
         )
 
@@ -169,12 +169,12 @@ class StudyBuilder:
         trial = Trial(
             number=len(self.made),
             recipe={"quantize": dict(decisions)},
-            state=state,  # type: ignore[arg-type]
+            state=state,
             proposer="surrogate",
             artifact=Artifact(digest=digest(len(self.made)), size_bytes=size(decisions), dialect="ort-cpu"),
             metrics={"size_bytes": Value.exact(size(decisions))},
             durations={"assemble": 0.3, "probe": 1.1},
-            **more,  # type: ignore[arg-type]
+            **more,
         )
         self.made.append(trial)
         return trial

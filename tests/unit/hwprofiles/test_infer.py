@@ -43,7 +43,7 @@ def test_input_is_taken_as_it_is_needed(opened: OpenDevice, dense: Path) -> None
     assert not taken
     next(outputs)
     assert len(taken) <= 5
-    outputs.close()  # type: ignore[attr-defined]
+    outputs.close()
     assert len(taken) <= 5
 
 
@@ -80,7 +80,7 @@ def test_measuring_in_the_middle_is_refused_instead_of_waiting_for_itself(
     next(outputs)
     with pytest.raises(RuntimeError, match=r"infer\(\)"):
         device.measure(dense, [batch(1)], scenario=quick)
-    outputs.close()  # type: ignore[attr-defined]
+    outputs.close()
     assert device.measure(dense, [batch(1)], scenario=quick).failure is None
 
 

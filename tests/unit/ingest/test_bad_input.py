@@ -196,7 +196,7 @@ def test_bombs_that_only_go_off_when_run_are_loaded_and_not_run() -> None:
 
 def test_objects_of_other_types_are_a_usage_error() -> None:
     with pytest.raises(UsageError, match="type int is not known"):
-        load_model(42)  # type: ignore[arg-type]
+        load_model(42)
 
 
 # External data

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra: torc
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: torch)")
 
 
-class Net(torch.nn.Module):  # type: ignore[misc]
+class Net(torch.nn.Module):
     """One of each: Conv with BatchNorm, depthwise, transposed, Linear in a list, shared, attention, embedding."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ def test_layers_keep_module_names_and_axes_vary(capfd: pytest.CaptureFixture[str
         np.testing.assert_allclose(other, one.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
-class Plain(torch.nn.Module):  # type: ignore[misc]
+class Plain(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.fc = torch.nn.Linear(8, 4)

@@ -34,7 +34,7 @@ def test_a_callable_keeps_its_name_and_nonsense_is_refused() -> None:
     assert resolve_metric(f1_macro).name == "f1_macro"
     assert resolve_metric(resolve_metric(f1_macro)).function is f1_macro
     with pytest.raises(UsageError, match="neither a name nor callable"):
-        resolve_metric(3)  # type: ignore[arg-type]
+        resolve_metric(3)
 
 
 def test_accuracy_compares_lists_and_numpy_scalars() -> None:

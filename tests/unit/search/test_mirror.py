@@ -26,7 +26,7 @@ def trial(number: int, state: str = "complete", **choices: str) -> Trial:
     return Trial(
         number=number,
         recipe={"quantize": choices} if choices else {},
-        state=state,  # type: ignore[arg-type]
+        state=state,
         proposer="surrogate",
         artifact=Artifact(digest=f"{number:064d}", size_bytes=100 - number, dialect="ort-cpu"),
         metrics=metrics if state == "complete" else {"size_bytes": metrics["size_bytes"]},

@@ -24,7 +24,7 @@ from autotune.search.surrogate.sweep import viterbi
 def space_of(*counts: int, **options: object) -> Space:
     return Space(
         {f"p{i}": CategoricalDistribution([f"c{k}" for k in range(n)]) for i, n in enumerate(counts)},
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 
@@ -51,7 +51,7 @@ class TestSpace:
 
     def test_true_and_one_are_different_choices(self) -> None:
         space = Space({"a": CategoricalDistribution([True, 1, 1.0])})
-        assert [int(space.encode({"a": v})[0]) for v in (True, 1, 1.0)] == [0, 1, 2]  # type: ignore[index]
+        assert [int(space.encode({"a": v})[0]) for v in (True, 1, 1.0)] == [0, 1, 2]
 
     def test_labels_are_shared_by_text(self) -> None:
         space = mixed_space()

@@ -50,7 +50,7 @@ def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-            **options,  # type: ignore[call-overload]
+            **options,
         )
         started.append(process)
         return process
