@@ -4,6 +4,7 @@ HardwareError
 ├── UnknownTarget        no such name; the message offers the nearest ones        exit 2
 ├── BadProfile           a target's TOML says something impossible                exit 2
 ├── TargetUnavailable    the device or its runtime is not there                   exit 69
+│   └── TargetLost       it was there and is gone: connection, reboot, lease      exit 69
 ├── TargetBusy           somebody else holds the lease                            exit 75
 └── DeviceFailure        the measured process failed; carries a Failure   a value, never a crash
 
@@ -57,6 +58,10 @@ class BadProfile(HardwareError):
 
 class TargetUnavailable(HardwareError):
     exit_code = 69
+
+
+class TargetLost(TargetUnavailable):
+    """Says nothing about the model: whatever was being measured is to be measured again."""
 
 
 class TargetBusy(HardwareError):

@@ -45,6 +45,9 @@ class Latency(_Record):
     blocks: tuple[float, ...]  # block medians, seconds, in order of measuring
     load_seconds: float  # opening the model
     first_seconds: float  # first inference after opening
+    cold_seconds: float | None = None  # from the start of a process to its first answer
+    throughput: float | None = None  # items (inferences x batch) per second, one after the other
+    openings: tuple[int, ...] = ()  # number of the opening (generation) that each block belongs to
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Self:
@@ -61,6 +64,7 @@ class Ratio(_Record):
     cpu: float  # the same from CPU time
     pairs: int
     log_ratios: tuple[float, ...]
+    openings: tuple[int, ...] = ()  # number of the opening (generation) that each pair belongs to
 
 
 class Memory(_Record):
@@ -71,6 +75,38 @@ class Memory(_Record):
     run_peak: int
     import_only: int
     runs: int
+
+
+class Energy(_Record):
+    """Joules of one inference above rest, from counters of the machine over seconds of steady inference."""
+
+    joules: Estimate
+    idle_watts: float
+    source: str  # which counter: "rapl:package-0"
+
+
+class Conditions(_Record):
+    """Without these a latency says nothing (all are required). None or "unknown" is an answer, leaving out is not."""
+
+    runtime: str = Field(min_length=1)
+    runtime_version: str = Field(min_length=1)
+    provider: str = Field(min_length=1)
+    threads: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    arena: str = Field(min_length=1)  # the runtime's allocator: "default", "off"
+    cuda_graph: bool | None  # None: not a CUDA runtime
+    transfers: bool | None  # are copies to and from the accelerator part of the time? None: there are none
+    clocks: str = Field(min_length=1)  # governor and frequency, or "unknown"
+
+
+class ShapeResult(_Record):
+    """The answer for one of the scenario's shapes."""
+
+    label: str
+    shapes: dict[str, tuple[int, ...]]  # input -> dimensions
+    latency: Latency
+    baseline_latency: Latency | None = None
+    ratio: Ratio | None = None
 
 
 class Kernel(_Record):
@@ -85,7 +121,10 @@ class Kernel(_Record):
 
 
 class Measurement(_Record):
-    """The answer to: what does this model cost on this target? Either the numbers or `failure`."""
+    """The answer to: what does this model cost on this target? Either the numbers or `failure`.
+
+    `latency`, `baseline_latency` and `ratio` are those of the scenario's first shape; `by_shape` has all of them.
+    """
 
     target: str
     model: str  # sha256 of the file that was measured
@@ -96,7 +135,10 @@ class Measurement(_Record):
     latency: Latency | None = None
     baseline_latency: Latency | None = None
     ratio: Ratio | None = None
+    by_shape: tuple[ShapeResult, ...] = ()
     memory: Memory | None = None
+    energy: Energy | None = None
+    conditions: Conditions | None = None  # required with a latency
     quality: tuple[Quality, ...] = ("ok",)
     failure: Failure | None = None
     started_at: str  # UTC, ISO 8601

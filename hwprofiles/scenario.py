@@ -13,13 +13,17 @@ class Scenario(BaseModel):
     Candidate and baseline are timed in randomised interleaved pairs of blocks. A block runs for at least
     `block_seconds` and `block_iterations`. Measuring stops as soon as at least `min_pairs` pairs are there
     and the half width of the 95 % interval of the ratio is at most `precision`, or at `max_pairs`, or after
-    `max_seconds`.
+    `max_seconds`. Every `generation_pairs` pairs both models are opened afresh in random order, because where their
+    memory lies changes their speed by more than the pairs within one opening show.
+
+    `shapes` names what is measured: label -> input -> dimensions. Empty: whatever shapes the inputs have.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     phase: Literal["search", "final"] = "search"
-    batch: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1)  # first dimension of the inputs; what throughput counts
+    shapes: dict[str, dict[str, tuple[int, ...]]] = Field(default_factory=dict)
     warmup_seconds: float = Field(default=0.5, ge=0)
     warmup_iterations: int = Field(default=20, ge=1)
     warmup_cap: float = Field(default=10.0, gt=0)
@@ -27,9 +31,11 @@ class Scenario(BaseModel):
     block_iterations: int = Field(default=10, ge=1)
     min_pairs: int = Field(default=20, ge=3)
     max_pairs: int = Field(default=50, ge=3)
+    generation_pairs: int = Field(default=4, ge=1)
     precision: float = Field(default=0.01, gt=0)
     max_seconds: float = Field(default=60.0, gt=0)
     memory_runs: int = Field(default=1, ge=0)  # fresh processes for peak memory; the largest counts
+    energy_seconds: float = Field(default=0.0, ge=0)  # of steady inference and of rest; 0: energy is not measured
     seed: int = 0
 
 

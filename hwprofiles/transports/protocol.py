@@ -6,10 +6,24 @@ class under the entry point group `hwprofiles.transports`; it is made without ar
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from hwprofiles.target import Target
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a started program ended.
+
+    `code` is its exit code: 128 + n for signal n, `hwprofiles.agent.codes.OUT_OF_MEMORY` for its memory guard. None
+    means that the connection broke and nothing is known of the program: the device is gone, not the model's fault.
+    `said` is one line for a person: "SIGSEGV", "exit code 3", "ssh: connect to host x port 22: Connection refused".
+    """
+
+    code: int | None
+    said: str
 
 
 class Channel(Protocol):
@@ -23,27 +37,26 @@ class Channel(Protocol):
     replies: int
     log: int
 
-    def resident_bytes(self) -> int | None:
-        """Present resident memory of the agent; None where it cannot be seen from here."""
-
-    def ended(self, wait: float = 0.0) -> str | None:
-        """How it ended ("exit code 3", "SIGSEGV"), or None if it still runs after `wait` seconds."""
+    def ended(self, wait: float = 0.0) -> Ending | None:
+        """How it ended, or None if it still runs after `wait` seconds."""
 
     def kill(self) -> None:
-        """End the agent and all it started, release the descriptors. Fine if it is gone already."""
+        """End the agent and all it started, release the descriptors. Fine if it is gone already.
+
+        Closing `requests` comes first: the program's supervisor then ends everything on the device.
+        """
 
 
 class Transport(Protocol):
     """Starts agents for one kind of connection."""
 
-    def device_id(self, target: Target) -> str:
-        """Name of the physical device, equal for all targets on it: measurements on it exclude each other."""
-
     def start(self, target: Target, program: bytes, work: Path) -> Channel:
-        """Run `program` (a zip archive for Python) with the target's interpreter and return the open channel.
+        """Run `program` with the target's interpreter as `python PROGRAM FOLDER MEMORY_LIMIT`; the open channel.
 
-        `work` is a folder on this machine for the transport's and the agent's files; a remote transport
-        chooses a folder on the device itself. Must not block until the agent answers.
+        `program` is a zip archive made by `hwprofiles.agent.archive`; its supervisor ends it when its stdin ends.
+        `work` is a folder on this machine for the transport's files; FOLDER is where the agent keeps its own on the
+        device (the local transport takes `work`, a remote one chooses). Must not block until the agent answers: what
+        is found out later (no such host, no interpreter) is told by `Channel.ended`.
 
         Raises `TargetUnavailable` (device or interpreter not there) with what to do.
         """
