@@ -2,6 +2,7 @@
 #
 #   make demo    install without torch, run the study `ocr`, export its best model   (about 10 minutes on 2 cores)
 #   make test    install everything, all checks and tests                            (about 15 minutes on 2 cores)
+#   make tools   the system's programs that some tests need: sshd, adb, an emulator, shells (by apt, as root in a container)
 #   make lint    the checks without the tests
 #   make env     the environment of `make test`
 #   make clean   remove the environment, caches and build output; never recorded studies
@@ -13,11 +14,15 @@ RUNS := autotune-runs
 TORCH := torch==2.13.0
 SOURCES := autotune hwprofiles dashboards studies benchmarks tests
 
+# Debian packages that tests of remote and mobile targets need, and a program of each.
+TOOLS := openssh-client:ssh openssh-server:sshd adb:adb qemu-user-static:qemu-aarch64-static \
+  iproute2:ip tcsh:tcsh zsh:zsh fish:fish
+
 # What must be installed again when it changes.
 DECLARED := pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint clean
+.PHONY: help env demo test tools lint clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -61,7 +66,21 @@ lint: $(VENV)/.all
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+# Tests that miss one of these say so and are skipped; with CI set they fail. On a machine with services of its own
+# nothing is installed unasked: Debian's package of sshd would start it.
+tools:
+	@missing=; for each in $(TOOLS); do \
+	  PATH="$$PATH:/usr/sbin:/sbin" command -v "$${each#*:}" >/dev/null 2>&1 || missing="$$missing $${each%%:*}"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 && { [ -n "$$CI" ] || [ ! -d /run/systemd/system ]; }; then \
+	  echo "make: installing$$missing"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends $$missing \
+	    >/dev/null && exit 0; \
+	  if [ -n "$$CI" ]; then echo "make: apt-get could not install$$missing" >&2; exit 69; fi; \
+	fi; \
+	echo "make: some tests will be skipped; to run them: apt-get install$$missing" >&2
+
+test: lint tools
 	$(BIN)/pytest
 
 clean:

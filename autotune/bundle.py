@@ -28,8 +28,11 @@ from typing import TYPE_CHECKING, Any
 from autotune import plugins
 from autotune.errors import DataError, DiskError, UsageError
 from autotune.keys import format_amount, parse_key
+from autotune.search.agreement import doubts, stored_parity
+from autotune.search.drift import drifts
 from autotune.trial import Trial, Value
 from autotune.workload import Workload
+from hwprofiles.measurement import Measurement
 
 if TYPE_CHECKING:
     from autotune.store import Store
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 API_VERSION = 1
 _VERSIONS_OF = ("hw-autotune", "onnx", "onnxruntime", "numpy", "optuna")
-_SHOWN_IN_README = ("size_bytes", "latency_p50", "latency_ratio", "memory_peak", "drop")
+_SHOWN_IN_README = ("size_bytes", "latency_p50", "latency_ratio", "memory_peak", "energy_j", "drop")
 
 INFER = '''\
 """Run the model once on made-up input. Needs: pip install onnxruntime numpy"""
@@ -68,7 +71,7 @@ A compressed ONNX model with its evidence, written by hw-autotune {version}.
 |---|---|---|
 {rows}
 
-Numbers are from {phase}. Make it again with `{command}`.
+Numbers are from {phase}. {remarks}Make it again with `{command}`.
 """
 
 
@@ -165,7 +168,7 @@ def _write_files(
 ) -> None:
     _write(draft / "model.onnx", model)
     _write_json(draft / "recipe.json", trial.recipe)
-    _write_json(draft / "evidence.json", _evidence(trial))
+    _write_json(draft / "evidence.json", _evidence(store, trial))
     plugins.load("hw_autotune.reports", "html")(store, draft / "report.html")
     inputs = dict(workload.latency_inputs or workload.search.samples[0].inputs)
     lines = [f'    {n!r}: np.ones({tuple(a.shape)}, dtype="{a.dtype}"),' for n, a in inputs.items()]
@@ -202,7 +205,7 @@ def _write_manifest(draft: Path, store: Store, trial: Trial, workload: Workload,
                     "key": m.fingerprint.key,
                     "provenance": m.provenance,
                 }
-                for m in trial.measurements
+                for m in _last(trial)
             },
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS_OF}},
             "files": files,
@@ -210,12 +213,17 @@ def _write_manifest(draft: Path, store: Store, trial: Trial, workload: Workload,
     )
 
 
-def _evidence(trial: Trial) -> dict[str, Any]:
+def _evidence(store: Store, trial: Trial) -> dict[str, Any]:
+    """`drift`: sentences on targets that changed their speed meanwhile; `parity`: the report, None if none was made."""
+    parity = stored_parity(store, trial.artifact.digest) if trial.artifact is not None else None
     return {
         "api_version": API_VERSION,
         "measurements": [measurement.model_dump(mode="json") for measurement in trial.measurements],
         "evaluations": [evaluation.model_dump(mode="json") for evaluation in trial.evaluations],
         "layers": [layer.model_dump(mode="json") for layer in trial.layers],
+        "targets": store.meta("targets") or {},
+        "parity": parity.model_dump(mode="json") if parity is not None else None,
+        "drift": [str(drift) for drift in drifts(store.trials())],
     }
 
 
@@ -228,15 +236,25 @@ def _readme(store: Store, trial: Trial, command: str, name: str) -> str:
             low, high = format_amount(value.low, key), format_amount(value.high, key)
             interval = "exact" if value.low == value.high else f"{low} to {high}"
             rows.append(f"| {text} | {format_amount(value.value, key)} | {interval} |")
+    remarks = [f"On {m.target}: {', '.join(m.quality)}." for m in _last(trial) if m.quality != ("ok",)]
+    doubt = doubts(store, trial)
+    remarks += [f"{doubt[0].upper()}{doubt[1:]}."] if doubt else []
     return README.format(
         name=store.study,
         number=trial.number,
         version=version("hw-autotune"),
         folder=name,
         rows="\n".join(rows),
+        remarks="".join(f"{remark} " for remark in remarks),
         phase="a final measurement and held-out data" if trial.final else "the search",
         command=command,
     )
+
+
+def _last(trial: Trial) -> list[Measurement]:
+    """The measurement of each target that counts: the final one where there is one."""
+    ordered = sorted(trial.measurements, key=lambda m: (m.scenario.phase == "final", m.started_at))
+    return list({m.target: m for m in ordered}.values())
 
 
 def _numbers(values: Mapping[str, Value]) -> dict[str, dict[str, float]]:

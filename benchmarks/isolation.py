@@ -26,6 +26,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from hwprofiles.agent.processes import descendants
 from hwprofiles.device import Device, open_device
 from hwprofiles.errors import DeviceFailure
 from hwprofiles.registry import find_target
@@ -125,15 +126,15 @@ def start_cost(work: Path, repeats: int = 5) -> float:
     return statistics.median(spent)
 
 
-def recovery_cost(device: Device, path: Path, feed: dict[str, np.ndarray], repeats: int = 5) -> float:
+def recovery_cost(device: Device, work: Path, path: Path, feed: dict[str, np.ndarray], repeats: int = 5) -> float:
     """Seconds from the death of the measured process to the next good answer, median."""
     spent = []
     for _ in range(repeats):
         list(device.infer(path, [feed]))
-        for process in agents_of(device):
+        for process in workers(work):
             os.kill(process, signal.SIGKILL)
         start = time.perf_counter()
-        try:
+        try:  # a death that is found before anything was asked costs only the new start
             list(device.infer(path, [feed]))
         except DeviceFailure as error:
             assert error.failure.kind == "crash"
@@ -142,19 +143,17 @@ def recovery_cost(device: Device, path: Path, feed: dict[str, np.ndarray], repea
     return statistics.median(spent)
 
 
-def agents_of(device: Device) -> list[int]:
-    """Numbers of the child processes of this one that run an agent of this device."""
+def workers(work: Path) -> list[int]:
+    """Numbers of the processes below this one that run an agent in `work`, their supervisors left out."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    supervised = {child: parent for parent in descendants(os.getpid()) for child in descendants(parent)}
+    for process in supervised:
         try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (entry / "cmdline").read_bytes()
+            command = Path(f"/proc/{process}/cmdline").read_bytes()
         except OSError:
             continue  # it has ended meanwhile
-        if parent == os.getpid() and b"agent-" in command:
-            found.append(int(entry.name))
+        if f"{work}/agent-".encode() in command:
+            found.append(process)
     return found
 
 
@@ -165,7 +164,7 @@ def main() -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        os.environ["XDG_RUNTIME_DIR"] = folder  # queueing behind another study is no cost of isolation
+        os.environ["HW_AUTOTUNE_LOCKS"] = f"{folder}/locks"  # queueing behind another study is no cost of isolation
         cases = {}
         with open_device(find_target("local"), work=work) as device:
             for name, (channels, layers, height, width, classes) in CASES.items():
@@ -174,7 +173,7 @@ def main() -> None:
                 draw = np.random.default_rng(1)
                 feed = {"x": draw.normal(size=(1, 3, height, width)).astype(np.float32)}
                 cases[name] = compare(device, path, feed)
-            recovery = recovery_cost(device, path, feed)
+            recovery = recovery_cost(device, work, path, feed)
             fingerprint = device.fingerprint
         start = start_cost(work)
     result = {

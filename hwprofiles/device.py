@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,21 @@ import numpy as np
 
 from hwprofiles.agent.archive import build_agent
 from hwprofiles.agent.client import AgentClient, Feed, Limits
-from hwprofiles.errors import DeviceFailure, TargetUnavailable
+from hwprofiles.errors import BadProfile, DeviceFailure, TargetUnavailable
 from hwprofiles.fingerprint import Fingerprint
-from hwprofiles.lease import Lease
+from hwprofiles.lease import Keeper
 from hwprofiles.measure import Model, measure
 from hwprofiles.measurement import Kernel, Measurement
 from hwprofiles.registry import RUNTIMES, TRANSPORTS, load_plugin
-from hwprofiles.runtimes.protocol import Runtime
+from hwprofiles.runtimes.protocol import CONDITIONS, Runtime, digests
 from hwprofiles.scenario import SEARCH, Scenario
 from hwprofiles.target import Target
 from hwprofiles.transports.protocol import Channel, Transport
 
 Outputs = dict[str, np.ndarray[Any, Any]]
 
-_PROTOCOL = 1
+_PROTOCOL = 2
+_KEEPER_MEMORY = 256 << 20  # bytes; it imports neither numpy nor the runtime
 _TURN = 5.0  # seconds that inference holds its share of the device before it lets others in
 _HANDLE = "candidate"  # the session that measuring and inference share
 _CACHE_BYTES = 2 << 30
@@ -53,8 +54,20 @@ def open_device(target: Target, *, work: Path) -> Device:
     return Device(target, transport, runtime, work)
 
 
+def open_keeper(target: Target, *, work: Path) -> Keeper:
+    """Who holds the target's device, and taking it from them: needs no working runtime there. Close it afterwards.
+
+    Raises `BadProfile`; the first use raises `TargetUnavailable` if the device or its interpreter is not there.
+    """
+    return _make_keeper(target, load_plugin(TRANSPORTS, target.transport, target=target.name), work)
+
+
 class Device:
     """An open target. The first process stays and keeps the baseline open; others start as they are needed.
+
+    A process that failed is replaced by the next call. So is everything after a `TargetLost` (the connection broke,
+    the device started anew, the lease was taken): the call that raised it says nothing about its model, and may simply
+    be made again. What comes back must be what was opened: another fingerprint is `TargetUnavailable`.
 
     Options of the target that count here: `quiet_wait` and `quiet_wait_final` (seconds to wait for a quiet
     machine), `lease_wait` (seconds to queue for the device), `cache_bytes` (of models on the device),
@@ -64,7 +77,8 @@ class Device:
     def __init__(self, target: Target, transport: Transport, runtime: Runtime, work: Path) -> None:
         self.target = target
         self._starter = _Starter(target, transport, runtime, work)
-        self._lease = Lease(transport.device_id(target), wait=float(target.options.get("lease_wait", 900.0)))
+        self._keeper = _make_keeper(target, transport, work)
+        self._starter.reachable = self._keeper.responds
         self._digests: dict[tuple[str, int, int, int], str] = {}
         self._inferring: set[int] = set()
         self._slots = [_Slot(self._starter)]
@@ -97,15 +111,15 @@ class Device:
         """Latency (paired with `baseline` if given) and memory. What goes wrong with the model is in the record.
 
         `inputs` are used in turn; they must have the scenario's batch already. Raises `TargetBusy`,
-        `TargetUnavailable`, and `OSError` if a model file cannot be read.
+        `TargetUnavailable`, `TargetLost`, and `OSError` if a model file cannot be read.
         """
         self._refuse_while_inferring("measure")
         subject = self._model(model)
         reference = self._model(baseline) if baseline is not None else None
         slot = self._slots[0]
-        with self._lease.exclusive(f"timing on {self.target.name}"), slot.lock:
+        with self._keeper.exclusive(f"timing on {self.target.name}") as token, slot.lock:
             return measure(
-                _MeasuringAgents(slot, self._starter),
+                _MeasuringAgents(slot, self._starter, self._keeper, token),
                 self.target,
                 self.fingerprint,
                 subject,
@@ -117,12 +131,12 @@ class Device:
     def kernels(self, model: Path, inputs: Feed, *, runs: int = 2) -> tuple[Kernel, ...]:
         """Every kernel that really runs, from the runtime's profile with default options.
 
-        Raises `DeviceFailure`.
+        Raises `DeviceFailure`, `TargetBusy`, `TargetUnavailable`, `TargetLost`.
         """
         subject = self._model(model)
         slot = self._slots[0]
-        with self._lease.shared(), slot.lock:
-            agent = slot.agent()
+        with self._keeper.shared(), slot.lock:
+            agent = slot.agent(self._keeper.boot)
             agent.put(subject.path, subject.digest)
             reply, _ = agent.request("kernels", stage="kernels", feeds=[inputs], digest=subject.digest, runs=runs)
             with agent.reading("kernels"):
@@ -132,7 +146,7 @@ class Device:
         """Outputs of each batch by name, in order, computed by `workers` processes.
 
         A few batches are in flight, never all of them. Finish or close the iterator before measuring: it shares the
-        lease of the device. Raises `DeviceFailure`.
+        lease of the device. Raises `DeviceFailure`, `TargetBusy`, `TargetUnavailable`, `TargetLost`.
         """
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
@@ -141,11 +155,20 @@ class Device:
             self._slots.append(_Slot(self._starter))
         return self._infer(subject, iter(batches), self._slots[:workers])
 
+    def holder(self) -> str | None:
+        """Who holds the device alone right now, in words; None if nobody does. Raises `TargetUnavailable`."""
+        return self._keeper.holder()
+
+    def release(self, force: bool) -> str:
+        """Take the device from whoever holds it; see `hwprofiles.lease.Keeper.release`."""
+        return self._keeper.release(force)
+
     def close(self) -> None:
         """End every process of this device."""
         for slot in self._slots:
             with slot.lock:
                 slot.close()
+        self._keeper.close()
 
     def _infer(self, model: Model, batches: Iterator[Feed], slots: list[_Slot]) -> Generator[Outputs]:
         idle: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
@@ -158,14 +181,14 @@ class Device:
         pool = ThreadPoolExecutor(len(slots), thread_name_prefix="infer")
         try:
             while more:
-                with self._lease.shared():
+                with self._keeper.shared():
                     until = time.monotonic() + _TURN
                     while more or pending:
                         while more and len(pending) < 2 * len(slots) and time.monotonic() < until:
                             some = list(itertools.islice(batches, pace.batches))
                             more = bool(some)
                             if some:
-                                pending.append(pool.submit(_infer_some, idle, model, some, pace))
+                                pending.append(pool.submit(_infer_some, idle, self._keeper.boot, model, some, pace))
                         if not pending:
                             break
                         yield from pending.popleft().result()
@@ -198,20 +221,18 @@ class _Starter:
         self._transport = transport
         self._runtime = runtime
         self._work = work
+        self.reachable: Callable[[], bool] | None = None
         self._program = build_agent(runtime.backend())
 
     def start(self) -> AgentClient:
         """A greeted agent. Raises `TargetUnavailable`."""
         target = self.target
-        try:
-            channel: Channel = self._transport.start(target, self._program, self._work)
-        except OSError as error:
-            raise TargetUnavailable(
-                f"target {target.name!r}: cannot start its agent in {self._work}: {error}"
-            ) from error
-        agent = AgentClient(channel, Limits(target.timeout, target.memory_limit), f"target {target.name!r}")
+        agent = _start_agent(target, self._transport, self._program, self._work, self.reachable)
         try:
             reply = self._greet(agent)
+        except TargetUnavailable:
+            agent.close()
+            raise
         except DeviceFailure as error:
             agent.close()
             hint = self._runtime.install_hint(target) if error.failure.kind == "unavailable" else ""
@@ -236,26 +257,74 @@ class _Starter:
             protocol=_PROTOCOL,
             options=self._runtime.options(self.target),
             address_space=space,
-            cache_bytes=int(self.target.options.get("cache_bytes", _CACHE_BYTES)),
+            cache_bytes=int(_number(self.target, "cache_bytes", _CACHE_BYTES)),
         )
+        files = self._runtime.files(self.target)
+        sent = digests(files)
+        for name, path in files.items():
+            agent.put(path, sent[name])
+        described, _ = agent.request("describe", stage="start", files=sent)
         with agent.reading("start"):
-            fingerprint = self._fingerprint(reply, "watchdog+rlimit_as" if space else "watchdog")
-            list(reply["runtime"]["providers"])
-        if self.fingerprint is None:
+            reply = {**reply, "runtime": dict(described["runtime"])}
+            fingerprint = self._fingerprint(reply)
+        before = self.fingerprint
+        if before is not None and before.key != fingerprint.key:
+            raise TargetUnavailable(
+                f"target {self.target.name!r} is not what it was when it was opened: "
+                f"{_differences(before, fingerprint)}; open it again to go on with what is there now"
+            )
+        if before is None or before.boot_id != fingerprint.boot_id:
             self.fingerprint = fingerprint
         return reply
 
-    def _fingerprint(self, reply: Mapping[str, Any], guard: str) -> Fingerprint:
+    def _fingerprint(self, reply: Mapping[str, Any]) -> Fingerprint:
         facts, runtime = dict(reply["identity"]), reply["runtime"]
-        environment = {**reply["environment"], "interpreter": facts.pop("interpreter"), "memory_guard": guard}
+        environment = {**reply["environment"], "interpreter": facts.pop("interpreter")}
         return Fingerprint(
             **facts,
             runtime=runtime["runtime"],
             runtime_version=runtime["version"],
+            runtime_build=runtime.get("build", ""),
+            providers=runtime["providers"],
+            accelerator=runtime.get("accelerator", ""),
+            session={key: runtime[key] for key in CONDITIONS if key in runtime},
             provider=self.target.provider,
             threads=self.target.threads,
             environment=environment,
         )
+
+
+def _start_agent(
+    target: Target, transport: Transport, program: bytes, work: Path, reachable: Callable[[], bool] | None = None
+) -> AgentClient:
+    """An agent that was not greeted. Raises `TargetUnavailable`."""
+    try:
+        channel: Channel = transport.start(target, program, work)
+    except OSError as error:
+        raise TargetUnavailable(f"target {target.name!r}: cannot start its agent in {work}: {error}") from error
+    limits = Limits(target.timeout, target.memory_limit)
+    return AgentClient(channel, limits, f"target {target.name!r}", reachable=reachable)
+
+
+def _make_keeper(target: Target, transport: Transport, work: Path) -> Keeper:
+    small = target.model_copy(update={"memory_limit": min(target.memory_limit, _KEEPER_MEMORY)})
+    program = build_agent("")  # without a runtime: a device whose runtime is broken can still be released
+    wait = _number(target, "lease_wait", 900.0)
+    return Keeper(lambda: _start_agent(small, transport, program, work), f"target {target.name!r}", wait=wait)
+
+
+def _number(target: Target, option: str, default: float) -> float:
+    """A numeric option of the target. Raises `BadProfile`."""
+    value = target.options.get(option, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadProfile(f"target {target.name!r}: option {option!r} must be a number, not {value!r}")
+    return float(value)
+
+
+def _differences(before: Fingerprint, now: Fingerprint) -> str:
+    """The facts of two fingerprints that differ, in words."""
+    left, right = (facts.model_dump(exclude={"environment", "boot_id", "providers"}) for facts in (before, now))
+    return ", ".join(f"{name} was {left[name]!r} and is {right[name]!r}" for name in left if left[name] != right[name])
 
 
 class _Slot:
@@ -266,10 +335,24 @@ class _Slot:
         self._starter = starter
         self._agent: AgentClient | None = None
 
-    def agent(self) -> AgentClient:
-        if self._agent is None or not self._agent.alive:
-            self._agent = self._starter.start()
-        return self._agent
+    def agent(self, boot: str | None = None, token: int | None = None) -> AgentClient:
+        """The agent, a new one if need be; used under the exclusive claim with this token, if under any.
+
+        One that saw another `boot` of the device than the keeper sees now talks through a connection that is dead.
+        """
+        agent = self._agent
+        if agent is not None and boot is not None and agent.moment is not None and agent.moment.boot != boot:
+            agent.close()
+        if agent is None or not agent.look():
+            agent = self._agent = self._starter.start()
+        if boot is not None and agent.moment is not None and agent.moment.boot != boot:
+            agent.close()
+            raise TargetUnavailable(
+                f"target {self._starter.target.name!r}: two connections to it reach two different machines; give the "
+                "address of one of them"
+            )
+        agent.token = token
+        return agent
 
     def close(self) -> None:
         if self._agent is not None:
@@ -280,16 +363,19 @@ class _Slot:
 class _MeasuringAgents:
     """`hwprofiles.measure.Agents` for one slot."""
 
-    def __init__(self, slot: _Slot, starter: _Starter) -> None:
+    def __init__(self, slot: _Slot, starter: _Starter, keeper: Keeper, token: int) -> None:
         self._slot = slot
         self._starter = starter
+        self._keeper = keeper
+        self._token = token
 
     def resident(self) -> AgentClient:
-        return self._slot.agent()
+        return self._slot.agent(self._keeper.boot, self._token)
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[AgentClient]:
         agent = self._starter.start()
+        agent.token = self._token
         try:
             yield agent
         finally:
@@ -313,11 +399,13 @@ class _Pace:
         self.batches = max(1, min(int(by_time), int(by_size), _REQUEST_BATCHES))
 
 
-def _infer_some(idle: queue.SimpleQueue[_Slot], model: Model, feeds: list[Feed], pace: _Pace) -> list[Outputs]:
+def _infer_some(
+    idle: queue.SimpleQueue[_Slot], boot: str | None, model: Model, feeds: list[Feed], pace: _Pace
+) -> list[Outputs]:
     slot = idle.get()
     try:
         with slot.lock:
-            agent = slot.agent()
+            agent = slot.agent(boot)
             agent.open(_HANDLE, model.path, model.digest)
             agent.check_feeds(_HANDLE, feeds, stage="infer")
             start = time.perf_counter()

@@ -3,6 +3,7 @@
 HardwareError
 ├── UnknownTarget        no such name; the message offers the nearest ones        exit 2
 ├── BadProfile           a target's TOML says something impossible                exit 2
+├── BadScenario          a scenario's TOML says so, or there is no such scenario  exit 2
 ├── TargetUnavailable    the device or its runtime is not there                   exit 69
 │   └── TargetLost       it was there and is gone: connection, reboot, lease      exit 69
 ├── TargetBusy           somebody else holds the lease                            exit 75
@@ -53,6 +54,10 @@ class UnknownTarget(HardwareError):
 
 
 class BadProfile(HardwareError):
+    exit_code = 2
+
+
+class BadScenario(HardwareError):
     exit_code = 2
 
 

@@ -1,134 +1,247 @@
-"""One measurement on a device at a time, across processes.
+"""One measurement on a device at a time: across processes, users and machines that reach it.
 
-NOTE: the lease is taken per operation, not for as long as a device is open. Two studies on one machine then
-take turns trial by trial, and neither starves. Timing holds the device alone (`exclusive`); inference and
-profiling share it, since they do not care about each other but would disturb a timing. A waiting timing gets
-its turn: everybody passes through a turnstile, which the waiting timing holds, so no new inference slips in
-before it.
+The lock lives on the device (`hwprofiles.agent.lock`). A keeper, an agent of its own without a runtime, holds it there
+for us and dies with its connection, so the lock is free at once when we are gone, however we went.
 
-Locks are `flock`s, which the kernel frees when the holder dies, however it dies.
+NOTE: the lease is taken per operation, not for as long as a device is open. Two studies on one device then take
+turns trial by trial, and neither starves. Timing holds the device alone (`exclusive`); inference and profiling share
+it, since they do not care about each other but would disturb a timing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
+import getpass
+import itertools
 import os
 import socket
-import stat
-import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from hwprofiles.errors import HardwareError, TargetBusy
+from hwprofiles.agent.client import AgentClient, Moment
+from hwprofiles.errors import DeviceFailure, TargetBusy, TargetLost, TargetUnavailable
+
+_PING = 10.0  # seconds between two signs of life while the device is held; the device gives up after 60
+_PATIENCE = 15.0  # seconds for the keeper to answer: it never does anything that takes time
+_DRIFT, _SLACK = 0.02, 0.5  # how far the device's clock and ours may drift apart: a share, and seconds
 
 
-class Lease:
-    """The lock of one physical device, for all processes of this user on this machine.
+class Keeper:
+    """Holds the device's lock through a connection of its own. For use by several threads.
 
-    `device` is the transport's name of the device. `wait` bounds the time to queue, in seconds.
+    `start` gives a new agent that was not greeted; `wait` bounds the time to queue, in seconds. A keeper that was lost
+    is started anew by the next use.
     """
 
-    def __init__(self, device: str, *, wait: float = 900.0) -> None:
-        folder = runtime_folder()
-        safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in device)
-        self._device = device
+    def __init__(self, start: Callable[[], AgentClient], label: str, *, wait: float = 900.0) -> None:
+        self._start = start
+        self._label = label
         self._wait = wait
-        self._turnstile = folder / f"{safe}.turn"
-        self._lock = folder / f"{safe}.lock"
-        self._holder = folder / f"{safe}.holder"
+        self._line = threading.Lock()  # around every exchange with the keeper
+        self._client: AgentClient | None = None
+        self._names = itertools.count()
+        self._held = 0
+        self._alarm = threading.Condition()
+        self._closed = False
+        self._pulse: threading.Thread | None = None
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @contextlib.contextmanager
-    def exclusive(self, what: str) -> Iterator[None]:
-        """Nobody else uses the device meanwhile. Raises `TargetBusy`, naming the holder."""
-        with self._locked(fcntl.LOCK_EX):
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "what": what, "since": time.time()}
-            _write(self._holder, json.dumps(holder))
-            try:
-                yield
-            finally:
-                self._holder.unlink(missing_ok=True)
+    def exclusive(self, what: str) -> Iterator[int]:
+        """Nobody else uses the device meanwhile. Gives the token of the claim; `what` is shown to those who wait.
+
+        Raises `TargetBusy`, naming the holder; `TargetUnavailable`; and `TargetLost` at the end of the block if the
+        claim, the device or its clock was lost on the way: what was measured is worth nothing then.
+        """
+        client, name, token = self._acquire(True, what)
+        begin = client.moment
+        try:
+            yield token
+        except BaseException:
+            self._leave(client, name)
+            raise
+        self._leave(client, name, must=True)
+        assert begin is not None and client.moment is not None  # every reply brings one
+        check_clocks(begin, client.moment, self._label)
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
         """No timing happens meanwhile; others that share may. Raises `TargetBusy`, naming the holder."""
-        with self._locked(fcntl.LOCK_SH):
+        client, name, _ = self._acquire(False, "inference or profiling")
+        try:
             yield
+        finally:
+            self._leave(client, name)
 
     def holder(self) -> str | None:
-        """Who holds the device alone right now, in words; None if nobody does."""
+        """Who holds the device alone right now, in words; None if nobody does. Raises `TargetUnavailable`."""
+        told = self._retry("holder")["holder"]
+        return None if told is None else _spell(told)
+
+    def release(self, force: bool) -> str:
+        """Take the device from whoever holds it; what was done, in words.
+
+        Without `force` only says that nobody has it. Raises `TargetBusy` naming the holder without `force`, and
+        `TargetUnavailable` if the holder cannot be ended from this account.
+        """
+        holder = self.holder()
+        if holder is None and not force:
+            return f"{self._label}: nobody holds it"
+        if holder is not None and not force:
+            raise TargetBusy(f"{self._label}: held by {holder}; stop it there, or take the device from it by force")
+        done = str(self._retry("evict").get("done", ""))
+        return f"{self._label}: {done}" + (f" ({holder})" if holder else "")
+
+    def responds(self) -> bool:
+        """Whether the device still answers at all."""
+        client = self._client
         try:
-            facts = json.loads(self._holder.read_text())
-            if facts["host"] == socket.gethostname() and not _lives(int(facts["pid"])):
-                return None  # it was killed before it could clean up; the kernel has freed its lock
-            seconds = max(0.0, time.time() - float(facts["since"]))
-            return f"process {facts['pid']} on {facts['host']} for {seconds:.0f} s ({facts['what']})"
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    @contextlib.contextmanager
-    def _locked(self, kind: int) -> Iterator[None]:
-        deadline = time.monotonic() + self._wait
-        with self._file(self._lock) as lock:
-            with self._file(self._turnstile) as turnstile:
-                self._acquire(turnstile, fcntl.LOCK_EX, deadline)
-                self._acquire(lock, kind, deadline)
-            yield
-
-    @contextlib.contextmanager
-    def _file(self, path: Path) -> Iterator[int]:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    def _acquire(self, descriptor: int, kind: int, deadline: float) -> None:
-        pause = 0.005
-        while True:
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise TargetBusy(
-                        f"device {self._device!r} is in use by {self.holder() or 'another process'}; "
-                        f"waited {self._wait:g} s. Wait for it or stop it"
-                    ) from None
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.1)
-
-
-def runtime_folder() -> Path:
-    """This user's folder for locks: under XDG_RUNTIME_DIR, else in the folder for temporary files, private.
-
-    Raises `HardwareError` if somebody else has put something there in our name.
-    """
-    given = os.environ.get("XDG_RUNTIME_DIR", "")
-    if given and os.access(given, os.W_OK | os.X_OK):
-        folder = Path(given) / "hw-autotune"
-    else:
-        folder = Path(tempfile.gettempdir()) / f"hw-autotune-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = folder.lstat()
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
-        raise HardwareError(f"{folder} is not a folder of this user; remove it or set XDG_RUNTIME_DIR")
-    return folder
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+            if client is not None:
+                self._ask(client, "ping")
+        except (TargetLost, TargetUnavailable):
+            return False
         return True
-    return True
+
+    @property
+    def boot(self) -> str | None:
+        """Of the device, as the keeper sees it; None before it was asked anything."""
+        client = self._client
+        return client.moment.boot if client is not None and client.moment is not None else None
+
+    def close(self) -> None:
+        """End the keeper; everything it held is free."""
+        with self._alarm:
+            self._closed = True
+            self._alarm.notify_all()
+        if self._pulse is not None:
+            self._pulse.join()
+        with self._line:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def _acquire(self, exclusive: bool, what: str) -> tuple[AgentClient, str, int]:
+        """(the keeper that holds it, name of the claim, token or 0)."""
+        name = f"{os.getpid()}-{next(self._names)}"
+        who = {"user": _user(), "host": socket.gethostname(), "pid": os.getpid(), "what": what}
+        deadline, pause = time.monotonic() + self._wait, 0.005
+        self._retry("ping")  # one that was lost while it was idle is replaced here, where nothing is at stake
+        client = self._connected()
+        try:
+            while True:
+                reply = self._ask(client, "attempt", name=name, exclusive=exclusive, who=who)
+                if reply.get("got"):
+                    token = reply.get("token")
+                    break
+                if time.monotonic() >= deadline:
+                    told = reply.get("holder")
+                    raise TargetBusy(
+                        f"{self._label}: the device is in use by {_spell(told) if told else 'another process'}; waited "
+                        f"{self._wait:g} s. Wait for it or stop it"
+                    )
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.1)
+        except BaseException:
+            self._leave(client, name, counted=False)
+            raise
+        with self._alarm:
+            self._held += 1
+            if self._pulse is None:
+                self._pulse = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
+                self._pulse.start()
+            self._alarm.notify_all()
+        return client, name, token if type(token) is int else 0
+
+    def _leave(self, client: AgentClient, name: str, *, must: bool = False, counted: bool = True) -> None:
+        """Give a claim back. `must`: raise `TargetLost` if it could not be, because it was lost before."""
+        if counted:
+            with self._alarm:
+                self._held -= 1
+        try:
+            self._ask(client, "leave", name=name)
+        except (TargetLost, TargetUnavailable):
+            if must:
+                raise
+
+    def _beat(self) -> None:
+        """Signs of life while something is held: a device that hears none frees itself."""
+        while True:
+            with self._alarm:
+                self._alarm.wait_for(lambda: self._closed or self._held > 0)
+                self._alarm.wait_for(lambda: self._closed, timeout=_PING)
+                if self._closed:
+                    return
+                client = self._client if self._held else None
+            if client is not None:
+                with contextlib.suppress(TargetLost, TargetUnavailable):  # whoever holds it learns it at the end
+                    self._ask(client, "ping")
+
+    def _connected(self) -> AgentClient:
+        with self._line:
+            if self._client is None or not self._client.look():
+                self._client = self._start()
+            return self._client
+
+    def _retry(self, op: str) -> dict[str, Any]:
+        """Ask, and once more with a new keeper if the old one turns out to be gone."""
+        try:
+            return self._ask(self._connected(), op)
+        except TargetLost:
+            return self._ask(self._connected(), op)
+
+    def _ask(self, client: AgentClient, op: str, **fields: Any) -> dict[str, Any]:
+        """Raises `TargetLost` if the keeper is gone, `TargetUnavailable` if the lock cannot be used."""
+        with self._line:
+            self._refuse_dead(client)
+            try:
+                return client.request(op, stage="lease", timeout=_PATIENCE, **fields)[0]
+            except DeviceFailure as error:
+                if client.alive:  # it refused
+                    raise TargetUnavailable(error.failure.message) from error
+                log = (error.failure.traceback or "").strip().splitlines()[-1:]
+                said = "; ".join([error.failure.message, *log])
+                if client.moment is None:
+                    raise TargetUnavailable(said) from error
+                raise TargetLost(f"{said}; the lease of the device is lost with its keeper") from error
+
+    def _refuse_dead(self, client: AgentClient) -> None:
+        if not client.alive:
+            raise TargetLost(f"{self._label}: the lease of the device is lost with its keeper")
 
 
-def _write(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    part.replace(path)
+def check_clocks(begin: Moment, end: Moment, label: str) -> None:
+    """Raise `TargetLost` unless device and host saw the same time pass between two readings, on the same boot."""
+    if begin.boot != end.boot:
+        raise TargetLost(f"{label}: the device has started anew; what was being measured is lost")
+    # Each reading was taken at some time between `sent` and `got`.
+    least, most = end.sent - begin.got, end.got - begin.sent
+    device = end.device - begin.device
+    slack = _DRIFT * most + _SLACK
+    if not least - slack <= device <= most + slack:
+        raise TargetLost(
+            f"{label}: {device:.2f} s passed on the device while {most:.2f} s passed here; it slept, or its clock "
+            "cannot be trusted. What was being measured is lost"
+        )
+
+
+def _spell(told: dict[str, Any]) -> str:
+    """A holder in words: who, what, since when."""
+    who = f"{told.get('user', told.get('account', '?'))}@{told.get('host', '?')} (process {told.get('pid', '?')})"
+    seconds = told.get("seconds")
+    since = f" for {seconds:.0f} s" if isinstance(seconds, (int, float)) else ""
+    text = f"{who}{since}: {told.get('what', 'unknown work')}"
+    return "".join(c for c in text if c.isprintable())[:300]  # it comes from a file that others may write
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in containers
+        return str(os.getuid())

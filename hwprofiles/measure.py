@@ -1,71 +1,61 @@
-"""The protocol of a measurement: wait for quiet, warm up, time in pairs until it is known well enough, then memory.
+"""The protocol of a measurement: wait for quiet, time pairs in several openings until it is known well, then memory.
 
 Candidate and baseline are timed in randomised interleaved pairs of blocks, because sequential timing is off
-by several per cent as soon as the machine drifts, and pairs are not. The agent collects; everything is
-decided here.
+by several per cent as soon as the machine drifts, and pairs are not. Both are opened afresh every few pairs, because
+pairs within one opening agree better with each other than with the next opening. The agent collects; everything is
+decided here and in `hwprofiles.openings`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from hwprofiles.agent.client import AgentClient, Feed, Session, duration
-from hwprofiles.agent.readings import Blocks, add_blocks, disturbances, log_ratios
-from hwprofiles.errors import DeviceFailure, Failure
+from hwprofiles.agent.client import AgentClient, Feed
+from hwprofiles.agent.readings import unread
+from hwprofiles.collect import Agents, Collected, Collector, Fact, Model, Subject, described, wait_for_quiet
+from hwprofiles.errors import DeviceFailure
 from hwprofiles.fingerprint import Fingerprint
-from hwprofiles.measurement import Estimate, Latency, Measurement, Memory, Quality, Ratio
+from hwprofiles.footprint import measure_energy, measure_memory
+from hwprofiles.measurement import (
+    Conditions,
+    Energy,
+    Estimate,
+    Latency,
+    Measurement,
+    Memory,
+    Quality,
+    Ratio,
+    ShapeResult,
+)
+from hwprofiles.openings import Opening, Tally, block_medians, median_of, pair_logs, ratio_of
+from hwprofiles.policy import apply_policy, check_afterwards
 from hwprofiles.scenario import Scenario
-from hwprofiles.statistics import looks, median_interval, ratio_interval, tail_percentile, variation
+from hwprofiles.statistics import Interval, exponential, tail_percentile, variation
 from hwprofiles.target import Target
 
-Fact = str | float | int | None
+__all__ = ["Agents", "Model", "measure"]
 
 _NOISY = 0.025  # coefficient of variation of block medians; trtexec warns at the same value
-_OFF_CPU = 1.1  # wall seconds per CPU second of the measuring thread
-_GLANCE = 0.1  # seconds over which pressure is read before a measurement
 _QUIET_WAIT = {
     "search": 3.0,
     "final": 20.0,
 }  # seconds to wait for quiet, unless the target's options say otherwise
-_MEMORY_RUNS = 20  # inferences after which the allocator's peak has settled
-_CANDIDATE, _BASELINE = "candidate", "baseline"
-
-
-class Agents(Protocol):
-    """Where a measurement gets its processes from."""
-
-    def resident(self) -> AgentClient:
-        """The process that keeps the baseline open between measurements; a new one if the last failed."""
-
-    def fresh(self) -> contextlib.AbstractContextManager[AgentClient]:
-        """A process that has done nothing yet; ended afterwards."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model file and its sha256."""
-
-    path: Path
-    digest: str
 
 
 @dataclass
 class _Taken:
     """What a measurement has found so far; `environment` and `quality` explain it."""
 
-    latency: Latency | None = None
-    baseline_latency: Latency | None = None
-    ratio: Ratio | None = None
+    shapes: list[ShapeResult] = field(default_factory=list)
     memory: Memory | None = None
+    energy: Energy | None = None
+    conditions: Conditions | None = None
     quality: set[Quality] = field(default_factory=set)
     environment: dict[str, Fact] = field(default_factory=dict)
 
@@ -82,20 +72,23 @@ def measure(
 ) -> Measurement:
     """Measure `model` on the leased device. A failure is in the record, never raised.
 
-    Raises `ValueError` without inputs, `TargetUnavailable` if no process can be started any more.
+    Raises `ValueError` without inputs, for a shape of the scenario that no input has, and for a batch that they do not
+    have; `TargetUnavailable` if no process can be started any more, `TargetLost` if the device is gone.
     """
-    if not inputs:
-        raise ValueError("measuring needs at least one input")
+    groups, unused = group_by_shape(inputs, scenario)
+    batches = {label: batch_of(feeds, scenario) for label, feeds in groups.items()}
     started, clock = datetime.now(UTC), time.monotonic()
     taken, failure = _Taken(), None
+    if unused:
+        taken.environment["inputs_unused"] = unused
+    models = {"a": model} if baseline is None else {"a": model, "b": baseline}
+    subject = Subject(models, {label: feeds[: scenario.block_iterations] for label, feeds in groups.items()})
     try:
-        agent = agents.resident()
-        _time(agent, target, model, baseline, list(inputs[: scenario.block_iterations]), scenario, taken)
-        if scenario.memory_runs:
-            taken.memory = _measure_memory(agents, model, inputs[0], scenario.memory_runs, taken)
+        _measure(agents, target, fingerprint, subject, batches, scenario, taken)
     except DeviceFailure as error:
         failure = error.failure
         taken = _Taken(environment=taken.environment)
+    first = taken.shapes[0] if taken.shapes else None
     return Measurement(
         target=target.name,
         model=model.digest,
@@ -103,10 +96,13 @@ def measure(
         scenario=scenario,
         fingerprint=fingerprint,
         provenance=target.provenance,
-        latency=taken.latency,
-        baseline_latency=taken.baseline_latency,
-        ratio=taken.ratio,
+        latency=first.latency if first else None,
+        baseline_latency=first.baseline_latency if first else None,
+        ratio=first.ratio if first else None,
+        by_shape=tuple(taken.shapes) if scenario.shapes else (),
         memory=taken.memory,
+        energy=taken.energy,
+        conditions=taken.conditions,
         quality=tuple(sorted(taken.quality)) or ("ok",),
         failure=failure,
         started_at=started.isoformat(timespec="milliseconds"),
@@ -115,223 +111,199 @@ def measure(
     )
 
 
-def _time(
-    agent: AgentClient,
-    target: Target,
-    model: Model,
-    baseline: Model | None,
-    feeds: list[Feed],
-    scenario: Scenario,
-    taken: _Taken,
-) -> None:
-    """Latency of both sides and their ratio, into `taken`."""
-    taken.environment["waited_seconds"] = _wait_for_quiet(agent, target, scenario)
-    sides = {"a": _CANDIDATE}
-    counts: dict[str, int] = {}
-    typical: dict[str, float] = {}
-    if baseline is not None:
-        sides["b"] = _BASELINE
-        with _about("baseline"):
-            session = agent.open(_BASELINE, baseline.path, baseline.digest)
-            counts["b"], typical["b"] = _warm_up(agent, _BASELINE, session, feeds, scenario, target, taken)
-    # Opened afresh even if it is there: its load and first inference are part of the answer.
-    session = agent.open(_CANDIDATE, model.path, model.digest, fresh=True)
-    counts["a"], typical["a"] = _warm_up(agent, _CANDIDATE, session, feeds, scenario, target, taken)
+def group_by_shape(inputs: Sequence[Feed], scenario: Scenario) -> tuple[dict[str, list[Feed]], int]:
+    """The inputs of each of the scenario's shapes by label, "" if it names none, and how many belong to no shape.
 
-    before = _pressure(agent)
-    blocks = _collect(agent, sides, counts, typical, feeds, scenario, target)
-    _judge_quality(blocks, before, _pressure(agent), scenario, taken)
-
-    taken.latency = _latency(blocks["a"], agent.sessions[_CANDIDATE], scenario.seed)
-    if baseline is not None:
-        taken.baseline_latency = _latency(blocks["b"], agent.sessions[_BASELINE], scenario.seed)
-        taken.ratio = _ratio(blocks["a"], blocks["b"], scenario.seed)
-
-
-def _wait_for_quiet(agent: AgentClient, target: Target, scenario: Scenario) -> float:
-    """Seconds waited until nobody else used the machine, or the patience was used up."""
-    option = "quiet_wait" if scenario.phase == "search" else "quiet_wait_final"
-    patience = float(target.options.get(option, _QUIET_WAIT[scenario.phase]))
-    began = time.monotonic()
-    glance = _GLANCE
-    while patience > 0:
-        reply, _ = agent.request("pressure", stage="latency", seconds=glance)
-        with agent.reading("latency"):
-            busy = disturbances(reply["before"], reply["after"])
-        if not busy or time.monotonic() - began >= patience:
-            break
-        glance = min(0.5, patience)
-    return time.monotonic() - began
-
-
-def _pressure(agent: AgentClient) -> dict[str, Any]:
-    reply, _ = agent.request("pressure", stage="latency", seconds=0.0)
-    with agent.reading("latency"):
-        return dict(reply["after"])
-
-
-def _warm_up(
-    agent: AgentClient,
-    handle: str,
-    session: Session,
-    feeds: list[Feed],
-    scenario: Scenario,
-    target: Target,
-    taken: _Taken,
-) -> tuple[int, float]:
-    """(inferences per block, typical seconds of one).
-
-    A session that is warm already only gets its caches back.
+    An input belongs to a shape if it has all dimensions that the shape names. Raises `ValueError`.
     """
-    agent.check_feeds(handle, feeds, stage="latency")
-    cap = min(scenario.warmup_cap, target.timeout / 2)
-    reply, _ = agent.request(
-        "warm",
-        stage="latency",
-        feeds=feeds,
-        handle=handle,
-        seconds=scenario.block_seconds if session.warm else scenario.warmup_seconds,
-        iterations=scenario.block_iterations if session.warm else scenario.warmup_iterations,
-        cap=cap,
-        block_seconds=scenario.block_seconds,
-        block_iterations=scenario.block_iterations,
-    )
-    with agent.reading("latency"):
-        if session.first_seconds is None:
-            session.first_seconds = duration(reply, "first")
-        session.warm = True
-        taken.environment[f"{handle}_warm"] = "stable" if reply["stable"] else f"not stable after {cap:g} s"
-        count = int(reply["count"])
-        if count < 1:
-            raise ValueError(f"{count} inferences per block")
-        return count, duration(reply, "typical")
+    if not inputs:
+        raise ValueError("measuring needs at least one input")
+    if not scenario.shapes:
+        return {"": list(inputs)}, 0
+    groups: dict[str, list[Feed]] = {}
+    used: set[int] = set()
+    for label, wanted in scenario.shapes.items():
+        fitting = [
+            index
+            for index, feed in enumerate(inputs)
+            if all(name in feed and tuple(feed[name].shape) == tuple(dims) for name, dims in wanted.items())
+        ]
+        if not fitting:
+            told = ", ".join(f"{name} {list(dims)}" for name, dims in wanted.items())
+            raise ValueError(f"shape {label!r} of the scenario ({told}) is that of no input; give one that has it")
+        groups[label] = [inputs[index] for index in fitting]
+        used.update(fitting)
+    return groups, len(inputs) - len(used)
 
 
-def _collect(
-    agent: AgentClient,
-    sides: dict[str, str],
-    counts: dict[str, int],
-    typical: dict[str, float],
-    feeds: list[Feed],
-    scenario: Scenario,
+def batch_of(feeds: Sequence[Feed], scenario: Scenario) -> int:
+    """Items in one inference: the scenario's batch if it was given, else the first dimension that all inputs share.
+
+    Raises `ValueError` if no input has the batch that was given.
+    """
+    firsts = {value.shape[0] if value.ndim else 0 for feed in feeds for value in feed.values()}
+    if "batch" in scenario.model_fields_set and scenario.batch != 1:
+        if scenario.batch not in firsts:
+            raise ValueError(f"the scenario's batch is {scenario.batch}; the inputs' first dimensions are {firsts}")
+        return scenario.batch
+    if "batch" in scenario.model_fields_set or len(firsts) != 1:
+        return 1
+    return max(1, firsts.pop())
+
+
+def _measure(
+    agents: Agents,
     target: Target,
-) -> dict[str, Blocks]:
-    """Time pairs until the interval is narrow enough at a scheduled look, or pairs or seconds are used up."""
-    blocks = {side: Blocks() for side in sides}
-    one_pair = sum(counts[side] * typical[side] for side in sides)
-    began = time.monotonic()
-    pairs = 0
-    for look in looks(scenario.min_pairs, scenario.max_pairs):
-        while pairs < look:
-            left = scenario.max_seconds - (time.monotonic() - began)
-            if left <= 0 and pairs:  # one pair there must be, however little time there is
-                return blocks
-            reply, arrays = agent.request(
-                "time",
-                stage="latency",
-                # A slow model has proven in its warm-up that it is slow and does not hang.
-                timeout=max(target.timeout, 4 * one_pair),
-                feeds=feeds,
-                sides=sides,
-                counts=counts,
-                pairs=look - pairs,
-                seed=scenario.seed * 1_000_003 + pairs,
-                budget=max(0.0, min(left, target.timeout / 2)),
-            )
-            with agent.reading("latency"):
-                pairs += add_blocks(blocks, reply["blocks"], arrays["wall"])
-        if _half_width(blocks, scenario.seed) <= scenario.precision:
-            break
-    return blocks
-
-
-def _half_width(blocks: dict[str, Blocks], seed: int) -> float:
-    """Half of the relative width of the 95 % interval of the ratio, or of the median alone."""
-    if "b" in blocks:
-        _, low, high = median_interval(log_ratios(blocks["a"].medians, blocks["b"].medians), seed=seed)
-        return (high - low) / 2
-    value, low, high = median_interval(blocks["a"].medians, seed=seed)
-    return (high - low) / 2 / value
-
-
-def _judge_quality(
-    blocks: dict[str, Blocks],
-    before: dict[str, Any],
-    after: dict[str, Any],
+    fingerprint: Fingerprint,
+    subject: Subject,
+    batches: Mapping[str, int],
     scenario: Scenario,
     taken: _Taken,
 ) -> None:
-    off_cpu = max(side.wall_seconds / max(side.thread_seconds, 1e-9) for side in blocks.values())
-    spread = max(variation(side.medians) for side in blocks.values())
-    disturbed = disturbances(before, after)
+    agent = agents.resident()
+    runtime = described(agent)
+    ready = apply_policy(agent, target)
+    taken.environment.update(ready.facts)
+    taken.environment["waited_seconds"] = wait_for_quiet(agent, _patience(target, scenario))
+    collector = Collector(agents, target, subject, scenario)
+    tally = Tally(scenario, tuple(subject.feeds))
+    collector.run(tally)
+    after = check_afterwards(agents.resident(), target)
+    taken.environment.update(after.facts)
+    if ready.throttled or after.throttled:
+        taken.quality.add("throttled")
+    kept, flags = tally.settle()
+    taken.environment.update(collector.collected.environment)
+    _judge(tally, kept, flags, taken)
+    cold = None
+    first = next(iter(subject.feeds))
+    if scenario.memory_runs:
+        taken.memory, cold = measure_memory(
+            agents, subject.models["a"], subject.feeds[first][0], scenario.memory_runs, taken.environment
+        )
+    if scenario.energy_seconds:
+        count = len(kept[0].shapes[first]["a"].samples) // len(kept[0].shapes[first]["a"].medians)
+        taken.energy = measure_energy(
+            agents.resident(), subject.models["a"], subject.feeds[first], count, scenario.energy_seconds
+        )
+    for label, feeds in subject.feeds.items():
+        shapes = {name: tuple(value.shape) for name, value in feeds[0].items()}
+        taken.shapes.append(_result(label, shapes, kept, collector.collected, batches[label], cold))
+    taken.conditions = _conditions(fingerprint, runtime, batches[first], kept)
+    taken.environment["unread"] = _unread(agents.resident(), fingerprint, taken)
+
+
+def _patience(target: Target, scenario: Scenario) -> float:
+    option = "quiet_wait" if scenario.phase == "search" else "quiet_wait_final"
+    given = target.options.get(option, _QUIET_WAIT[scenario.phase])
+    return float(given) if isinstance(given, (int, float, str)) else 0.0
+
+
+def _judge(tally: Tally, kept: list[Opening], flags: set[Any], taken: _Taken) -> None:
+    """Flags and what explains them."""
+    taken.quality |= flags
+    sides = [side for opening in kept for shape in opening.shapes.values() for side in shape.values()]
+    labels = {label for opening in kept for label in opening.shapes}
+    spread = max(
+        variation(block_medians(kept, label, side)[0])
+        for label in labels
+        for side in next(o.shapes[label] for o in kept if label in o.shapes)
+    )
     if spread > _NOISY:
         taken.quality.add("noisy")
-    if off_cpu > _OFF_CPU:
-        disturbed.append("the measured thread was off the CPU")
-    if disturbed:
-        taken.quality.add("contended")
-    if (after["throttle_count"] or 0) > (before["throttle_count"] or 0):
+    if taken.environment.get("throttled"):
         taken.quality.add("throttled")
-    if len(blocks["a"].medians) < scenario.min_pairs:
-        taken.quality.add("short")
+    disturbed = sorted({what for opening in tally.openings for what in opening.disturbed})
     taken.environment.update(
         disturbed="; ".join(disturbed) or None,
-        wall_per_cpu=off_cpu,
+        wall_per_cpu=max(side.off_cpu for side in sides),
         block_variation=spread,
-        psi_avg10=after["psi_avg10"],
-        load=after["load"],
+        openings=len(kept),
+        openings_left_out=len(tally.openings) - len(kept),
     )
 
 
-def _latency(blocks: Blocks, session: Session, seed: int) -> Latency:
-    value, low, high = median_interval(blocks.medians, seed=seed)
+def _result(
+    label: str,
+    shapes: dict[str, tuple[int, ...]],
+    kept: list[Opening],
+    collected: Collected,
+    batch: int,
+    cold: float | None,
+) -> ShapeResult:
+    having = [opening for opening in kept if label in opening.shapes]
+    paired = "b" in having[0].shapes[label]
+    return ShapeResult(
+        label=label,
+        shapes=shapes,
+        latency=_latency(label, "a", having, collected, batch, cold),
+        baseline_latency=_latency(label, "b", having, collected, batch, None) if paired else None,
+        ratio=_ratio(label, having) if paired else None,
+    )
+
+
+def _latency(
+    label: str, side: str, openings: list[Opening], collected: Collected, batch: int, cold: float | None
+) -> Latency:
+    samples = [sample for opening in openings for sample in opening.shapes[label][side].samples]
+    cpu = [seconds for opening in openings for seconds in opening.shapes[label][side].cpu]
+    medians, numbers = block_medians(openings, label, side)
     return Latency(
-        median=Estimate(value=value, low=low, high=high),
-        p90=tail_percentile(blocks.samples, 0.9),
-        p99=tail_percentile(blocks.samples, 0.99),
-        cpu_median=float(np.median(blocks.cpu)),
-        cv=variation(blocks.samples),
-        iterations=len(blocks.samples),
-        blocks=tuple(blocks.medians),
-        load_seconds=session.seconds,
-        first_seconds=session.first_seconds or 0.0,
+        median=_estimate(exponential(median_of(openings, label, side))),
+        p90=tail_percentile(samples, 0.9),
+        p99=tail_percentile(samples, 0.99),
+        cpu_median=statistics.median(cpu),
+        cv=variation(samples),
+        iterations=len(samples),
+        blocks=tuple(medians),
+        load_seconds=statistics.median(collected.loads[side]),
+        first_seconds=statistics.median(collected.firsts[side]),
+        cold_seconds=cold,
+        throughput=batch * len(samples) / sum(samples),
+        openings=tuple(numbers),
     )
 
 
-def _ratio(candidate: Blocks, baseline: Blocks, seed: int) -> Ratio:
-    pairs = log_ratios(candidate.medians, baseline.medians)
-    value, low, high = ratio_interval(pairs, seed=seed)
+def _ratio(label: str, openings: list[Opening]) -> Ratio:
+    pairs, numbers = pair_logs(openings, label)
     return Ratio(
-        estimate=Estimate(value=value, low=low, high=high),
-        cpu=math.exp(float(np.median(log_ratios(candidate.cpu, baseline.cpu)))),
+        estimate=_estimate(exponential(ratio_of(openings, label))),
+        cpu=math.exp(ratio_of(openings, label, cpu=True)[0]),
         pairs=len(pairs),
         log_ratios=tuple(pairs),
+        openings=tuple(numbers),
     )
 
 
-def _measure_memory(agents: Agents, model: Model, feed: Feed, runs: int, taken: _Taken) -> Memory:
-    """Peak memory of fresh processes; the run with the largest peak counts."""
-    found = []
-    for _ in range(runs):
-        with agents.fresh() as agent:
-            agent.put(model.path, model.digest)
-            reply, _ = agent.request(
-                "memory", stage="memory", feeds=[feed], digest=model.digest, iterations=_MEMORY_RUNS
-            )
-            with agent.reading("memory"):
-                facts = {key: int(reply[key]) for key in ("run_peak", "load_peak", "import_only")}
-                taken.environment["memory_reset"] = "yes" if reply["reset"] else "no: load is part of the run peak"
-        found.append(facts)
-    largest = max(found, key=lambda facts: facts["run_peak"])
-    return Memory(**largest, peak=max(0, largest["run_peak"] - largest["import_only"]), runs=runs)
+def _estimate(interval: Interval) -> Estimate:
+    value, low, high = interval
+    return Estimate(value=value, low=low, high=high)
 
 
-@contextlib.contextmanager
-def _about(what: str) -> Any:
-    """Say in the failure that it was not the candidate that failed."""
-    try:
-        yield
-    except DeviceFailure as error:
-        told = error.failure
-        message = f"{what}: {told.message}"
-        raise DeviceFailure(Failure(**{**told.model_dump(), "message": message})) from error
+def _conditions(fingerprint: Fingerprint, runtime: Mapping[str, Any], batch: int, kept: list[Opening]) -> Conditions:
+    governor = fingerprint.environment.get("governor")
+    clocks = [opening.clock_hz for opening in kept if opening.clock_hz is not None]
+    hertz = statistics.median(clocks) if clocks else fingerprint.environment.get("frequency_hz")
+    words = [str(governor)] if governor else []
+    words += [f"{float(hertz) / 1e9:.2f} GHz"] if hertz else []
+    return Conditions(
+        runtime=fingerprint.runtime,
+        runtime_version=fingerprint.runtime_version,
+        provider=fingerprint.provider,
+        threads=fingerprint.threads,
+        batch=batch,
+        arena=str(runtime.get("arena") or "unknown"),
+        cuda_graph=runtime.get("cuda_graph"),
+        transfers=runtime.get("transfers"),
+        clocks=", ".join(words) or "unknown",
+    )
+
+
+def _unread(agent: AgentClient, fingerprint: Fingerprint, taken: _Taken) -> str | None:
+    """What could not be read here, as words; None if everything could."""
+    reply, _ = agent.request("pressure", stage="latency", seconds=0.0)
+    with agent.reading("latency"):
+        facts = {**fingerprint.environment, **reply["after"]}
+    facts["cgroup_peak"] = taken.environment.get("cgroup_peak")
+    facts["energy"] = None if taken.energy is None else taken.energy.source
+    return ", ".join(unread(facts)) or None

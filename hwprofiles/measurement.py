@@ -34,7 +34,11 @@ class Estimate(_Record):
 
 
 class Latency(_Record):
-    """Wall time of one inference, in seconds. `median` is the median of block medians."""
+    """Wall time of one inference, in seconds.
+
+    `median` is the geometric mean of the openings' medians of block medians; its interval is that over openings.
+    The interval knows nothing of a machine that is slower for longer than the measurement took: compare ratios.
+    """
 
     median: Estimate
     p90: float | None  # None below 64 samples
@@ -43,8 +47,8 @@ class Latency(_Record):
     cv: float  # coefficient of variation of the single-inference samples
     iterations: int
     blocks: tuple[float, ...]  # block medians, seconds, in order of measuring
-    load_seconds: float  # opening the model
-    first_seconds: float  # first inference after opening
+    load_seconds: float  # opening the model, median of the openings
+    first_seconds: float  # first inference after opening, likewise
     cold_seconds: float | None = None  # from the start of a process to its first answer
     throughput: float | None = None  # items (inferences x batch) per second, one after the other
     openings: tuple[int, ...] = ()  # number of the opening (generation) that each block belongs to
@@ -58,7 +62,10 @@ class Latency(_Record):
 
 
 class Ratio(_Record):
-    """candidate / baseline from paired blocks: exp(median of log ratios), interval by bootstrap."""
+    """candidate / baseline from paired blocks: exp of the mean, over openings, of the median log ratio of their pairs.
+
+    The interval is the t interval over openings (`hwprofiles.statistics.interval_over_openings`).
+    """
 
     estimate: Estimate
     cpu: float  # the same from CPU time
@@ -151,4 +158,6 @@ class Measurement(_Record):
             raise ValueError("a measurement has either a latency or a failure")
         if self.latency is not None and self.baseline is not None and self.ratio is None:
             raise ValueError("a measurement against a baseline has a ratio")
+        if self.latency is not None and self.conditions is None:
+            raise ValueError("a latency without the conditions under which it was measured says nothing")
         return self

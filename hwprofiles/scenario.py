@@ -13,16 +13,18 @@ class Scenario(BaseModel):
     Candidate and baseline are timed in randomised interleaved pairs of blocks. A block runs for at least
     `block_seconds` and `block_iterations`. Measuring stops as soon as at least `min_pairs` pairs are there
     and the half width of the 95 % interval of the ratio is at most `precision`, or at `max_pairs`, or after
-    `max_seconds`. Every `generation_pairs` pairs both models are opened afresh in random order, because where their
+    `max_seconds`. Every `generation_pairs` pairs (fewer, if `min_pairs` would then be less than five openings) both
+    models are closed and opened afresh in random order, in the final phase in a fresh process, because where their
     memory lies changes their speed by more than the pairs within one opening show.
 
-    `shapes` names what is measured: label -> input -> dimensions. Empty: whatever shapes the inputs have.
+    `shapes` names what is measured: label -> input -> dimensions. Empty: whatever shapes the inputs have. With shapes
+    `max_seconds` holds for each. `batch` that is not given is the first dimension of the inputs, if they share one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     phase: Literal["search", "final"] = "search"
-    batch: int = Field(default=1, ge=1)  # first dimension of the inputs; what throughput counts
+    batch: int = Field(default=1, ge=1)  # items in one inference: what throughput counts
     shapes: dict[str, dict[str, tuple[int, ...]]] = Field(default_factory=dict)
     warmup_seconds: float = Field(default=0.5, ge=0)
     warmup_iterations: int = Field(default=20, ge=1)
@@ -31,7 +33,7 @@ class Scenario(BaseModel):
     block_iterations: int = Field(default=10, ge=1)
     min_pairs: int = Field(default=20, ge=3)
     max_pairs: int = Field(default=50, ge=3)
-    generation_pairs: int = Field(default=4, ge=1)
+    generation_pairs: int = Field(default=3, ge=1)
     precision: float = Field(default=0.01, gt=0)
     max_seconds: float = Field(default=60.0, gt=0)
     memory_runs: int = Field(default=1, ge=0)  # fresh processes for peak memory; the largest counts
@@ -40,4 +42,12 @@ class Scenario(BaseModel):
 
 
 SEARCH = Scenario()
-FINAL = Scenario(phase="final", min_pairs=50, max_pairs=100, precision=0.005, max_seconds=600.0, memory_runs=3)
+FINAL = Scenario(
+    phase="final",
+    min_pairs=50,
+    max_pairs=100,
+    generation_pairs=5,
+    precision=0.005,
+    max_seconds=600.0,
+    memory_runs=3,
+)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Provenance = Literal["hardware", "emulated", "software", "simulated"]
 
@@ -13,14 +14,33 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_SCALES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def _bytes(value: Any) -> Any:
+    """A text such as "8 GiB" as a number; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+    if match is None or match[2].lower() not in _SCALES:
+        raise ValueError('is not an amount of memory; write a number of bytes or a text such as "8 GiB"')
+    return int(float(match[1]) * _SCALES[match[2].lower()])
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
+
+
 class Declared(_Table):
     """What the source of a profile says the hardware is; `probe` holds it against what is really there."""
 
-    cpu: str = ""  # a part of the CPU model's name, e.g. "Cortex-A76"
+    cpu: str = ""  # a part of the name of its CPU, of one kind of its cores or of the board, e.g. "Cortex-A76"
     isa: tuple[str, ...] = ()  # instruction sets it must have, spelled as in a fingerprint
+    lacks: tuple[str, ...] = ()  # instruction sets that it does not have
     cores: int | None = Field(default=None, ge=1)
-    memory: int | None = Field(default=None, ge=1)  # bytes
-    accelerator: str = ""  # "NVIDIA T4, 16 GB, SM 7.5"
+    memory: Bytes | None = Field(default=None, ge=1)
+    accelerator: str = ""  # whole words of the name that its driver gives it, e.g. "L4"
+    accelerator_memory: Bytes | None = Field(default=None, ge=1)
+    compute_capability: str = Field(default="", pattern=r"^([0-9]+\.[0-9]+)?$")  # "8.9" of NVIDIA's SM 8.9
 
 
 class Policy(_Table):
@@ -53,11 +73,12 @@ class Target(_Table):
     transport: str = "local"
     python: str | None = None  # interpreter on the device that has the runtime; None: the transport's own idea
     threads: int = Field(default=1, ge=1, le=1024)
-    memory_limit: int = Field(default=8 << 30, ge=64 << 20)
+    memory_limit: Bytes = Field(default=8 << 30, ge=64 << 20)
     timeout: float = Field(default=120.0, gt=0)
     provenance: Provenance = "hardware"
     label: str = ""  # what a reader must know of the numbers, e.g. "android-glibc-bundle"
     source: str = ""  # where the facts of a shipped profile come from
+    sources: dict[str, str] = Field(default_factory=dict)  # declared fact -> its source, where it is another one
     declares: Declared = Declared()
     policy: Policy = Policy()
     # Of transport and runtime: each documents its own and refuses what it does not know.

@@ -17,6 +17,7 @@ from autotune.config.task import check_workload
 from autotune.errors import UsageError, did_you_mean
 from autotune.keys import parse_amount, parse_key
 from autotune.workload import Arrays, Dataset, Decode, Metric, Sample, Workload
+from hwprofiles.errors import TargetUnavailable
 
 if TYPE_CHECKING:
     import onnx
@@ -54,7 +55,8 @@ def optimize(
     `store`, by default autotune-runs/NAME/store.db, and the same call goes on with it. Without `progress` a
     bar is shown on stderr.
 
-    Nothing is lost by an interrupt. Raises `UsageError` for an option that does not exist, `DataError` for
+    Nothing is lost by an interrupt, nor by a target that goes away and does not come back, which raises
+    `TargetUnavailable`; the same call goes on. Raises `UsageError` for an option that does not exist, `DataError` for
     data that cannot be searched, a `HardwareError` for a target that is not there.
     """
     config = _config(name, targets, trials, hours, constraints or {}, options)
@@ -115,7 +117,11 @@ def _run(
 
     with Study.open(config, workload, store=store) as study:
         if progress is not None:
-            study.run(progress, threading.Event())
+            summary = study.run(progress, threading.Event())
         else:
             with ProgressView() as view:
-                study.run(view.update, threading.Event())
+                summary = study.run(view.update, threading.Event())
+    if summary.gone:
+        raise TargetUnavailable(
+            f"{summary.gone}; {summary.trials} trials are recorded, the same call goes on with them"
+        )

@@ -10,6 +10,7 @@ from autotune.api.tables import as_text, front_html, front_table
 from autotune.api.watch import ProgressView
 from autotune.config import StudyConfig
 from autotune.errors import Infeasible, UsageError
+from autotune.search.agreement import doubts
 from autotune.trial import Trial
 from autotune.workload import Workload
 
@@ -27,6 +28,7 @@ class Result:
     store: str
     folder: Path
     reason: str = ""  # why there is no best
+    doubt: str = ""  # what stands against the best: its answers differ between targets
     _workload: Workload | None = field(default=None, repr=False)
     _store: str | Path | None = field(default=None, repr=False)
 
@@ -38,8 +40,11 @@ class Result:
         with open_store(store, config.name, must_exist=True) as opened:
             trials = opened.trials()
             place, folder = opened.place, opened.folder
-        choice = choose(trials, config)
-        return cls(config, trials, choice.front, choice.recommended, place, folder, choice.reason, workload, store)
+            choice = choose(trials, config)
+            doubt = doubts(opened, choice.recommended)
+        return cls(
+            config, trials, choice.front, choice.recommended, place, folder, choice.reason, doubt, workload, store
+        )
 
     def __getitem__(self, number: int) -> Trial:
         """The trial of that number. Raises `UsageError`."""

@@ -1,5 +1,5 @@
 """Trials as tables for the terminal. Values of finalists are those of the final measurement and held-out
-data.
+data. A ratio whose interval holds one is called a tie, and an absolute time of before a drift is marked.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autotune import pareto
 from autotune.config import StudyConfig
 from autotune.evaluation import Evaluation, SliceResult
 from autotune.keys import MetricKey, format_amount, parse_key
+from autotune.search.drift import drifts
 from autotune.trial import LayerOutcome, Trial, Value
 
 NARROW = 110  # columns; below this, intervals stand on a second line
+_PER_TARGET = 40  # columns that each further target needs beside
 RECOMMENDED = "★"
+STALE = "~"  # behind an absolute time that was taken before its target drifted
+_TIES_SHOWN = 5
 FOLDED = ("worst slice", "worst drop, pt")  # columns that hold names and may break them
 _VERDICT_STYLE = {"pass": "green", "fail": "red", "undecided": "yellow", "insufficient": "yellow"}
 
@@ -35,9 +40,10 @@ def front_table(
     """The front, one trial a row: size, size against the original, latency and its ratio per target, worst
     slice.
 
-    Fits into 80 columns for one target: below 110 columns intervals stand on a second line.
+    Fits into 80 columns for up to two targets: below 110 columns intervals stand on a second line, and several targets
+    have one column each.
     """
-    narrow = columns < NARROW
+    narrow = columns < NARROW + _PER_TARGET * (len(config.targets) - 1)
     header, rows = _front_rows(front, trials, config, recommended, narrow=narrow)
     table = _table(None, narrow=narrow)
     for name in header:
@@ -54,7 +60,7 @@ def front_html(front: Sequence[Trial], trials: Sequence[Trial], config: StudyCon
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f"{table}<p>{html.escape(legend(front, recommended))}</p>"
+    return f"{table}<p>{html.escape(legend(front, recommended, trials, config))}</p>"
 
 
 def as_text(table: Table, columns: int) -> str:
@@ -73,21 +79,25 @@ def _front_rows(
     narrow: bool,
 ) -> tuple[list[str], list[list[str | Text]]]:
     header = ["trial", "size", "smaller"]
+    several = len(config.targets) > 1
     for target in config.targets:
-        at = f"\n@{target}" if len(config.targets) > 1 else ""
-        header += [f"latency{at}", f"time ratio{at}"]
+        at = f"\n@{target}" if several else ""
+        header += [f"time{at}"] if several and narrow else [f"latency{at}", f"time ratio{at}"]
     header += ["worst drop, pt", "verdict"] if narrow else ["worst slice", "drop", "verdict"]
     original = next(
         (t.metrics["size_bytes"].value for t in trials if t.number == 0 and "size_bytes" in t.metrics), None
     )
     separator = "\n" if narrow else " "
+    stale = {drift.target: drift.stale for drift in drifts(trials)}
     rows = []
     for trial in front:
         values = shown_values(trial)
         mark = f"{RECOMMENDED} " if recommended is not None and trial.number == recommended.number else ""
         row: list[str | Text] = [f"{mark}{trial.number}", _plain(values, "size_bytes"), _smaller(values, original)]
         for target in config.targets:
-            row += [_plain(values, f"latency_p50@{target}"), _interval(values, f"latency_ratio@{target}", separator)]
+            mark = STALE if trial.number in stale.get(target, ()) else ""
+            times = [_plain(values, f"latency_p50@{target}") + mark, _ratio(trial, target, separator)]
+            row += ["\n".join(times)] if several and narrow else times
         evaluation, drop = judged(trial), _interval(values, "drop/worst", " ")
         worst = evaluation.worst_slice if evaluation else "-"
         row += [f"{worst}\n{drop.replace(' pt', '')}"] if narrow else [worst, drop]
@@ -95,19 +105,42 @@ def _front_rows(
     return header, rows
 
 
-def legend(trials: Sequence[Trial], recommended: Trial | None) -> str:
-    """What the marks and numbers of the table mean."""
+def legend(front: Sequence[Trial], recommended: Trial | None, trials: Sequence[Trial], config: StudyConfig) -> str:
+    """What the marks and numbers of the table mean, and what cannot be told apart."""
     parts = []
     if recommended is not None:
         parts.append(f"{RECOMMENDED} recommended")
-    finalists = [str(trial.number) for trial in trials if trial.final]
+    finalists = [str(trial.number) for trial in front if trial.final]
     if finalists:
         parts.append(f"measured again and judged on held-out data: {', '.join(finalists)}; the others as searched")
     parts.append(
         "drop: the largest loss of any slice against the original, small slices shrunk towards the average; brackets: "
         "95 % intervals"
     )
+    if any(_is_tie(trial, target) for trial in front for target in config.targets):
+        parts.append("tie: the interval of the time ratio holds 1, neither is faster")
+    tied = _ties(front, trials, config)
+    if tied:
+        parts.append(f"measured as equal in every objective: {'; '.join(tied)}")
+    shown = {trial.number for trial in front}
+    parts += [f"{STALE} {drift}" if drift.stale & shown else str(drift) for drift in drifts(trials)]
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
+
+
+def _ties(front: Sequence[Trial], trials: Sequence[Trial], config: StudyConfig) -> list[str]:
+    """ "3 and 7, 9": trials that intervals and resolution do not tell from a member of the front; each pair once."""
+    latest = {trial.number: trial.model_copy(update={"metrics": shown_values(trial)}) for trial in trials}
+    members = [latest[trial.number] for trial in front if trial.number in latest]
+    found = pareto.ties(members, config.objective_keys, among=latest.values())
+    said: list[str] = []
+    told: set[tuple[int, int]] = set()
+    for number, others in found.items():
+        new = [other for other in others if (other, number) not in told]
+        told |= {(number, other) for other in new}
+        more = f" and {len(new) - _TIES_SHOWN} more" if len(new) > _TIES_SHOWN else ""
+        if new:
+            said.append(f"{number} and {', '.join(map(str, new[:_TIES_SHOWN]))}{more}")
+    return said
 
 
 def shown_values(trial: Trial) -> Mapping[str, Value]:
@@ -233,6 +266,20 @@ def _interval(values: Mapping[str, Value], text: str, separator: str) -> str:
     if text not in values:
         return "-"
     return value_text(values[text], parse_key(text), separator=separator)
+
+
+def _is_tie(trial: Trial, target: str) -> bool:
+    """The interval of the time ratio holds one: neither it nor the original is faster."""
+    value = shown_values(trial).get(f"latency_ratio@{target}")
+    return trial.number != 0 and value is not None and value.low <= 1.0 <= value.high
+
+
+def _ratio(trial: Trial, target: str, separator: str) -> str:
+    text = _interval(shown_values(trial), f"latency_ratio@{target}", separator)
+    if not _is_tie(trial, target):
+        return text
+    number, found, interval = text.partition(separator)
+    return f"{number} tie{found}{interval}"
 
 
 def _smaller(values: Mapping[str, Value], original_bytes: float | None) -> str:

@@ -27,7 +27,7 @@ class ProgressView:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console if console is not None else Console(stderr=True, highlight=False)
         self._live = Live(console=self._console, transient=True, refresh_per_second=4)
-        self._shown: tuple[str, int] | None = None
+        self._shown: tuple[object, ...] | None = None
         self._shown_at = 0.0
 
     def __enter__(self) -> ProgressView:
@@ -47,32 +47,42 @@ class ProgressView:
         if self._console.is_terminal:
             self._live.update(_picture(progress, count, left, best))
             return
-        step, now = (progress.stage, progress.done), time.monotonic()
+        # A target that goes away or comes back is news, whatever was said a moment ago.
+        news = progress.message if progress.stage == "targets" else tuple(progress.paused)
+        step, now = (progress.stage, progress.done, news), time.monotonic()
         if step == self._shown and now - self._shown_at < _SECONDS_BETWEEN_LINES:
             return
         self._shown, self._shown_at = step, now
         parts = [f"{progress.stage} {count}".rstrip(), progress.message, left, best]
+        if progress.stage != "targets":
+            parts += [f"target {name} {how}" for name, how in progress.paused.items()]
         self._console.print("  ".join(part for part in parts if part), markup=False, soft_wrap=True)
 
 
 def _picture(progress: Progress, count: str, left: str, best: str) -> Group:
-    """Three lines: the bar, what goes on, the best so far; each cut at the edge of the terminal."""
+    """The bar, what goes on, the best so far, and a line for each target that is gone; cut at the terminal's edge."""
     bar = Table.grid(padding=(0, 1))
     shown = ProgressBar(total=max(progress.total, 1), completed=progress.done, width=_BAR, pulse=not progress.total)
     bar.add_row(progress.stage, shown, count, left)
     lines = [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in (progress.message, best) if line]
-    return Group(bar, *lines)
+    gone = [
+        Text(f"  target {name} {how}", no_wrap=True, overflow="ellipsis", style="yellow")
+        for name, how in progress.paused.items()
+    ]
+    return Group(bar, *lines, *gone)
 
 
 def best_text(trial: Trial) -> str:
     """The best point so far in a few words: trial 12: 3.06 MB, 0.83x time, worst slice -0.4 pt."""
     parts = []
-    for text, value in {**trial.metrics, **trial.final}.items():
+    values = {**trial.metrics, **trial.final}
+    several = sum(text.startswith("latency_ratio@") for text in values) > 1
+    for text, value in values.items():
         key = parse_key(text)
         if key.name == "size_bytes":
             parts.append(format_amount(value.value, key))
         elif key.name == "latency_ratio":
-            parts.append(f"{format_amount(value.value, key)} time")
+            parts.append(f"{format_amount(value.value, key)} time{f' on {key.target}' if several else ''}")
         elif text == "drop/worst":
             parts.append(f"worst drop {format_amount(value.value, key)}")
     return f"best: trial {trial.number}, {', '.join(parts)}"

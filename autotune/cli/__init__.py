@@ -1,9 +1,11 @@
-"""The command line: `autotune new | check | run | front | show | export | report | measure | targets`."""
+"""The command line: `autotune new | check | run | front | show | export | report | measure | compare | targets`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+
+_NAMELESS = "--targets="  # without a name after it; the command says so
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     before, dashes, after = _split(words)
     debug = "--debug" in before
-    kept = [word for word in before if word != "--debug"]
+    kept = _spread([word for word in before if word != "--debug"])
     return guarded(app, [*kept, *dashes, *after], debug=debug)
 
 
@@ -24,3 +26,26 @@ def _split(words: list[str]) -> tuple[list[str], list[str], list[str]]:
         return words, [], []
     at = words.index("--")
     return words[:at], ["--"], words[at + 1 :]
+
+
+def _spread(words: list[str]) -> list[str]:
+    """`--targets A B` and `--targets A,B` as `--targets A --targets B`.
+
+    The list ends at the next option, and at a model: no target is called something.onnx.
+    """
+    spread: list[str] = []
+    listing = named = False
+    for word in words:
+        if word == "--targets":
+            listing, named = True, False
+            continue
+        if listing and not word.startswith("-") and not word.lower().endswith(".onnx"):
+            for name in filter(None, word.split(",")):
+                spread += ["--targets", name]
+                named = True
+            continue
+        if listing and not named:
+            spread.append(_NAMELESS)
+        listing = False
+        spread.append(word)
+    return [*spread, _NAMELESS] if listing and not named else spread

@@ -10,10 +10,12 @@ import typer
 
 import autotune
 from autotune.cli.check import check
+from autotune.cli.compare import compare
 from autotune.cli.export import export
 from autotune.cli.front import front
 from autotune.cli.measure import measure
 from autotune.cli.new import new
+from autotune.cli.parity import parity
 from autotune.cli.report import report
 from autotune.cli.run import run
 from autotune.cli.show import show
@@ -63,6 +65,8 @@ for command, example in (
     (export, "autotune export digits best ./bundle"),
     (report, "autotune report digits --output report.html"),
     (measure, "autotune measure small.onnx --against original.onnx --target local"),
+    (parity, "autotune parity small.onnx --targets local rpi5 --inputs samples.npz"),
+    (compare, "autotune compare original.onnx small.onnx --targets local rpi5 --price rpi5=0.02"),
 ):
     app.command(command.__name__, help=_paragraphs(command), epilog=f"Example: [bold]{example}[/bold]")(command)
 app.add_typer(targets, name="targets")

@@ -38,20 +38,25 @@ def front(
     code 3).
     """
     from autotune.api import choose
+    from autotune.search.agreement import doubts
 
     config, opened = open_recorded(study, store)
     with opened:
         trials = opened.trials()
-    metric = metric_of(trials)
-    limits = parse_limits(largest or [], smallest or [], config, metric)
-    choice = choose(trials, config, keys=_axes(x, y, config, metric), limits=limits)
+        metric = metric_of(trials)
+        limits = parse_limits(largest or [], smallest or [], config, metric)
+        choice = choose(trials, config, keys=_axes(x, y, config, metric), limits=limits)
+        doubt = doubts(opened, choice.recommended)
     if choice.explanation is not None or not choice.front:
         _nothing(choice.explanation, as_json)
     if as_json:
         recommended = choice.recommended.number if choice.recommended else None
-        print_json({"front": [point(trial) for trial in choice.front], "recommended": recommended})
+        front_points = [point(trial) for trial in choice.front]
+        print_json({"front": front_points, "recommended": recommended, "doubt": doubt})
         return
     show_front(choice.front, trials, config, choice.recommended)
+    if doubt:
+        say(doubt)
     if choice.recommended is None and choice.reason:
         say(f"No trial is recommended: {choice.reason}")
 
@@ -61,7 +66,7 @@ def show_front(front: list[Trial], trials: list[Trial], config: StudyConfig, rec
     from autotune.api.tables import front_table, legend
 
     show(front_table(front, trials, config, recommended, columns=results().width))
-    results().print(legend(front, recommended), style="dim")
+    results().print(legend(front, recommended, trials, config), style="dim")
 
 
 def point(trial: Trial) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 from types import FrameType
@@ -13,10 +14,12 @@ import typer
 from autotune.cli.boundary import INTERRUPTED
 from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, messages, print_json, results, say, shown
 from autotune.errors import Infeasible
+from hwprofiles.errors import TargetUnavailable
 
 if TYPE_CHECKING:
     from autotune.api import Choice
     from autotune.config import StudyConfig
+    from autotune.search.study import RunSummary
     from autotune.trial import Trial
 
 
@@ -40,30 +43,35 @@ def run(
     """Run a study, or go on with it: nothing that is recorded is measured again.
 
     Ends with the Pareto front and the path of the report. Ctrl-C stops after the current step (exit code
-    130), a second one at once.
+    130), a second one at once. A target that goes away pauses only itself; when it does not come back, the run
+    ends with what there is (exit code 69).
     """
     from autotune.api import choose
     from autotune.api.watch import ProgressView
     from autotune.config import load_study, load_workload, override
     from autotune.report import write_report
+    from autotune.search.agreement import doubts
     from autotune.search.study import Study
 
     loaded = override(load_study(study), trials=trials, hours=hours, targets=list(dict.fromkeys(target or ())))
     workload = load_workload(loaded, say=say)
     with Study.open(loaded.config, workload, store=store, folder=loaded.folder) as opened:
         with ProgressView(messages()) as view, Stopping() as stopping:
-            opened.run(view.update, stopping.event)
+            summary = opened.run(view.update, stopping.event)
         rows = opened.store.trials()
         report = opened.store.folder / "report.html"
         write_report(opened.store, report)
-    choice = choose(rows, loaded.config)
+        choice = choose(rows, loaded.config)
+        doubt = doubts(opened.store, choice.recommended)
     if as_json:
-        print_json(_summary(choice, len(rows), str(report), stopping.event.is_set()))
+        print_json(_summary(choice, len(rows), str(report), summary) | {"doubt": doubt})
     else:
-        _print(choice, rows, loaded.config, str(report))
+        _print(choice, rows, loaded.config, str(report), doubt)
     if stopping.event.is_set():
         say("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)
+    if summary.gone:
+        raise TargetUnavailable(_gone(summary, study))
     if choice.explanation is not None:
         from autotune.cli.front import explain
 
@@ -100,7 +108,16 @@ class Stopping:
             os._exit(INTERRUPTED)
 
 
-def _summary(choice: Choice, trials: int, report: str, stopped: bool) -> dict[str, object]:
+def _gone(summary: RunSummary, study: str) -> str:
+    """Which target did not come back, what is there nevertheless, and how to go on."""
+    count = len(summary.waiting)
+    left = f", {count} {'trial waits' if count == 1 else 'trials wait'} for it" if count else ""
+    again = shlex.join(["autotune", "run", study])
+    kept = "1 trial is" if summary.trials == 1 else f"{summary.trials} trials are"
+    return f"{summary.gone}; {kept} recorded{left}; `{again}` goes on when it is back"
+
+
+def _summary(choice: Choice, trials: int, report: str, summary: RunSummary) -> dict[str, object]:
     from autotune.cli.front import point
 
     return {
@@ -108,11 +125,13 @@ def _summary(choice: Choice, trials: int, report: str, stopped: bool) -> dict[st
         "front": [point(trial) for trial in choice.front],
         "recommended": choice.recommended.number if choice.recommended else None,
         "report": report,
-        "stopped": stopped,
+        "stopped": summary.stopped,
+        "gone": summary.gone,
+        "waiting": list(summary.waiting),
     }
 
 
-def _print(choice: Choice, rows: list[Trial], config: StudyConfig, report: str) -> None:
+def _print(choice: Choice, rows: list[Trial], config: StudyConfig, report: str, doubt: str) -> None:
     from autotune.cli.front import show_front
 
     if choice.front:
@@ -121,6 +140,8 @@ def _print(choice: Choice, rows: list[Trial], config: StudyConfig, report: str) 
     if failed:
         some = ", ".join(failed[:8]) + (", ..." if len(failed) > 8 else "")
         say(f"{len(failed)} trials failed ({some}); `autotune show` says why")
+    if doubt:
+        say(doubt)
     if choice.recommended is None and choice.reason:
         say(f"No trial is recommended: {choice.reason}")
     results().print(f"report: {shown(report)}", markup=False, soft_wrap=True)

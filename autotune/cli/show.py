@@ -26,17 +26,25 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Show one trial: recipe, layer map, numbers with intervals, slices, and why it failed if it did."""
+    from autotune.search.agreement import stored_parity
+
     config, opened = open_recorded(study, store)
     with opened:
         found = opened.trial(parse_trial(trial))
         others = opened.trials()
+        parity = stored_parity(opened, found.artifact.digest if found.artifact is not None else None)
     command = again(study, store, found)
     if as_json:
-        print_json({**found.model_dump(mode="json"), "command": command})
+        agreement = parity.model_dump(mode="json") if parity is not None else None
+        print_json({**found.model_dump(mode="json"), "parity": agreement, "command": command})
         return
     console = results()
     _header(console, found, config, others)
     _tables(console, found)
+    if parity is not None:
+        console.print(f"parity on {parity.samples} held-out samples: {parity.sentence}", markup=False, soft_wrap=True)
+        for target in parity.targets:
+            console.print(f"  {target.target}: {target.sentence}", markup=False, soft_wrap=True)
     if found.failure is not None:
         console.print(f"failed in {found.failure.stage} ({found.failure.kind}): {found.failure.message}", markup=False)
         if found.failure.traceback:

@@ -1,10 +1,16 @@
-"""What a target can really run: a tiny model per choice is built, run there, and its kernels read. Never a table."""
+"""What a target can really run: a tiny model per choice is built, run there, and its kernels read. Never a table.
+
+The answers are kept in `$XDG_CACHE_HOME/hw-autotune/capabilities` under the target's fingerprint, for all studies.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,14 +26,20 @@ from autotune.layers import Layer, LayerOp
 from autotune.recipe import Recipe
 from autotune.techniques.quantize import CHOICES, Quantize
 from hwprofiles.errors import DeviceFailure
+from hwprofiles.fingerprint import Fingerprint
 from hwprofiles.measurement import Kernel
 
 _OPS: tuple[LayerOp, ...] = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather")
-_PROBE_VERSION = 1  # raise it when the dialect writes something else
+_PROBE_VERSION = 2  # raise it when the dialect writes something else, or the file says something else
+# Failures that are an answer about a choice. A time-out or a full disk is none, and is not remembered.
+_ANSWERS = frozenset({"bad_model", "unsupported"})
 
 
 class KernelReader(Protocol):
     """The part of a device that a probe needs."""
+
+    @property
+    def fingerprint(self) -> Fingerprint: ...
 
     def kernels(self, model: Path, inputs: Mapping[str, np.ndarray], *, runs: int = 2) -> tuple[Kernel, ...]: ...
 
@@ -38,6 +50,7 @@ class Probed:
 
     runs: frozenset[tuple[str, str]]
     refused: Mapping[str, str]  # "op choice" -> reason
+    kernels: Mapping[str, str] = field(default_factory=dict)  # "op choice" that runs -> the kernels that ran
 
     def supports(self, op: str, choice: str) -> bool:
         """True when the target ran `choice` on a layer of type `op`."""
@@ -57,46 +70,81 @@ class Offered:
 
 
 def probe(device: KernelReader, dialect: Dialect, fingerprint_key: str, folder: Path) -> Probed:
-    """Find out what `device` runs; the answer is cached in `folder` under the fingerprint."""
-    path = folder / f"capabilities-{dialect.name}-{fingerprint_key}-{_PROBE_VERSION}.json"
+    """Find out what `device` runs, with models written to `folder`; the answer is cached under the fingerprint.
+
+    Raises `TargetUnavailable` and `TargetBusy` as the device does.
+    """
+    path = cache_folder() / "capabilities" / f"{dialect.name}-{fingerprint_key}-{_PROBE_VERSION}.json"
     cached = _read(path)
     if cached is not None:
         return cached
-    runs: set[tuple[str, str]] = set()
-    refused: dict[str, str] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    found = _Found()
     for choice in CHOICES:
-        for op, reason in _probe_choice(device, dialect, choice, _OPS, folder).items():
-            if reason:
-                refused[f"{op} {choice}"] = reason
-            else:
-                runs.add((op, choice))
-    result = Probed(frozenset(runs), refused)
-    path.write_text(json.dumps({"runs": sorted(runs), "refused": refused}, indent=1))
+        _probe_choice(device, dialect, choice, _OPS, folder, found)
+    result = Probed(frozenset(found.kernels), _spelled(found.refused), _spelled(found.kernels))
+    if found.certain:
+        _write(path, result)
     return result
+
+
+def cache_folder() -> Path:
+    """The user's cache of this program (it need not exist)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hw-autotune"
+
+
+@dataclass
+class _Found:
+    """What has been found out so far; both by (op, choice)."""
+
+    kernels: dict[tuple[str, str], str] = field(default_factory=dict)
+    refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    certain: bool = True
+
+
+def _spelled(found: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    return {f"{op} {choice}": said for (op, choice), said in found.items()}
 
 
 def _read(path: Path) -> Probed | None:
     try:
-        data = json.loads(path.read_text())
-        return Probed(frozenset((op, choice) for op, choice in data["runs"]), data["refused"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None  # not there, or torn: probing again costs a second
+        data = json.loads(path.read_text("utf-8"))
+        kernels, refused = ({str(k): str(v) for k, v in data[name].items()} for name in ("kernels", "refused"))
+        runs = [tuple(name.split(" ")) for name in kernels]
+        return Probed(frozenset((op, choice) for op, choice in runs), refused, kernels)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # not there, or not ours: probing again costs a second
+
+
+def _write(path: Path, probed: Probed) -> None:
+    """Whole or not at all; another study may be probing the same target right now."""
+    text = json.dumps({"kernels": dict(probed.kernels), "refused": dict(probed.refused)}, indent=1)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second each time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(part).replace(path)
+        finally:
+            Path(part).unlink(missing_ok=True)
 
 
 def _probe_choice(
-    device: KernelReader, dialect: Dialect, choice: str, ops: Sequence[LayerOp], folder: Path
-) -> dict[str, str]:
-    """Op -> reason why not, "" where it ran. All ops in one model; one by one if that model is refused as a whole."""
+    device: KernelReader, dialect: Dialect, choice: str, ops: Sequence[LayerOp], folder: Path, found: _Found
+) -> None:
+    """All ops in one model; one by one if that model is refused as a whole."""
     model, layers, inputs = _probe_model(ops)
     assembler = Assembler(model, layers, dialect, {"quantize": Quantize()})
     everything = Recipe()
     assembler.ranges[everything.digest] = {n: Range(-8.0, 8.0) for n in assembler.calibration_tensors(everything)}
-    reasons: dict[str, str] = {
-        layer.op: "the dialect cannot write it" for layer in layers if not assembler.offers(layer, choice)
-    }
-    decisions = {layer.name: choice for layer in layers if layer.op not in reasons}
-    if not decisions:
-        return reasons
+    offered = [layer for layer in layers if assembler.offers(layer, choice)]
+    for layer in layers:
+        if layer not in offered:
+            found.refused[layer.op, choice] = "the dialect cannot write it"
+    if not offered:
+        return
+    decisions = {layer.name: choice for layer in offered}
     recipe = Recipe({"quantize": decisions})
     data = assembler.assemble(recipe)
     path = folder / f"probe-{choice}-{len(ops)}.onnx"
@@ -104,18 +152,30 @@ def _probe_choice(
     try:
         kernels = device.kernels(path, inputs)
     except DeviceFailure as error:
-        if len(decisions) == 1:
-            return reasons | dict.fromkeys((next(iter(decisions)),), error.failure.message)
-        for op in decisions:
-            reasons.update(_probe_choice(device, dialect, choice, [op], folder))  # type: ignore[list-item]
-        return reasons
+        if len(offered) > 1:
+            for layer in offered:
+                _probe_choice(device, dialect, choice, [layer.op], folder, found)
+        else:
+            found.refused[offered[0].op, choice] = error.failure.message
+            found.certain = found.certain and error.failure.kind in _ANSWERS
+        return
     finally:
         path.unlink(missing_ok=True)
-    expected = assembler.expected_kernels(recipe)
-    for outcome in layer_outcomes(onnx.load_from_string(data), layers, decisions, expected, kernels):
-        if outcome.layer in decisions:
-            reasons[outcome.layer] = "" if outcome.honoured else f"{outcome.ran} ran instead"
-    return reasons
+    artifact, expected = onnx.load_from_string(data), assembler.expected_kernels(recipe)
+    wanted = device.fingerprint.provider
+    own = [kernel for kernel in kernels if kernel.provider == wanted]
+    anywhere = layer_outcomes(artifact, layers, decisions, expected, kernels)
+    there = layer_outcomes(artifact, layers, decisions, expected, own)
+    for outcome, where in zip(anywhere, there, strict=True):
+        if outcome.layer not in decisions:
+            continue
+        if not outcome.honoured:
+            found.refused[outcome.layer, choice] = f"{outcome.ran} ran instead"
+        elif (where.ran, where.honoured) != (outcome.ran, True):
+            # The runtime put the layer, or a part of it, on the CPU in silence.
+            found.refused[outcome.layer, choice] = f"{outcome.ran} did not run on {wanted}"
+        else:
+            found.kernels[outcome.layer, choice] = outcome.ran
 
 
 def _probe_model(ops: Sequence[LayerOp]) -> tuple[onnx.ModelProto, list[Layer], dict[str, np.ndarray]]:

@@ -7,10 +7,12 @@ from autotune.config.tables import (
     FinalistsTable,
     GroupTable,
     JudgeTable,
+    PatienceTable,
     QuantizeTable,
     SearchTable,
     StudyConfig,
     WorkloadTable,
+    not_on_hardware,
 )
 from autotune.config.task import load_workload
 
@@ -19,11 +21,13 @@ __all__ = [
     "GroupTable",
     "JudgeTable",
     "LoadedStudy",
+    "PatienceTable",
     "QuantizeTable",
     "SearchTable",
     "StudyConfig",
     "WorkloadTable",
     "load_study",
     "load_workload",
+    "not_on_hardware",
     "override",
 ]

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from autotune import plugins
 from autotune.config.positions import Positions
-from autotune.config.tables import QuantizeTable, StudyConfig
+from autotune.config.tables import QuantizeTable, StudyConfig, not_on_hardware
 from autotune.errors import AutotuneError, ConfigError, UsageError, did_you_mean
 from autotune.keys import parse_amount, parse_key
 from hwprofiles.errors import HardwareError
@@ -238,9 +238,10 @@ def _check_names(source: Source, folder: Path, config: StudyConfig) -> None:
     _check_unique(source, ("groups",), [group.name for group in config.groups])
     if not config.targets:
         raise source.error(("targets",), 'name at least one target, e.g. targets = ["local"]')
+    targets = []
     for index, name in enumerate(config.targets):
         with _at(source, ("targets", index)):
-            find_target(name, folders=[folder])
+            targets.append(find_target(name, folders=[folder]))
     with _at(source, ("search", "sampler")):
         check_sampler(config.search.sampler)
     known = plugins.names("hw_autotune.techniques")
@@ -253,8 +254,19 @@ def _check_names(source: Source, folder: Path, config: StudyConfig) -> None:
         _check_key(source, ("search", "objectives", index), text, config.targets, None)
     for text in config.constraints:
         _check_key(source, ("constraints", text), text, config.targets, None)
+    for text, why in not_on_hardware(config, targets):
+        raise source.error(_place_of(text, config), why)
     if Path(config.workload.task.partition(":")[0]).is_absolute():
         raise source.error(("workload", "task"), "must be FILE.py:FUNCTION inside the study folder")
+
+
+def _place_of(text: str, config: StudyConfig) -> Location:
+    """Where in the file a key stands that is an objective or a constraint; a default objective comes from a target."""
+    if text in config.search.objectives:
+        return ("search", "objectives", config.search.objectives.index(text))
+    if text in config.constraints:
+        return ("constraints", text)
+    return ("targets", config.targets.index(text.rpartition("@")[2]))
 
 
 def _make_technique(name: str, options: Mapping[str, object]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autotune.keys import MetricKey, parse_key
+from autotune.keys import COST_METRICS, MetricKey, parse_key
 from hwprofiles.scenario import FINAL, SEARCH, Scenario
+from hwprofiles.target import Target
 
 
 class _Table(BaseModel):
@@ -63,9 +65,30 @@ class JudgeTable(_Table):
 
 
 class FinalistsTable(_Table):
-    """How many points of the front are measured again and judged on held-out data at the end of a run."""
+    """How many points of the front are measured again and judged on held-out data at the end of a run.
+
+    `parity` held-out samples of each are run on every target and compared with a float64 reference; 0: none. No
+    further sample is begun after `parity_seconds`.
+    """
 
     count: int = Field(default=3, ge=0)
+    parity: int = Field(default=4, ge=0)
+    parity_seconds: float = Field(default=20.0, gt=0)
+
+
+class PatienceTable(_Table):
+    """What a run does about a target that is gone or busy; times in seconds.
+
+    It is tried again after each of the `pauses`, the last of which repeats, while the study goes on with everything
+    else. After `failures` in a row it is quarantined: nothing waits for it any more, but it is still asked, and comes
+    back when it answers. Up to `waiting` unfinished trials may wait for targets, then nothing new is begun. A run that
+    has nothing else to do in the middle of its search waits for `seconds` before it ends.
+    """
+
+    pauses: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(10.0, 30.0, 60.0, 120.0), min_length=1)
+    failures: int = Field(default=3, ge=1)
+    waiting: int = Field(default=8, ge=1)
+    seconds: float = Field(default=900.0, ge=0)
 
 
 def _only_quantize() -> dict[str, dict[str, object]]:
@@ -88,6 +111,7 @@ class StudyConfig(_Table):
     measure: Scenario = SEARCH
     remeasure: Scenario = FINAL
     finalists: FinalistsTable = FinalistsTable()
+    patience: PatienceTable = PatienceTable()
     drop_probe_gate: bool = True  # reject before device time when the probe already breaks a drop constraint
 
     @property
@@ -106,3 +130,21 @@ class StudyConfig(_Table):
         """
         worst = min(self.judge.limit, self.constraints.get("drop/worst", self.judge.limit))
         return {**self.constraints, "drop/worst": worst}
+
+
+def not_on_hardware(config: StudyConfig, targets: Sequence[Target]) -> Iterator[tuple[str, str]]:
+    """Objectives and constraints on what something costs on a target that is not hardware: (the key, what is wrong).
+
+    Emulators invert rankings, so such a number may not decide anything. Judged metrics from there are welcome.
+    """
+    provenance = {target.name: target.provenance for target in targets}
+    for key in dict.fromkeys((*config.objective_keys, *(parse_key(text) for text in config.constraints))):
+        kind = provenance.get(key.target or "", "hardware")
+        if key.name in COST_METRICS and kind != "hardware":
+            said = "" if config.search.objectives or str(key) in config.constraints else ", a default objective,"
+            yield (
+                str(key),
+                f"{key}{said} is a cost on target {key.target!r}, which is {kind}: its times and bytes are not those "
+                "of hardware and may not decide; name objectives and constraints without it (accuracy and parity "
+                "from there count)",
+            )

@@ -1,13 +1,15 @@
-"""Small things kept in the store for whoever reads it later: the list of layers, and the samples that flipped."""
+"""Small things kept in the store for whoever reads it later: layers, targets, and the samples that flipped."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 from autotune.evaluation import Evaluation, Outcome
 from autotune.layers import Inspection
 from autotune.store import Store
 from autotune.workload import Dataset, Sample
+from hwprofiles.target import Target
 
 _WORSE, _BETTER = 24, 12  # flips kept per judgement, the largest first
 
@@ -22,6 +24,12 @@ def keep_inspection(store: Store, inspection: Inspection) -> None:
             "notes": list(inspection.notes),
         },
     )
+
+
+def keep_targets(store: Store, targets: Sequence[Target]) -> None:
+    """What a reader must know of each target, under the key "targets"; hosts and paths are nobody's business."""
+    told = {"description", "label", "provenance", "transport", "policy"}
+    store.set_meta("targets", {t.name: t.model_dump(mode="json", include=told) for t in targets})
 
 
 def keep_flipped(store: Store, dataset: Dataset, evaluation: Evaluation) -> None:

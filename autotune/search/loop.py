@@ -15,8 +15,9 @@ from autotune.keys import COST_METRICS, MetricKey
 from autotune.recipe import Recipe
 from autotune.search.prepare import Prepared
 from autotune.search.progress import Progress, Watcher
-from autotune.search.runner import Stopped, TrialRunner
+from autotune.search.runner import TrialRunner, Waiting
 from autotune.search.samplers import make_sampler
+from autotune.search.targets import Stopped, TargetPaused
 from autotune.store import Store
 from autotune.trial import Trial
 from hwprofiles.errors import DeviceFailure
@@ -49,6 +50,15 @@ class Budget:
         return max(0.0, min(by_trials, self.hours * 3600 - (time.monotonic() - self.begun)))
 
 
+@dataclass(frozen=True)
+class Waiter:
+    """A trial that waits for one of `targets`, and what was asked for it."""
+
+    recipe: Recipe
+    asked: optuna.Trial | None
+    targets: frozenset[str]
+
+
 class SearchLoop:
     """Asks for recipes, runs them, tells what came out. State is rebuilt from the store: nothing of it is saved."""
 
@@ -68,23 +78,71 @@ class SearchLoop:
         self._sampler = self._make_sampler(prepared)
         self._memory = self._rebuild()
         self._seconds: list[float] = []
+        self._targets = runner.targets
+        self._waiting: dict[int, Waiter] = {}  # trial -> what it waits for, the oldest first
 
     def run(self, budget: Budget) -> None:
-        """Until the budget is spent or the space exhausted. Raises `Stopped` when the user asks to stop."""
+        """Until the budget is spent or the space exhausted, and every trial that waited for a target has ended.
+
+        Raises `Stopped` when the user asks to stop, `Waiting` when trials are left whose targets do not come back.
+        """
         unfinished = [t for t in self._store.trials(details=False) if t.state == "running" and t.number]
         for trial in unfinished:
+            self._make_room(budget)
             self._run(trial.number, Recipe(trial.recipe), budget)
         for label, recipe in self._anchors():
-            if not budget.spent(self._count()) and self._store.find_trial(recipe) is None:
+            self._make_room(budget)
+            if not self._spent(budget) and self._store.find_trial(recipe) is None:
                 self._run(self._store.start_trial(recipe, f"uniform {label}"), recipe, budget)
         self._find_sensitive_layers(budget)
-        while self._space.variables and not budget.spent(self._count()):
+        while self._space.variables:
+            self._make_room(budget)
+            if self._spent(budget):
+                break
             proposed, asked = self._propose()
             if proposed is None:
                 self._tell_watcher("every recipe of the space has been tried", budget, None)
-                return
+                break
             number = self._store.start_trial(proposed, self._config.search.sampler)
             self._run(number, proposed, budget, asked)
+        self._finish_waiting(budget)
+
+    # -- trials that wait for a target
+
+    def _spent(self, budget: Budget) -> bool:
+        return budget.spent(self._count() + len(self._waiting))
+
+    def _make_room(self, budget: Budget) -> None:
+        """Work off what waits for targets that are back; wait while too much waits, or nothing is there to work on."""
+        patience = self._targets.patience
+        begun = time.monotonic()
+        while True:
+            self._work_off(budget)
+            if self._spent(budget) or (len(self._waiting) < patience.waiting and self._targets.any_there()):
+                return
+            left = patience.seconds - (time.monotonic() - begun)
+            if left <= 0 and not self._targets.hopeful(self._targets.paused):
+                self._give_up()
+            self._tell_watcher("waiting for a target", budget, None)
+            self._targets.wait(max(left, 0.0) if left > 0 else float("inf"))
+
+    def _work_off(self, budget: Budget) -> None:
+        self._targets.retry()
+        for number, waiter in list(self._waiting.items()):
+            if not waiter.targets <= self._targets.paused:
+                del self._waiting[number]
+                self._run(number, waiter.recipe, budget, waiter.asked)
+
+    def _finish_waiting(self, budget: Budget) -> None:
+        """The budget is spent: what waits gets its measurements if its target comes back."""
+        while self._waiting:
+            if not self._targets.outlast({name for waiter in self._waiting.values() for name in waiter.targets}):
+                self._give_up()
+            self._work_off(budget)
+
+    def _give_up(self) -> None:
+        gone = self._targets.state()
+        raise Waiting(frozenset(gone), "; ".join(f"target {name} is {how}" for name, how in gone.items()))
 
     def _find_sensitive_layers(self, budget: Budget) -> None:
         """Which layers are to blame where a uniform recipe loses too much: each takes the choice alone.
@@ -107,7 +165,10 @@ class SearchLoop:
                 if choice == nothing[name] or time.monotonic() > end:
                     continue
                 self._tell_watcher(f"how much {label} costs in layer {index + 1} of {len(params)}", budget, None)
-                self._remember_probe(nothing | {name: choice})
+                try:
+                    self._remember_probe(nothing | {name: choice})
+                except TargetPaused:
+                    return  # a help, not a need: the search does without it
 
     def _is_lossy(self, recipe: Recipe) -> bool:
         trial = self._store.find_trial(recipe)
@@ -139,7 +200,12 @@ class SearchLoop:
             raise Stopped
         self._tell_watcher(f"trial {number}", budget, None)
         begun = time.monotonic()
-        trial = self._runner.run(number, recipe)
+        try:
+            trial = self._runner.run(number, recipe)
+        except Waiting as waiting:
+            self._waiting[number] = Waiter(recipe, asked, waiting.targets)
+            self._tell_watcher(f"trial {number} waits for {', '.join(sorted(waiting.targets))}", budget, None)
+            return
         self._seconds.append(time.monotonic() - begun)
         self._remember(trial, asked)
         self._tell_watcher(_headline(trial), budget, trial)
@@ -281,7 +347,8 @@ class SearchLoop:
         if recent:
             each = sum(recent) / len(recent)
             left = budget.seconds_left(done, each) + self._config.finalists.count * each * FINALIST_FACTOR
-        self._watch(Progress("search", message, done, self._config.search.trials, left, self._best(), trial))
+        paused = self._targets.state()
+        self._watch(Progress("search", message, done, self._config.search.trials, left, self._best(), trial, paused))
 
     def _best(self) -> Trial | None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -28,7 +27,7 @@ from autotune.search.space import Space, build_space, fixed_part
 from autotune.techniques.protocol import Technique
 from autotune.workload import Workload
 from hwprofiles.device import Device, open_device
-from hwprofiles.errors import DeviceFailure
+from hwprofiles.errors import DeviceFailure, TargetUnavailable
 from hwprofiles.target import Target
 
 _COMPARED = 2  # calibration inputs on which the normalised model is compared with the file
@@ -56,6 +55,11 @@ class Prepared:
     @property
     def judge_target(self) -> str:
         return next(iter(self.devices))
+
+    @property
+    def timed(self) -> tuple[str, ...]:
+        """The targets whose costs count: real hardware. The times of the others would say nothing, so none is taken."""
+        return tuple(name for name, device in self.devices.items() if device.target.provenance == "hardware")
 
 
 def workload_digest(workload: Workload, ingested: Ingested) -> str:
@@ -191,7 +195,13 @@ def prepare(
     probed = {}
     for target in targets:
         watch(Progress("prepare", f"opening target {target.name}"))
-        device = stack.enter_context(open_device(target, work=folder / "work" / target.name))
+        try:
+            device = stack.enter_context(open_device(target, work=folder / "work" / target.name))
+        except TargetUnavailable as error:
+            if len(targets) == 1:
+                raise
+            # Without it nobody knows what the space is: what one target cannot run is no choice for any.
+            raise TargetUnavailable(f"{error}; a study starts when all of its targets are there") from error
         devices[target.name] = device
         probed[target.name] = probe(device, dialect, device.fingerprint.key, folder)
     judge_device = next(iter(devices.values()))
@@ -210,8 +220,7 @@ def prepare(
     capabilities = Offered(tuple(probed.values()), assembler)
     space = build_space(layers, techniques, capabilities, groups=config.groups, exclude=config.exclude)
     inputs = workload.latency_inputs or workload.search.samples[0].inputs
-    threads = max(target.threads for target in targets)
-    workers = config.judge.workers or max(1, (os.cpu_count() or 1) // threads)
+    workers = config.judge.workers or max(1, judge_device.fingerprint.cores // targets[0].threads)
     refused = {name: p.refused for name, p in probed.items()}
     return Prepared(workload, ingested, assembler, devices, space, refused, [dict(inputs)], workers)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from autotune.trial import Trial
 
@@ -19,6 +19,7 @@ class Progress:
     seconds_left: float | None = None
     best: Trial | None = None
     trial: Trial | None = None  # the trial that just finished
+    paused: Mapping[str, str] = field(default_factory=dict)  # target that is gone -> how it stands, and why
 
 
 Watcher = Callable[[Progress], None]

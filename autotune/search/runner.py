@@ -1,7 +1,8 @@
 """One trial, step by step: build, check kernels, probe, measure, judge. Cheap facts come first.
 
 Every step looks in the store before it works and records what it found, so that a trial that was interrupted anywhere
-is continued, and nothing is measured twice.
+is continued, and nothing is measured twice. A step whose target is gone is left out; the trial then waits for that
+target, with everything else recorded.
 """
 
 from __future__ import annotations
@@ -30,17 +31,22 @@ from autotune.judge.user_code import user_code
 from autotune.judge.verdicts import judge
 from autotune.recipe import Recipe
 from autotune.search.prepare import Prepared
+from autotune.search.targets import Stopped, TargetPaused, Targets
 from autotune.search.values import broken, cost_metrics, judged_metrics
 from autotune.store import Store
 from autotune.trial import Artifact, LayerOutcome, Trial, Value
 from autotune.workload import Dataset
-from hwprofiles.errors import DeviceFailure, Failure, HardwareError
+from hwprofiles.errors import DeviceFailure, Failure, HardwareError, TargetUnavailable
 from hwprofiles.measurement import Measurement
 from hwprofiles.scenario import Scenario
 
 
-class Stopped(Exception):
-    """The user asked to stop; the trial stays in the store as running and is continued by the next run."""
+class Waiting(TargetUnavailable):
+    """A trial cannot be finished before one of `targets` is back; it stays in the store as running."""
+
+    def __init__(self, targets: frozenset[str], why: str) -> None:
+        super().__init__(why)
+        self.targets = targets
 
 
 @dataclass(frozen=True)
@@ -65,19 +71,29 @@ class TrialRunner:
     limits: Mapping[str, float]
     smaller: Mapping[str, bool]  # constraint key -> the bound is a maximum
     stop: threading.Event
+    targets: Targets
     search: Judged | None = None  # set once the original has been judged
     damage: Damage | None = None
     probe: Dataset | None = None
     damages: dict[int, dict[str, float]] = field(default_factory=dict)  # trial -> slice -> damage
+    _clocks: dict[int, _Clock] = field(default_factory=dict)  # of trials that wait for a target
+    _probed: set[int] = field(default_factory=set)  # trials that have passed the probe in this run
 
     # -- the trial boundary
 
     def run(self, number: int, recipe: Recipe) -> Trial:
-        """Finish a trial: complete, rejected or failed, and in the store. Raises `Stopped` between steps."""
-        clock = _Clock(self.stop)
+        """Finish a trial: complete, rejected or failed, and in the store.
+
+        Raises `Stopped` between steps, and `Waiting` when everything that could be done without a target that is gone
+        is done; run it again when the target is back.
+        """
+        clock = self._clocks.pop(number, None) or _Clock(self.stop)
         metrics: dict[str, Value] = {}
         try:
             reason = self._steps(number, recipe, metrics, clock)
+        except Waiting:
+            self._clocks[number] = clock
+            raise
         except (TrialFailure, DeviceFailure) as error:
             return self._finish(number, "failed", metrics, clock, failure=error.failure)
         except (Stopped, AutotuneError, HardwareError, OSError):
@@ -90,31 +106,51 @@ class TrialRunner:
         return self._finish(number, "rejected" if reason else "complete", metrics, clock, reason=reason)
 
     def _steps(self, number: int, recipe: Recipe, metrics: dict[str, Value], clock: _Clock) -> str:
-        """Fill `metrics`; returns why the trial is rejected, or ""."""
+        """Fill `metrics`; returns why the trial is rejected, or "". Raises `Waiting`."""
+        away: dict[str, str] = {}  # target that is gone -> why
         with clock.step("build"):
             artifact, path = self.build(recipe)
         metrics["size_bytes"] = Value.exact(float(artifact.size_bytes))
-        with clock.step("kernels"):
-            self.store.record_build(number, artifact, self.outcomes(recipe, path))
+        with clock.step("kernels"), _noting(away):
+            self._record_build(number, artifact, recipe, path)
         if number and (reason := self._broken(metrics)):
             return reason
-        if number and self.damage is not None:
-            with clock.step("probe"):
+        if number and self.damage is not None and number not in self._probed and not away:
+            reason = ""
+            with clock.step("probe"), _noting(away):
                 reason = self._probe(number, artifact, path)
+                self._probed.add(number)
             if reason:
                 return reason
-        for name in self.prepared.devices:
-            with clock.step("measure"):
+        for name in self.prepared.timed:
+            with clock.step("measure"), _noting(away):
                 measurement = self.measure(name, artifact.digest, self.config.measure)
-            if measurement.failure is not None:
-                raise TrialFailure(measurement.failure)
-            metrics.update(cost_metrics(measurement))
+                if measurement.failure is not None:
+                    raise TrialFailure(measurement.failure)
+                metrics.update(cost_metrics(measurement))
         if number and (reason := self._broken(metrics)):
             return reason
-        with clock.step("judge"):
+        with clock.step("judge"), _noting(away):
             evaluation = self.evaluate(artifact.digest, self.judged_search())
-        metrics.update(judged_metrics(evaluation, self.config.judge.floor))
-        return self._broken(metrics) if number else ""  # the original is the measure of all others, whatever it is
+            metrics.update(judged_metrics(evaluation, self.config.judge.floor))
+        # The original is the measure of all others, whatever it is.
+        if number and (reason := self._broken(metrics)):
+            return reason
+        if away:
+            raise Waiting(frozenset(away), "; ".join(away.values()))
+        return ""
+
+    def _record_build(self, number: int, artifact: Artifact, recipe: Recipe, path: Path) -> None:
+        """What was built, and what runs per layer; a trial that waited knows that already."""
+        known = self.store.trial(number)
+        if known.layers and known.artifact is not None and known.artifact.digest == artifact.digest:
+            return
+        try:
+            outcomes = self.outcomes(recipe, path)
+        except TargetPaused:
+            self.store.record_build(number, artifact, ())
+            raise
+        self.store.record_build(number, artifact, outcomes)
 
     def _broken(self, metrics: Mapping[str, Value]) -> str:
         return "; ".join(broken(metrics, self.limits, self.smaller))
@@ -144,7 +180,8 @@ class TrialRunner:
 
     def outcomes(self, recipe: Recipe, path: Path) -> tuple[LayerOutcome, ...]:
         """What ran for each layer, on the device that judges."""
-        kernels = self.prepared.judge_device.kernels(path, self.prepared.latency_inputs[0])
+        with self.targets.using(self.prepared.judge_target):
+            kernels = self.prepared.judge_device.kernels(path, self.prepared.latency_inputs[0])
         assembler = self.prepared.assembler
         return layer_outcomes(
             onnx.load(path),
@@ -155,7 +192,10 @@ class TrialRunner:
         )
 
     def measure(self, target: str, digest: str, scenario: Scenario) -> Measurement:
-        """Latency and memory of an artifact, paired with the baseline; from the store if it is there."""
+        """Latency and memory of an artifact, paired with the baseline; from the store if it is there.
+
+        Raises `TargetPaused`.
+        """
         device = self.prepared.devices[target]
         baseline = self.baseline_digest()
         key = device.fingerprint.key
@@ -163,13 +203,16 @@ class TrialRunner:
         if found is not None:
             return found
         path, base = self.store.artifact_path(digest), self.store.artifact_path(baseline)
-        measurement = device.measure(path, self.prepared.latency_inputs, baseline=base, scenario=scenario)
+        with self.targets.using(target):
+            measurement = device.measure(path, self.prepared.latency_inputs, baseline=base, scenario=scenario)
+            if measurement.failure is not None and measurement.failure.stage == "start":
+                raise DeviceFailure(measurement.failure)
         if measurement.failure is None:
             self.store.add_measurement(measurement)
         return measurement
 
     def evaluate(self, digest: str, judged: Judged) -> Evaluation:
-        """Judgement of an artifact on a data set; from the store if it is there."""
+        """Judgement of an artifact on a data set; from the store if it is there. Raises `TargetPaused`."""
         target = self.prepared.judge_target
         found = self.store.find_evaluation(digest, judged.digest, target, fingerprint_key=judged.key)
         if found is not None:
@@ -219,7 +262,7 @@ class TrialRunner:
         indices = probe_indices(masks, count, self.config.search.seed)
         self.probe = Dataset("probe", [dataset.samples[i] for i in indices])
         path = self.store.artifact_path(self.baseline_digest())
-        with closing(self._probe_outputs(path)) as outputs:
+        with self.targets.using(self.prepared.judge_target), closing(self._probe_outputs(path)) as outputs:
             self.damage = Damage(indices, masks, outputs)
 
     def baseline_digest(self) -> str:
@@ -234,7 +277,7 @@ class TrialRunner:
     def sensitivity(self, recipe: Recipe) -> dict[str, float]:
         """Slice -> damage of a recipe on the probe samples; built in passing, not a trial. Kept in the store.
 
-        Raises `DeviceFailure`/`TrialFailure` when it cannot be built or run.
+        Raises `DeviceFailure`/`TrialFailure` when it cannot be built or run, `TargetPaused`.
         """
         if self.damage is None or self.probe is None:
             raise RuntimeError("there are no probe samples; set judge.probe above 0")
@@ -244,9 +287,11 @@ class TrialRunner:
             return dict(kept)
         path = self.store.folder / "sensitivity.onnx"
         path.write_bytes(self.prepared.assembler.assemble(recipe))
-        with closing(self._probe_outputs(path)) as outputs:
-            damage = self.damage.compare(outputs)
-        path.unlink()
+        try:
+            with self.targets.using(self.prepared.judge_target), closing(self._probe_outputs(path)) as outputs:
+                damage = self.damage.compare(outputs)
+        finally:
+            path.unlink()
         self.store.set_meta(key, damage)
         return damage
 
@@ -258,14 +303,15 @@ class TrialRunner:
         return self.damages[number] or None
 
     def _predict(self, digest: str, dataset: Dataset) -> Predictions:
-        return predict(
-            self.prepared.judge_device,
-            self.store.artifact_path(digest),
-            dataset,
-            self.prepared.workload.decode,
-            batch=self.config.judge.batch,
-            workers=self.prepared.workers,
-        )
+        with self.targets.using(self.prepared.judge_target):
+            return predict(
+                self.prepared.judge_device,
+                self.store.artifact_path(digest),
+                dataset,
+                self.prepared.workload.decode,
+                batch=self.config.judge.batch,
+                workers=self.prepared.workers,
+            )
 
     def _probe(self, number: int, artifact: Artifact, path: Path) -> str:
         """Damage on a few samples, before any device time; why the recipe is hopeless, or ""."""
@@ -281,7 +327,8 @@ class TrialRunner:
                         decoded.extend(self.prepared.workload.decode(output))
                     yield output
 
-        self.damages[number] = self.damage.compare(outputs())
+        with self.targets.using(self.prepared.judge_target):
+            self.damages[number] = self.damage.compare(outputs())
         self.store.set_meta(f"damage/{number}", self.damages[number])
         return self._hopeless(decoded) if self.config.drop_probe_gate else ""
 
@@ -316,6 +363,15 @@ class TrialRunner:
                 f"{len(ids)} probe samples already lose at least {low:.3f} on average, the limit is {max(limits):.3f}"
             )
         return ""
+
+
+@contextmanager
+def _noting(away: dict[str, str]) -> Iterator[None]:
+    """A step whose target is gone is left out, and the target noted with the reason."""
+    try:
+        yield
+    except TargetPaused as paused:
+        away[paused.target] = str(paused)
 
 
 @dataclass

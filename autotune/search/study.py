@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,22 +15,24 @@ import numpy as np
 
 from autotune import pareto, slices
 from autotune.compress.ingest import require_layers
-from autotune.config import StudyConfig
-from autotune.errors import DataError, Infeasible, TrialFailure, UsageError, did_you_mean
+from autotune.config import StudyConfig, not_on_hardware
+from autotune.errors import ConfigError, DataError, Infeasible, TrialFailure, UsageError, did_you_mean
 from autotune.judge.metrics import resolve_metric
 from autotune.keys import WORST, MetricKey, parse_key
 from autotune.layers import Inspection
 from autotune.recipe import Recipe
+from autotune.search.agreement import has_parity, keep_parity
 from autotune.search.check import CheckReport, LayerChoices, SkippedLayer
-from autotune.search.keepsakes import keep_flipped, keep_inspection
+from autotune.search.keepsakes import keep_flipped, keep_inspection, keep_targets
 from autotune.search.loop import FINALIST_FACTOR, SENSITIVITY_SHARE, Budget, SearchLoop
 from autotune.search.mirror import mirror
 from autotune.search.prepare import Prepared, ingest, prepare, workload_digest
 from autotune.search.progress import Progress, Watcher, nobody
-from autotune.search.runner import Judged, Stopped, TrialRunner
+from autotune.search.runner import Judged, TrialRunner
+from autotune.search.targets import GONE, Stopped, TargetPaused, Targets
 from autotune.search.values import cost_metrics, judged_metrics
 from autotune.store import Store, open_store
-from autotune.trial import Trial, Value
+from autotune.trial import Artifact, Trial, Value
 from autotune.workload import Workload
 from hwprofiles.registry import find_target
 from hwprofiles.target import Target
@@ -37,13 +40,15 @@ from hwprofiles.target import Target
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run ended. `stopped`: the user asked for it."""
+    """How a run ended. `stopped`: the user asked for it. `gone`: which targets did not come back, and why."""
 
     trials: int  # finished in the study, all runs together
     new_trials: int  # finished by this run
     finalists: tuple[int, ...]
     stopped: bool
     seconds: float
+    gone: str = ""
+    waiting: tuple[int, ...] = ()  # trials that are not finished
 
 
 class Study:
@@ -70,11 +75,14 @@ class Study:
     ) -> Study:
         """`store`: a file, a URL, or None for the default place; `folder`: where the study's own target profiles lie.
 
-        Raises `UnknownTarget`, `UsageError` for unknown metric keys, and what `open_store` raises.
+        Raises `UnknownTarget`, `UsageError` for unknown metric keys, `ConfigError` for a cost on a target that is not
+        hardware, and what `open_store` raises.
         """
         targets = [find_target(name, folders=[folder] if folder else []) for name in config.targets]
         for key in (*config.search.objectives, *config.constraints):
             _check_key(key, workload.metric_name, config.targets)
+        for text, why in not_on_hardware(config, targets):
+            raise ConfigError(f"study {config.name!r}: {text}: {why}")
         return cls(config, workload, open_store(store, config.name), targets)
 
     def __enter__(self) -> Study:
@@ -147,44 +155,55 @@ class Study:
     def run(self, progress: Watcher = nobody, stop: threading.Event | None = None) -> RunSummary:
         """Search until the budget is spent or `stop` is set, then verify finalists. Continues what is there.
 
-        Raises `StoreLocked` when another run works on this study.
+        A target that goes away meanwhile pauses only itself; the summary says so where it did not come back. Raises
+        `StoreLocked` when another run works on this study, `TargetUnavailable` when a target is not there at the start.
         """
         begun = time.monotonic()
         self._stop = stop or threading.Event()
         with self.store.lock():
             before = len(self._finished())
             finalists: list[int] = []
-            stopped = False
+            stopped, gone = False, ""
             try:
                 prepared, runner = self._start(progress)
                 if not prepared.space.variables and not prepared.space.uniform:
                     raise Infeasible(nothing_to_search(prepared.ingested.inspection, prepared.refused))
                 budget = Budget(self.config.search.trials, self.config.search.hours, begun)
                 loop = SearchLoop(self.config, prepared, self.store, runner, self.objectives, self.limits, progress)
-                loop.run(budget)
-                finalists = self._finalists(progress)
+                try:
+                    loop.run(budget)
+                    finalists = self._finalists(progress)
+                except GONE as error:
+                    gone = str(error)
             except Stopped:
                 stopped = True
             self._mirror()
         done = len(self._finished())
-        return RunSummary(done, done - before, tuple(finalists), stopped, time.monotonic() - begun)
+        waiting = tuple(t.number for t in self.store.trials(details=False) if t.state == "running")
+        return RunSummary(done, done - before, tuple(finalists), stopped, time.monotonic() - begun, gone, waiting)
 
     def verify(self, number: int, progress: Watcher = nobody) -> Trial:
         """Measure a trial again with more samples and judge it on held-out data; done once, then read back.
 
-        Raises `UsageError` for a trial that is not complete, `DeviceFailure`/`TrialFailure` when it fails now.
+        Raises `UsageError` for a trial that is not complete, `DeviceFailure`/`TrialFailure` when it fails now,
+        `TargetPaused` when a target is gone; what it recorded by then is found again.
         """
         trial = self.store.trial(number)
         if trial.state != "complete" or trial.artifact is None:
             raise UsageError(f"trial {number} is {trial.state}, only a complete one can be verified or exported")
-        if trial.final:
-            return trial
+        if not trial.final:
+            self._measure_again(number, trial.artifact, progress)
+        if number and self.config.finalists.parity:
+            self._compare_answers(number, trial.artifact.digest, progress)
+        return self.store.trial(number)
+
+    def _measure_again(self, number: int, artifact: Artifact, progress: Watcher) -> None:
+        """More samples, and data that the search never saw."""
         prepared, runner = self._start(progress)
-        digest = trial.artifact.digest
-        metrics: dict[str, Value] = {"size_bytes": Value.exact(float(trial.artifact.size_bytes))}
-        for name in prepared.devices:
+        metrics: dict[str, Value] = {"size_bytes": Value.exact(float(artifact.size_bytes))}
+        for name in prepared.timed:
             progress(Progress("finalists", f"measuring trial {number} again on {name}"))
-            measurement = runner.measure(name, digest, self.config.remeasure)
+            measurement = runner.measure(name, artifact.digest, self.config.remeasure)
             if measurement.failure is not None:
                 raise UsageError(f"trial {number} failed when measured again: {measurement.failure.message}")
             metrics.update(cost_metrics(measurement))
@@ -194,11 +213,27 @@ class Study:
             masks = slices.assign(heldout, self.workload.slices, expected=self._masks)
             self._heldout = runner.judged(heldout, masks)
             runner.evaluate(runner.baseline_digest(), self._heldout)
-        evaluation = runner.evaluate(digest, self._heldout)
+        evaluation = runner.evaluate(artifact.digest, self._heldout)
         keep_flipped(self.store, heldout, evaluation)
         metrics.update(judged_metrics(evaluation, self.config.judge.floor))
         self.store.set_final(number, metrics)
-        return self.store.trial(number)
+
+    def _compare_answers(self, number: int, digest: str, progress: Watcher) -> None:
+        """Does it answer the same on every target? Found out once."""
+        if has_parity(self.store, digest, self.config.targets):
+            return
+        prepared, runner = self._start(progress)
+        samples = self.workload.heldout.samples
+        step = max(
+            1, len(samples) // self.config.finalists.parity
+        )  # data sets are often sorted: take them from all over
+        inputs = [sample.inputs for sample in samples[::step][: self.config.finalists.parity]]
+
+        def watch(message: str) -> None:
+            progress(Progress("finalists", f"comparing the answers of trial {number}: {message}"))
+
+        watch(f"on {', '.join(prepared.devices)}")
+        keep_parity(self.store, digest, inputs, prepared.devices, runner.targets, self.config.finalists, watch)
 
     # -- inside
 
@@ -220,7 +255,11 @@ class Study:
         smaller = {
             key: parse_key(key, metric=self.workload.metric_name).smaller_is_better for key in self.config.constraints
         }
-        runner = TrialRunner(self.config, prepared, self.store, metric, self.config.constraints, smaller, self._stop)
+        told = functools.partial(self._tell, progress)
+        names = Targets(prepared.devices, self.config.patience, self._stop, told)
+        limits = self.config.constraints
+        runner = TrialRunner(self.config, prepared, self.store, metric, limits, smaller, self._stop, names)
+        keep_targets(self.store, self.targets)
         progress(Progress("baseline", "measuring and judging the original"))
         number = self.store.start_trial(Recipe(), "baseline")
         trial = self.store.trial(number)
@@ -234,6 +273,11 @@ class Study:
                 raise UsageError(f"objective {key} is not measured here; " + did_you_mean(str(key), trial.metrics))
         self._prepared, self._runner = prepared, runner
         return prepared, runner
+
+    def _tell(self, progress: Watcher, message: str) -> None:
+        """What happens to a target, in between."""
+        paused = self._runner.targets.state() if self._runner is not None else {}
+        progress(Progress("targets", message, paused=paused))
 
     def _finished(self) -> list[Trial]:
         return [t for t in self.store.trials(details=False) if t.state != "running"]
@@ -253,11 +297,23 @@ class Study:
             if self._stop.is_set():
                 raise Stopped
             progress(Progress("finalists", f"verifying trial {pick.number}", len(verified), count))
-            self.verify(pick.number, progress)
+            self._verify_patiently(pick.number, progress)
             verified.append(pick.number)
         if count:
-            self.verify(0, progress)
+            self._verify_patiently(0, progress)
         return verified
+
+    def _verify_patiently(self, number: int, progress: Watcher) -> None:
+        """As `verify`; where a target goes away, wait for it as long as there is hope. Raises `TargetPaused`."""
+        _, runner = self._start(progress)
+        while True:
+            try:
+                self.verify(number, progress)
+            except TargetPaused as paused:
+                if not runner.targets.outlast({paused.target}):
+                    raise
+            else:
+                return
 
     def _next_finalist(self, trials: Sequence[Trial]) -> Trial | None:
         complete = [t for t in trials if t.state == "complete"]

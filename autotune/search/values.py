@@ -10,7 +10,12 @@ from hwprofiles.measurement import Estimate, Measurement
 
 
 def cost_metrics(measurement: Measurement) -> dict[str, Value]:
-    """latency_p50, latency_p90, latency_ratio and memory_peak of one target; only what was measured."""
+    """latency_p50, latency_p90, latency_ratio, memory_peak and energy_j of one target; only what was measured.
+
+    Nothing at all for what was not measured on hardware: emulators invert rankings, so their numbers may not decide.
+    """
+    if measurement.provenance != "hardware":
+        return {}
     at = f"@{measurement.target}"
     metrics: dict[str, Value] = {}
     if measurement.latency is not None:
@@ -21,6 +26,8 @@ def cost_metrics(measurement: Measurement) -> dict[str, Value]:
         metrics[f"latency_ratio{at}"] = _value(measurement.ratio.estimate)
     if measurement.memory is not None:
         metrics[f"memory_peak{at}"] = Value.exact(float(measurement.memory.peak))
+    if measurement.energy is not None:
+        metrics[f"energy_j{at}"] = _value(measurement.energy.joules)
     return metrics
 
 

@@ -63,7 +63,7 @@ class Reader:
     def measurement(self, row: Row) -> Measurement:
         if row.id not in self._measurements:
             where = f"measurement {row.id} of store {self._place}"
-            self._measurements[row.id] = records.decode(Measurement, row.record, where)
+            self._measurements[row.id] = records.decode_measurement(row.record, where)
         return self._measurements[row.id]
 
     def evaluation(self, row: Row, data: bytes | None = None) -> Evaluation:

@@ -34,6 +34,33 @@ def decode(kind: type[RecordT], text: str, where: str) -> RecordT:
         raise damaged(where, error) from error
 
 
+def decode_measurement(text: str, where: str) -> Measurement:
+    """A measurement of this or an earlier format. Raises `DataError` naming `where`.
+
+    History of the format: 1, the first. 2: `conditions` of a latency, `generation_pairs` of a scenario, and fields that
+    may be left out. What a version 1 did is known, so it is written down here and not guessed: sessions with default
+    options, opened once for all pairs.
+    """
+    if '"generation_pairs"' in text:  # version 2: not taken apart twice, as a study has thousands
+        return decode(Measurement, text, where)
+    data = decode_json(text, where)
+    try:
+        scenario, found = data["scenario"], data["fingerprint"]
+        scenario["generation_pairs"] = scenario["max_pairs"]
+        if data.get("latency") is not None:
+            data["conditions"] = {
+                **{key: found[key] for key in ("runtime", "runtime_version", "provider", "threads")},
+                "batch": scenario["batch"],
+                "arena": "default",
+                "cuda_graph": None,
+                "transfers": None,
+                "clocks": "unknown",
+            }
+        return Measurement.model_validate_json(json.dumps(data))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise damaged(where, error) from error
+
+
 def encode(record: BaseModel, *, exclude: set[str] | None = None) -> str:
     """JSON by Python's own writer, which keeps NaN and infinities where pydantic's would make them null."""
     return json.dumps(record.model_dump(mode="json", exclude=exclude), separators=(",", ":"))

@@ -22,6 +22,7 @@ class FrontPoint(NamedTuple):
     ratio: Value | None
     drop: Value | None
     reason: str  # why it was rejected or failed
+    stale: bool = False  # its absolute time is of before the target drifted
 
 
 class FrontInfo(NamedTuple):
@@ -52,6 +53,7 @@ class Curse(NamedTuple):
 def front_info(view: StudyView, target: str, recommended: int | None) -> FrontInfo:
     """The points of one target. `recommended` is the number of the headline's trial."""
     keys = keys_of(view.trials, target)
+    stale = next((drift.stale for drift in view.drifts if drift.target == target), frozenset[int]())
     points, final = [], []
     for trial in view.trials:
         size = _size(trial)
@@ -63,7 +65,8 @@ def front_info(view: StudyView, target: str, recommended: int | None) -> FrontIn
         if trial.number == 0:
             ratio, drop = ratio or Value.exact(1.0), drop or Value.exact(0.0)
         reason = trial.failure.message if trial.failure else trial.reason
-        points.append(FrontPoint(trial.number, role, trial.proposer, uniform, size, ratio, drop, reason))
+        old = trial.number in stale
+        points.append(FrontPoint(trial.number, role, trial.proposer, uniform, size, ratio, drop, reason, old))
         if trial.final and trial.number != 0:
             confirmed = trial.final.get(keys.ratio), trial.final.get(keys.drop)
             final.append(FrontPoint(trial.number, role, trial.proposer, uniform, size, *confirmed, ""))
@@ -80,11 +83,11 @@ def front_info(view: StudyView, target: str, recommended: int | None) -> FrontIn
 
 def winners_curse(view: StudyView) -> tuple[Curse, ...]:
     """Search value against final value of the measured metrics, for every finalist that has both."""
-    keys = view.keys
+    used = (*(f"latency_ratio@{target}" for target in view.timed), view.keys.drop)
     return tuple(
         Curse(trial.number, key, trial.metrics[key], trial.final[key])
         for trial in view.finalists
-        for key in (keys.ratio, keys.drop)
+        for key in used
         if key in trial.metrics and key in trial.final
     )
 

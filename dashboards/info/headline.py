@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from autotune.errors import Infeasible
 from autotune.evaluation import Evaluation, SliceResult
 from autotune.keys import parse_key
 from autotune.pareto import best, within
+from autotune.parity.report import ParityReport
 from autotune.recipe import NONE
 from autotune.trial import Trial, Value
-from dashboards.info.study import StudyView, best_known, evaluation_of
+from dashboards.info.study import StudyView, best_known, evaluation_of, keys_of
 
 Tone = Literal["good", "uncertain", "bad", "plain"]
 
@@ -36,6 +37,17 @@ class Kept(NamedTuple):
     parameter_share: float
 
 
+class Speed(NamedTuple):
+    """What the choice costs on one target, and what the original costs there. None: not measured."""
+
+    target: str
+    ratio: Value | None
+    latency: Value | None
+    memory: Value | None
+    original_latency: Value | None
+    original_memory: Value | None
+
+
 class Headline(NamedTuple):
     """`trial` is the choice to take, or with `tone` "bad" the one that comes nearest to the limits.
 
@@ -50,9 +62,7 @@ class Headline(NamedTuple):
     verified: bool
     original: Trial | None
     size: Value | None
-    ratio: Value | None
-    latency: Value | None
-    memory: Value | None
+    speeds: tuple[Speed, ...]  # one per target whose costs count
     drop: Value | None
     judged: Evaluation | None  # what `drop` comes from
     limit: float
@@ -63,6 +73,7 @@ class Headline(NamedTuple):
     tried: int  # trials besides the original
     feasible: int  # of them, those that keep every limit
     unmeasured: tuple[str, ...]  # limits on metrics that no trial has
+    parity: ParityReport | None  # of `trial`: does it answer the same on every target?
 
 
 def headline(view: StudyView) -> Headline:
@@ -91,9 +102,7 @@ def headline(view: StudyView) -> Headline:
         verified=bool(chosen and chosen.final),
         original=view.baseline,
         size=metrics.get(view.keys.size),
-        ratio=metrics.get(view.keys.ratio),
-        latency=metrics.get(view.keys.latency),
-        memory=metrics.get(view.keys.memory),
+        speeds=_speeds(view, metrics) if chosen else (),
         drop=drop,
         judged=evaluation,
         limit=view.limit,
@@ -104,7 +113,23 @@ def headline(view: StudyView) -> Headline:
         tried=len(view.trials) - (view.baseline is not None),
         feasible=len(within(judged, bounds)),
         unmeasured=tuple(sorted(set(limits(view)) - known)) if pool else (),
+        parity=view.parity.get(chosen.number) if chosen else None,
     )
+
+
+def _speeds(view: StudyView, metrics: Mapping[str, Value]) -> tuple[Speed, ...]:
+    original = view.baseline.metrics if view.baseline else {}
+    found = []
+    for target in view.timed:
+        keys = keys_of(view.trials, target)
+        found.append(
+            Speed(
+                target,
+                *(metrics.get(key) for key in (keys.ratio, keys.latency, keys.memory)),
+                *(original.get(key) for key in (keys.latency, keys.memory)),
+            )
+        )
+    return tuple(found)
 
 
 def limits(view: StudyView) -> dict[str, float]:

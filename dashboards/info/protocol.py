@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from autotune.trial import Trial
 from dashboards.info.study import StudyView
 from hwprofiles.fingerprint import Fingerprint
-from hwprofiles.measurement import Measurement
+from hwprofiles.measurement import Conditions, Measurement
+from hwprofiles.target import Policy
+
+_ABSENT = frozenset({"disturbed"})  # where None is the good answer, and not a missing one
 
 
 class Device(NamedTuple):
-    """One target with one fingerprint. Several rows for one target mean that it changed during the study."""
+    """One target with one fingerprint. Several rows for one target mean that it changed during the study.
+
+    `conditions` are those of its times; several if they changed. `unread` are facts that the machine does not tell.
+    """
 
     target: str
     provenance: str
     fingerprint: Fingerprint
     batch: int
     measurements: int
+    label: str = ""  # what a reader must know of its numbers
+    transport: str = ""
+    policy: tuple[str, ...] = ()  # how the device is used while it measures: "cpus big", "cooldown 30"
+    conditions: tuple[Conditions, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 class MeasurementRow(NamedTuple):
@@ -62,26 +74,66 @@ class Protocol(NamedTuple):
 def protocol(view: StudyView) -> Protocol:
     """Of all trials of the study."""
     rows = tuple(MeasurementRow(t.number, m) for t in view.trials for m in t.measurements)
-    devices = _devices(rows)
+    devices = _devices(rows, view.profiles)
     return Protocol(
         devices=devices,
         measurements=rows,
         datasets=_datasets(view),
         problems=tuple(_problem(t) for t in view.trials if t.state in ("failed", "rejected")),
         flagged=sum(set(row.record.quality) != {"ok"} for row in rows),
-        warnings=_warnings(devices),
+        warnings=(*_warnings(devices), *(f"{drift}."[0].upper() + f"{drift}."[1:] for drift in view.drifts)),
     )
 
 
-def _devices(rows: tuple[MeasurementRow, ...]) -> tuple[Device, ...]:
+def _devices(rows: tuple[MeasurementRow, ...], profiles: Mapping[str, Mapping[str, Any]]) -> tuple[Device, ...]:
     found: dict[tuple[str, str, str, int], list[Measurement]] = {}
     for _, record in rows:
         key = (record.target, record.fingerprint.key, record.provenance, record.scenario.batch)
         found.setdefault(key, []).append(record)
-    return tuple(
-        Device(target, provenance, records[0].fingerprint, batch, len(records))
-        for (target, _, provenance, batch), records in found.items()
-    )
+    devices = []
+    for (target, _, provenance, batch), records in found.items():
+        profile = profiles.get(target, {})
+        conditions = dict.fromkeys(record.conditions for record in records if record.conditions is not None)
+        devices.append(
+            Device(
+                target,
+                provenance,
+                records[0].fingerprint,
+                batch,
+                len(records),
+                label=str(profile.get("label", "")),
+                transport=str(profile.get("transport", "")),
+                policy=_policy(profile.get("policy")),
+                conditions=tuple(conditions),
+                unread=_unread(records),
+            )
+        )
+    return tuple(devices)
+
+
+def _policy(saved: Any) -> tuple[str, ...]:
+    """What differs from a device that is left alone."""
+    if not isinstance(saved, dict):
+        return ()
+    usual = Policy().model_dump(mode="json")
+    return tuple(f"{key.replace('_', ' ')} {value}" for key, value in saved.items() if value != usual.get(key))
+
+
+def _unread(records: Sequence[Measurement]) -> tuple[str, ...]:
+    """Facts that were asked for and not told in any of the measurements, by name."""
+    told: dict[str, bool] = {}
+    for record in records:
+        for facts in (record.fingerprint.environment, record.environment):
+            for name, value in facts.items():
+                told[name] = told.get(name, False) or value is not None
+    return tuple(sorted(name for name, known in told.items() if not known and name not in _ABSENT))
+
+
+def openings(record: Measurement) -> int | None:
+    """How often the models were opened afresh; None where that was not recorded (measurements of earlier versions)."""
+    numbers = record.ratio.openings if record.ratio is not None else ()
+    numbers = numbers or (record.latency.openings if record.latency is not None else ())
+    return len(set(numbers)) or None
 
 
 def _datasets(view: StudyView) -> tuple[DatasetRow, ...]:

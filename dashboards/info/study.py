@@ -10,6 +10,9 @@ from autotune.errors import DataError
 from autotune.evaluation import Evaluation
 from autotune.keys import WORST, parse_key
 from autotune.pareto import front
+from autotune.parity.report import ParityReport
+from autotune.search.agreement import stored_parity
+from autotune.search.drift import Drift, drifts
 from autotune.trial import Trial, Value
 
 
@@ -25,7 +28,9 @@ class StudyStore(Protocol):
         ...
 
     def meta(self, key: str) -> Any:
-        """The JSON value saved under `key`, None if there is none. The report reads "inspection" and "sample/ID"."""
+        """The JSON value saved under `key`, None if there is none. The report reads "inspection", "targets",
+        "parity/DIGEST" and "sample/ID".
+        """
         ...
 
     @property
@@ -57,7 +62,8 @@ class StudyView(NamedTuple):
 
     `shown` are the trials that the maps show: the finalists, or while there are none some of the front, or while that
     is empty some of what the front would be without limits.
-    `front` are numbers of trials on the front of (size, latency ratio, worst drop) of the search.
+    `front` are numbers of trials on the front of (size, latency ratio on each target, worst drop) of the search.
+    `timed` are the targets whose costs were measured, on hardware; `keys` are those of the first of them.
     """
 
     name: str
@@ -66,6 +72,7 @@ class StudyView(NamedTuple):
     trials: tuple[Trial, ...]
     baseline: Trial | None
     targets: tuple[str, ...]
+    timed: tuple[str, ...]
     keys: Keys
     limit: float
     front: frozenset[int]
@@ -74,6 +81,9 @@ class StudyView(NamedTuple):
     layers: tuple[LayerFact, ...]
     skipped: tuple[tuple[str, str], ...]  # (layer, why it could not be searched)
     notes: tuple[str, ...]
+    profiles: Mapping[str, Mapping[str, Any]]  # target -> what its profile says: label, policy, transport, ...
+    parity: Mapping[int, ParityReport]  # finalist -> does it answer the same on every target?
+    drifts: tuple[Drift, ...]
 
     @property
     def judged(self) -> tuple[Trial, ...]:
@@ -93,9 +103,10 @@ def read_study(store: StudyStore) -> StudyView:
     config = _config(store.config_json)
     inspection = _inspection(store.meta("inspection"))
     targets = _targets(config, trials)
-    keys = keys_of(trials, targets[0])
+    timed = _timed(targets, trials)
+    keys = keys_of(trials, timed[0])
     complete = [trial for trial in trials if trial.state == "complete"]
-    on_front = _front(complete, keys)
+    on_front = _front(complete, keys, timed)
     finalists = tuple(sorted((t for t in complete if t.final and t.number != 0), key=lambda t: _size(t, keys)))
     return StudyView(
         name=config.name if config else "study",
@@ -104,14 +115,18 @@ def read_study(store: StudyStore) -> StudyView:
         trials=trials,
         baseline=next((trial for trial in trials if trial.number == 0), None),
         targets=targets,
+        timed=timed,
         keys=keys,
         limit=_limit(config, trials),
         front=frozenset(trial.number for trial in on_front),
         finalists=finalists,
-        shown=finalists or _promising(trials, on_front, keys),
+        shown=finalists or _promising(trials, on_front, keys, timed),
         layers=_layers(inspection, trials),
         skipped=_skipped(inspection),
         notes=tuple(str(note) for note in inspection.get("notes", ())),
+        profiles=_profiles(store.meta("targets")),
+        parity=_parity(store, finalists),
+        drifts=drifts(trials),
     )
 
 
@@ -145,20 +160,40 @@ def _size(trial: Trial, keys: Keys) -> float:
     return value.value if value else float(trial.artifact.size_bytes if trial.artifact else 0)
 
 
-def _front(complete: Sequence[Trial], keys: Keys) -> list[Trial]:
-    used = (keys.size, keys.ratio, keys.drop)
+def _timed(targets: Sequence[str], trials: Sequence[Trial]) -> tuple[str, ...]:
+    known = {key for trial in trials for key in trial.metrics}
+    return tuple(target for target in targets if f"latency_ratio@{target}" in known) or (targets[0],)
+
+
+def _profiles(saved: Any) -> Mapping[str, Mapping[str, Any]]:
+    if saved is None:
+        return {}
+    if not isinstance(saved, dict) or not all(isinstance(profile, dict) for profile in saved.values()):
+        raise DataError("the store's saved 'targets' must be a JSON object of objects; it is damaged")
+    return saved
+
+
+def _parity(store: StudyStore, finalists: Sequence[Trial]) -> dict[int, ParityReport]:
+    found = {t.number: stored_parity(store, t.artifact.digest) for t in finalists if t.artifact is not None}
+    return {number: report for number, report in found.items() if report is not None}
+
+
+def _front(complete: Sequence[Trial], keys: Keys, timed: Sequence[str]) -> list[Trial]:
+    used = (keys.size, *(f"latency_ratio@{target}" for target in timed), keys.drop)
     judged = [trial for trial in complete if all(key in trial.metrics for key in used)]
     return front(judged, [parse_key(key) for key in used])
 
 
-def _promising(trials: Sequence[Trial], on_front: Sequence[Trial], keys: Keys) -> tuple[Trial, ...]:
+def _promising(
+    trials: Sequence[Trial], on_front: Sequence[Trial], keys: Keys, timed: Sequence[str]
+) -> tuple[Trial, ...]:
     """A few points evenly along the front, from small to large."""
     members = [trial for trial in on_front if trial.number != 0]
     if not members:
         # Everything was rejected: what would be the front if the limits were not there?
         originals = {trial.number: trial for trial in trials if trial.number != 0 and trial.state == "rejected"}
         lifted = [trial.model_copy(update={"state": "complete"}) for trial in originals.values()]
-        members = [originals[trial.number] for trial in _front(lifted, keys)]
+        members = [originals[trial.number] for trial in _front(lifted, keys, timed)]
     ordered = sorted(members, key=lambda trial: _size(trial, keys))
     if len(ordered) <= SHOWN_WITHOUT_FINALISTS:
         return tuple(ordered)

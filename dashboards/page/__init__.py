@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 
 import plotly.graph_objects as go
 
-from autotune.errors import DiskError
 from dashboards.info.flips import flip_info
 from dashboards.info.front import front_info, winners_curse
 from dashboards.info.headline import Headline, headline
@@ -20,8 +16,10 @@ from dashboards.info.sensitivity import sensitivity
 from dashboards.info.slicemap import slice_map
 from dashboards.info.study import StudyStore, StudyView, read_study
 from dashboards.page import cards, evidence, sections
+from dashboards.page.agreement import agreement_section
 from dashboards.page.document import contents, document
 from dashboards.page.html import Html, join, tag
+from dashboards.page.writing import write_whole
 
 __all__ = ["render", "write_report"]
 
@@ -42,24 +40,7 @@ def write_report(store: StudyStore, path: Path, *, title: str | None = None) -> 
 
     Raises `DataError` for a study without trials, `DiskError` where the file cannot be written.
     """
-    text = render(store, title=title)
-    path = Path(path)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        raise DiskError(f"cannot write the report {path}: {error.strerror or error}; give another path") from error
-    return path
+    return write_whole(render(store, title=title), Path(path), what="report")
 
 
 def render(store: StudyStore, *, title: str | None = None) -> str:
@@ -70,7 +51,7 @@ def render(store: StudyStore, *, title: str | None = None) -> str:
     roles = {**ROLES, "recommended": "nearest to the limits"} if head.tone == "bad" else ROLES
     figures: dict[str, go.Figure] = {}
     front, more = sections.front_section(
-        [front_info(view, target, chosen) for target in view.targets], winners_curse(view), roles
+        [front_info(view, target, chosen) for target in view.timed], winners_curse(view), roles
     )
     figures.update(more)
     layers, more = sections.layer_section(layer_map(view), chosen, verified=bool(view.finalists))
@@ -88,7 +69,7 @@ def render(store: StudyStore, *, title: str | None = None) -> str:
             slices,
             flips,
             search,
-            evidence.protocol_section(protocol(view), view.notes),
+            evidence.protocol_section(protocol(view), view.notes, agreement_section(view)),
         )
     )
     name = title or f"{view.name}: compression report"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.trial import Value
 from dashboards.info import units
-from dashboards.info.headline import Headline
+from dashboards.info.headline import Headline, Speed
 from dashboards.info.sensitivity import Sensitivity
 from dashboards.page import words
 from dashboards.page.html import Html, join, tag
@@ -18,6 +18,7 @@ def headline_section(head: Headline, blame: Sensitivity, study: str) -> Html:
         "section",
         tag("div", words.verdict(head), class_=f"verdict {TONES[head.tone]}"),
         tag("p", words.sentence(head), class_="headline"),
+        tag("p", words.doubt(head), class_="notice") if words.doubt(head) else None,
         *(tag("p", line, class_="muted") for line in words.explanation(head)),
         _cards(head),
         _obstacles(head, blame),
@@ -29,8 +30,10 @@ def headline_section(head: Headline, blame: Sensitivity, study: str) -> Html:
 def _cards(head: Headline) -> Html | None:
     if head.trial is None:
         return None
-    cards = [_size(head), _speed(head), _drop(head), _memory(head)]
-    return tag("div", *cards, class_="cards")
+    several = len(head.speeds) > 1
+    speeds = [_speed(speed, several=several) for speed in head.speeds]
+    memories = [_memory(speed, several=several) for speed in head.speeds]
+    return tag("div", _size(head), *speeds, _drop(head), *memories, class_="cards")
 
 
 def _card(name: str, big: str, unit: str, sub: str, tone: str = "") -> Html:
@@ -49,17 +52,18 @@ def _size(head: Headline) -> Html | None:
     return _card("Model file", big, "smaller" if times is not None else "", change, tone)
 
 
-def _speed(head: Headline) -> Html | None:
-    if head.ratio is None:
+def _speed(speed: Speed, *, several: bool) -> Html | None:
+    if speed.ratio is None:
         return None
-    base = head.original.metrics.get(_key(head, "latency_p50")) if head.original else None
-    tone = "good" if head.ratio.high < 1 else "bad" if head.ratio.low > 1 else ""
-    times = f"{units.time(base.value)} → {units.time(head.latency.value)}, " if base and head.latency else ""
+    tie = words.is_tie(speed.ratio)
+    tone = "" if tie else "good" if speed.ratio.high < 1 else "bad"
+    before, after = speed.original_latency, speed.latency
+    times = f"{units.time(before.value)} → {units.time(after.value)}, " if before and after else ""
     return _card(
-        "Time per inference",
-        units.factor(head.ratio.value),
-        "of the original",
-        f"{times}interval {units.interval(head.ratio)}",
+        f"Time per inference{f' on {speed.target}' if several else ''}",
+        units.factor(speed.ratio.value),
+        "of the original, a tie" if tie else "of the original",
+        f"{times}interval {units.interval(speed.ratio)}",
         tone,
     )
 
@@ -73,13 +77,15 @@ def _drop(head: Headline) -> Html | None:
     return _card("Loss in the worst slice", units.points(head.drop.value), "points", sub, tone)
 
 
-def _memory(head: Headline) -> Html | None:
-    if head.memory is None:
+def _memory(speed: Speed, *, several: bool) -> Html | None:
+    if speed.memory is None:
         return None
-    base = head.original.metrics.get(_key(head, "memory_peak")) if head.original else None
-    sub = _against(base, head.memory) if base else "model and working memory"
-    tone = "good" if base and head.memory.value < base.value * 0.98 else ""
-    return _card("Peak memory", units.size(head.memory.value), "", sub, tone)
+    base = speed.original_memory
+    sub = _against(base, speed.memory) if base else "model and working memory"
+    tone = "good" if base and speed.memory.value < base.value * 0.98 else ""
+    return _card(
+        f"Peak memory{f' on {speed.target}' if several else ''}", units.size(speed.memory.value), "", sub, tone
+    )
 
 
 def _against(base: Value, value: Value) -> str:
@@ -87,13 +93,6 @@ def _against(base: Value, value: Value) -> str:
     if abs(change) < 0.005:
         return f"as much as the original ({units.size(base.value)})"
     return f"{units.percent(abs(change))} {'less' if change < 0 else 'more'} than {units.size(base.value)}"
-
-
-def _key(head: Headline, name: str) -> str:
-    """The key of the headline's target."""
-    if head.original is None:
-        return name
-    return next((key for key in head.original.metrics if key.startswith(f"{name}@")), name)
 
 
 def _obstacles(head: Headline, blame: Sensitivity) -> Html | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dashboards.info import units
-from dashboards.info.protocol import Device, MeasurementRow, Protocol
+from dashboards.info.protocol import Device, MeasurementRow, Protocol, openings
 from dashboards.page.html import Html, join, table, tag
-from hwprofiles.measurement import Measurement
+from hwprofiles.measurement import Conditions, Measurement
 
 
-def protocol_section(info: Protocol, notes: tuple[str, ...]) -> Html:
-    """Devices, measurements, data sets, failures."""
+def protocol_section(info: Protocol, notes: tuple[str, ...], agreement: Html | None = None) -> Html:
+    """Devices, conditions, data sets, the `agreement` of the targets' answers, measurements, failures."""
     parts = [
         tag("h2", "How it was measured"),
         tag(
@@ -26,6 +26,12 @@ def protocol_section(info: Protocol, notes: tuple[str, ...]) -> Html:
             numeric=(3, 4, 7),
             empty="Nothing was measured.",
         ),
+        tag("h3", "Conditions"),
+        table(
+            ("target", "runtime", "allocator", "clocks", "accelerator", "how it is used", "not told by the machine"),
+            [row for device in info.devices for row in _conditions(device)],
+            empty="Nothing was measured.",
+        ),
         tag("h3", "Data"),
         table(
             ("data set", "samples", "metric", "judgements", "sha256"),
@@ -36,6 +42,7 @@ def protocol_section(info: Protocol, notes: tuple[str, ...]) -> Html:
             numeric=(1, 3),
             empty="Nothing was judged.",
         ),
+        agreement,
         _measurements(info),
         tag("h3", "Failed trials"),
         _failed(info),
@@ -72,6 +79,9 @@ def _device(device: Device) -> tuple[object, ...]:
                 device.target,
                 " ",
                 tag("span", device.provenance, class_="tag" if device.provenance == "hardware" else "tag warn"),
+                " ",
+                tag("span", device.label, class_="tag warn") if device.label else None,
+                tag("div", f"over {device.transport}", class_="muted") if device.transport else None,
             )
         ),
         join(
@@ -95,6 +105,30 @@ def _device(device: Device) -> tuple[object, ...]:
     )
 
 
+def _conditions(device: Device) -> list[tuple[object, ...]]:
+    """What a time means nothing without; one row for each set of conditions."""
+    return [
+        (
+            device.target,
+            f"{found.runtime} {found.runtime_version}, {found.provider}, {found.threads} threads, batch {found.batch}",
+            found.arena,
+            found.clocks,
+            _accelerator(found),
+            ", ".join(device.policy) or "as it is",
+            ", ".join(name.replace("_", " ") for name in device.unread) or "nothing",
+        )
+        for found in device.conditions
+    ]
+
+
+def _accelerator(found: Conditions) -> str:
+    parts = [
+        *(["CUDA graph" if found.cuda_graph else "no CUDA graph"] if found.cuda_graph is not None else []),
+        *(["copies timed" if found.transfers else "copies not timed"] if found.transfers is not None else []),
+    ]
+    return ", ".join(parts) or "none"
+
+
 def _measurements(info: Protocol) -> Html:
     flagged = f", {info.flagged} with a quality flag" if info.flagged else ", all without a quality flag"
     rows = [_measurement(row) for row in info.measurements]
@@ -106,21 +140,50 @@ def _measurements(info: Protocol) -> Html:
         "ratio",
         "interval",
         "pairs",
+        "openings",
         "spread",
+        "per second",
+        "cold start",
         "peak memory",
+        "energy",
         "took",
         "quality",
     )
     return tag(
         "details",
         tag("summary", f"All {len(rows)} measurements{flagged}" if rows else "No measurement"),
-        table(head, rows, numeric=(3, 4, 5, 6, 7, 8, 9)),
+        table(head, rows, numeric=range(3, 14)),
+        _shapes(info),
     )
+
+
+def _shapes(info: Protocol) -> Html | None:
+    """Scenarios with several shapes have an answer for each."""
+    rows = [
+        (
+            f"#{row.trial}",
+            row.record.target,
+            row.record.scenario.phase,
+            shape.label,
+            "; ".join(f"{name} {list(dimensions)}" for name, dimensions in shape.shapes.items()),
+            units.time(shape.latency.median.value),
+            f"{units.factor(shape.ratio.estimate.value)} ({units.interval(shape.ratio.estimate)})"
+            if shape.ratio
+            else "",
+        )
+        for row in info.measurements
+        if len(row.record.by_shape) > 1
+        for shape in row.record.by_shape
+    ]
+    if not rows:
+        return None
+    head = ("trial", "target", "phase", "shape", "inputs", "time", "ratio")
+    return join((tag("h3", "By shape"), table(head, rows, numeric=(5, 6))))
 
 
 def _measurement(row: MeasurementRow) -> tuple[object, ...]:
     record = row.record
-    latency, ratio, memory = record.latency, record.ratio, record.memory
+    latency, ratio, memory, energy = record.latency, record.ratio, record.memory, record.energy
     return (
         f"#{row.trial}",
         record.target,
@@ -129,8 +192,12 @@ def _measurement(row: MeasurementRow) -> tuple[object, ...]:
         units.factor(ratio.estimate.value) if ratio else "",
         units.interval(ratio.estimate) if ratio else "",
         ratio.pairs if ratio else "",
+        openings(record) or "",
         units.percent(latency.cv) if latency else "",
+        units.number(latency.throughput) if latency and latency.throughput is not None else "",
+        units.time(latency.cold_seconds) if latency and latency.cold_seconds is not None else "",
         units.size(memory.peak) if memory else "",
+        f"{units.number(energy.joules.value)} J" if energy else "",
         units.duration(record.seconds),
         _quality(record),
     )

@@ -15,7 +15,7 @@ from dashboards.figures.progress import progress_figure, stages_figure
 from dashboards.figures.slicemap import slice_figure
 from dashboards.info import units
 from dashboards.info.flips import Flip, FlipInfo
-from dashboards.info.front import Curse, FrontInfo
+from dashboards.info.front import Curse, FrontInfo, FrontPoint
 from dashboards.info.layermap import LayerMap
 from dashboards.info.progress import Progress
 from dashboards.info.slicemap import SliceMap
@@ -81,7 +81,7 @@ def _front_table(info: FrontInfo, roles: Mapping[str, str]) -> Html:
             f"#{p.trial}",
             join((tag("span", roles[p.role], class_="tag"), f" {p.uniform}")),
             units.size(p.size),
-            f"{units.factor(p.ratio.value)} ({units.interval(p.ratio)})" if p.ratio else "",
+            _time_cell(p),
             f"{units.points(p.drop.value)} ({units.interval(p.drop, 100.0, 1)})" if p.drop else "",
         )
         for p in shown
@@ -90,20 +90,31 @@ def _front_table(info: FrontInfo, roles: Mapping[str, str]) -> Html:
     return tag("details", tag("summary", "The front as a table"), table(head, rows, numeric=(2, 3, 4)))
 
 
+def _time_cell(point: FrontPoint) -> Html:
+    ratio = point.ratio
+    if ratio is None:
+        return join(())
+    marks = ["tie"] if point.role != "original" and words.is_tie(ratio) else []
+    marks += ["stale"] if point.stale else []
+    shown = f"{units.factor(ratio.value)} ({units.interval(ratio)}) "
+    return join((shown, *(tag("span", mark, class_="tag warn" if mark == "stale" else "tag") for mark in marks)))
+
+
 def _curse_table(curses: tuple[Curse, ...]) -> Html | None:
     """The winner's curse: the best of many noisy values is too good; so finalists are looked at twice."""
     if not curses:
         return None
     rows: list[tuple[object, ...]] = []
+    columns = {key: _curse_name(key, curses) for key in dict.fromkeys(curse.key for curse in curses)}
     for number in dict.fromkeys(curse.trial for curse in curses):
         row: list[object] = [f"#{number}"]
-        for name in CURSED:
-            found = next((c for c in curses if c.trial == number and parse_key(c.key).name == name), None)
+        for key in columns:
+            found = next((c for c in curses if c.trial == number and c.key == key), None)
             row += ["", "", ""] if found is None else _curse_cells(found)
         rows.append(tuple(row))
     head = (
         "trial",
-        *(f"{name}{what}" for name in CURSED.values() for what in (" in search", ", second look", ", change")),
+        *(f"{name}{what}" for name in columns.values() for what in (" in search", ", second look", ", change")),
     )
     words_ = (
         "The winner of many noisy comparisons looks better than it is. Finalists were therefore measured again "
@@ -111,10 +122,16 @@ def _curse_table(curses: tuple[Curse, ...]) -> Html | None:
         "interval allowed, and worse."
     )
     heading = tag("h3", "What the search saw, and the second look")
-    return join((heading, tag("p", words_, class_="muted"), table(head, rows, numeric=range(1, 7))))
+    return join((heading, tag("p", words_, class_="muted"), table(head, rows, numeric=range(1, len(head)))))
 
 
-CURSED = {"latency_ratio": "time", "drop": "worst loss"}  # metric -> its name in the table
+def _curse_name(text: str, curses: tuple[Curse, ...]) -> str:
+    """A key as the table calls it; the target where there are several."""
+    key = parse_key(text)
+    if key.name == "drop":
+        return "worst loss"
+    several = len({curse.key for curse in curses if parse_key(curse.key).name == key.name}) > 1
+    return f"time on {key.target}" if several else "time"
 
 
 def _curse_cells(curse: Curse) -> list[object]:

@@ -90,13 +90,27 @@ def amount(key: str, value: float) -> str:
     return f"{units.points(value)} points" if parsed.name == "drop" else units.percent(value)
 
 
+def is_tie(ratio: Value) -> bool:
+    """The interval holds one: nobody can say which is faster."""
+    return ratio.low <= 1.0 <= ratio.high
+
+
 def speed(ratio: Value) -> str:
-    """Time against the original; a tie where the interval holds one."""
-    if ratio.low <= 1.0 <= ratio.high:
-        return "is as fast as the original"
+    """Time against the original; faster or slower is said only where the whole interval says so."""
+    if is_tie(ratio):
+        return "ties with the original in time per inference"
     if ratio.value < 1:
         return f"takes {units.percent(1 - ratio.value)} less time per inference"
     return f"takes {units.percent(ratio.value - 1)} more time per inference"
+
+
+def doubt(head: Headline) -> str:
+    """What stands against the trial of the headline: it does not answer the same on every target, or nobody knows."""
+    if head.trial is None or head.parity is None or head.parity.agrees:
+        return ""
+    if head.parity.agrees is False:
+        return f"Trial {head.trial.number} does not answer the same everywhere: {head.parity.sentence}"
+    return f"The answers of trial {head.trial.number} could not be compared everywhere: {head.parity.sentence}"
 
 
 def smaller(head: Headline) -> float | None:
@@ -108,9 +122,13 @@ def smaller(head: Headline) -> float | None:
 def _gains(head: Headline) -> str:
     times = smaller(head)
     parts = [] if times is None else [f"is {times:.1f} times smaller"]
-    if head.ratio is not None:
-        parts.append(speed(head.ratio))
-    return " and ".join(parts) or "was built and judged"
+    known = [(item.target, item.ratio) for item in head.speeds if item.ratio is not None]
+    if len(known) == 1:
+        parts.append(speed(known[0][1]))
+    else:
+        parts += [f"{speed(ratio)} on {target}" for target, ratio in known]
+    listed = ", ".join(parts[:-1])
+    return f"{listed} and {parts[-1]}" if listed else "".join(parts) or "was built and judged"
 
 
 def _loss(head: Headline) -> str:

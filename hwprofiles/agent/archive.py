@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from importlib import resources
 
-_MODULES = ("frames.py", "probe.py", "timing.py", "cache.py", "program.py")
-_MAIN = "from hwprofiles.agent.program import main\n\nmain()\n"
+_HOST_ONLY = frozenset({"__init__.py", "archive.py", "client.py", "readings.py"})
+_WORKER = "agent_worker"  # the worker's module in the archive
+_MAIN = f"""\
+import runpy
+
+from hwprofiles.agent.supervisor import main
+
+main()
+runpy.run_module("{_WORKER}", run_name="__main__")
+"""
+_AGENT = "from hwprofiles.agent.program import main\n\nmain()\n"
 
 
 def build_agent(backend: str) -> bytes:
-    """The archive: our device-side modules plus `backend`, the source of the runtime's device side.
+    """The agent: our device-side modules and `backend`, the source of the runtime's device side."""
+    return build_archive(_AGENT, {"agent_backend": backend})
 
-    Equal sources give equal bytes, so the file can be kept on the device under its digest.
+
+def build_archive(worker: str, modules: Mapping[str, str] | None = None) -> bytes:
+    """Any program, with the supervisor around it that every transport relies on.
+
+    `worker` is the source of what is to run, as a `__main__` (Python 3.9); `modules` are sources that it can import,
+    by name, besides our device-side ones. Equal sources give equal bytes, so the file can be kept on the device under
+    its digest.
     """
     folder = resources.files("hwprofiles.agent")
-    sources = {f"hwprofiles/agent/{name}": folder.joinpath(name).read_text("utf-8") for name in _MODULES}
+    own = [entry for entry in folder.iterdir() if entry.name.endswith(".py") and entry.name not in _HOST_ONLY]
+    sources = {f"hwprofiles/agent/{entry.name}": entry.read_text("utf-8") for entry in own}
     sources |= {"hwprofiles/__init__.py": "", "hwprofiles/agent/__init__.py": ""}
-    sources |= {"__main__.py": _MAIN, "agent_backend.py": backend}
+    sources |= {f"{name}.py": text for name, text in (modules or {}).items()}
+    sources |= {"__main__.py": _MAIN, f"{_WORKER}.py": worker}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, source in sorted(sources.items()):

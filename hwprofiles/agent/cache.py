@@ -1,4 +1,4 @@
-"""Model files on the device: by digest, bounded.
+"""Model files and arrays on the device: by digest, bounded.
 
 And a scratch folder that does not outlive its process for long.
 """
@@ -25,14 +25,14 @@ class BlobCache:
 
     def __init__(self, folder: Path) -> None:
         self.limit = 2 << 30
-        self._folder = folder
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._hash: Any = None
         self._arriving = ""
 
     def find(self, digest: str) -> Path | None:
         """Where the file is, or None. Raises ValueError if `digest` is not a sha256 in lower-case hex."""
-        path = self._folder / (_checked(digest) + ".onnx")
+        path = self.folder / (_checked(digest) + ".onnx")
         try:
             os.utime(path)
         except FileNotFoundError:
@@ -48,22 +48,31 @@ class BlobCache:
         if offset == 0:
             self._hash, self._arriving = hashlib.sha256(), digest
             part.write_bytes(b"")
+            self._evict(size)
         if self._arriving != digest or part.stat().st_size != offset or offset + len(piece) > size:
             raise ValueError(f"a piece of {digest[:12]} arrived out of order")
-        with part.open("ab") as file:
-            file.write(piece)
+        last = offset + len(piece) == size
+        try:
+            with part.open("ab") as file:
+                file.write(piece)
+                if last:  # a power cut must not leave a whole name with half of the bytes
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError:
+            self._arriving = ""
+            part.unlink(missing_ok=True)  # a full disk gets back what this took of it
+            raise
         self._hash.update(piece)
-        if offset + len(piece) < size:
+        if not last:
             return
         if self._hash.hexdigest() != digest:
             part.unlink()
             raise ValueError(f"the bytes of {digest[:12]} changed on the way")
-        self._evict(size)
-        part.replace(self._folder / (digest + ".onnx"))
+        part.replace(self.folder / (digest + ".onnx"))
 
     def _evict(self, coming: int) -> None:
         files = []
-        for path in self._folder.glob("*.onnx"):
+        for path in self.folder.glob("*.onnx"):
             try:
                 facts = path.stat()
             except FileNotFoundError:

@@ -1,31 +1,49 @@
-"""The parent's end: requests with a hard deadline and a memory watchdog. Every way to fail becomes a Failure.
+"""The parent's end: requests with a hard deadline. Every way in which a model can fail becomes a Failure.
 
-After a timeout, a crash, a memory overrun or garbage the agent is killed with its whole group, and `alive` is
-False: its owner starts a fresh one. A refusal (a broken model, a full disk) leaves it alive.
+After a timeout, a crash, a memory overrun or garbage the agent is killed with all it started, and `alive` is
+False: its owner starts a fresh one. A refusal (a broken model, a full disk) leaves it alive. A connection that
+breaks says nothing about the model: that is `TargetLost`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import os
 import selectors
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
 import numpy as np
 
-from hwprofiles.agent import frames
-from hwprofiles.errors import DeviceFailure, Failure, FailureKind
+from hwprofiles.agent import codes, frames
+from hwprofiles.errors import DeviceFailure, Failure, FailureKind, TargetLost, TargetUnavailable
 
 Feed = Mapping[str, np.ndarray[Any, Any]]
 
-_POLL = 0.02  # seconds between two looks at the agent's memory
+_GOODBYE = 5.0  # seconds for a program that has closed its output to end, with all it started
 _PIECE = 4 << 20  # bytes of a model file per request
 _LOG_TAIL = 16 << 10  # bytes of the agent's stderr that are kept
+_SMALL_REPLY = 64 << 20  # bytes of arrays in any reply but outputs: times of a few million inferences
 _KINDS = frozenset(get_args(FailureKind))
+_AGES = 1e10  # seconds
+_LOST = "lost"  # kind of a refusal for which the model can do nothing
+_LARGE = 64 << 10  # bytes of feeds above which they are sent once and then called by their digest
+# What asks for the same feeds again and again.
+_REPEATED = frozenset({"warm", "time", "check_outputs", "kernels", "memory", "energy"})
+
+
+class Ended(Protocol):
+    """`hwprofiles.transports.protocol.Ending`."""
+
+    @property
+    def code(self) -> int | None: ...
+    @property
+    def said(self) -> str: ...
 
 
 class Wire(Protocol):
@@ -35,14 +53,14 @@ class Wire(Protocol):
     replies: int
     log: int
 
-    def resident_bytes(self) -> int | None: ...
-    def ended(self, wait: float = 0.0) -> str | None: ...
+    def ended(self, wait: float = 0.0) -> Ended | None: ...
     def kill(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one request: `timeout` in seconds, `reply` in bytes. Of the process: `memory` in bytes."""
+    """Of one request: `timeout` in seconds, `reply` in bytes (of outputs; anything else is small). Of the process:
+    `memory` in bytes."""
 
     timeout: float
     memory: int
@@ -61,6 +79,17 @@ class Session:
     warm: bool = False
 
 
+@dataclass(frozen=True)
+class Moment:
+    """A reading of the device's clock. `sent` and `got` are this machine's clock before and after; all monotonic,
+    seconds. `boot` changes when the device starts anew."""
+
+    sent: float
+    got: float
+    device: float
+    boot: str
+
+
 @dataclass
 class _Exchange:
     """One request on its way: what it is called, until when it may take."""
@@ -69,21 +98,28 @@ class _Exchange:
     stage: str
     deadline: float
     seconds: float
-    next_look: float = 0.0
+    sent: float = 0.0
 
 
 class AgentClient:
-    """One agent process. Not for use by two threads at once. `label` names the device in messages."""
+    """One agent process. Not for use by two threads at once. `label` names the device in messages.
 
-    def __init__(self, wire: Wire, limits: Limits, label: str) -> None:
+    `token` is that of the lease under which it is used, if that is an exclusive one: the agent then refuses to serve
+    once the lease was lost. `reachable`, if given, tells whether the device answers at all: a request that is not
+    answered in time is the model's fault only if it does. `moment` is the last reading of the device's clock.
+    """
+
+    def __init__(self, wire: Wire, limits: Limits, label: str, *, reachable: Callable[[], bool] | None = None) -> None:
         self.alive = True
         self.sessions: dict[str, Session] = {}
+        self.token: int | None = None
+        self.moment: Moment | None = None
+        self._reachable = reachable
         self._wire = wire
         self._limits = limits
         self._label = label
         self._number = 0
         self._log = bytearray()
-        self._kernel_kills = _oom_kills()
         for descriptor in (wire.requests, wire.replies, wire.log):
             os.set_blocking(descriptor, False)
 
@@ -97,25 +133,31 @@ class AgentClient:
         payload: memoryview | None = None,
         **fields: Any,
     ) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
-        """Ask and wait: (header of the reply, its arrays). Raises `DeviceFailure`."""
+        """Ask and wait: (header of the reply, its arrays). Raises `DeviceFailure`, `TargetLost`, and
+        `TargetUnavailable` if the connection never came about."""
         seconds = self._limits.timeout if timeout is None else timeout
-        exchange = _Exchange(op, stage, time.monotonic() + seconds, seconds)
-        self._number += 1
-        header: dict[str, Any] = {"op": op, "number": self._number, **fields}
+        header: dict[str, Any] = {"op": op, **fields}
+        if self.token is not None:
+            header["token"] = self.token
         parts = [payload] if payload is not None else []
         if feeds:
-            named = {f"{i}/{name}": value for i, feed in enumerate(feeds) for name, value in feed.items()}
-            try:
-                specs, parts = frames.pack_arrays(named)
-            except frames.ArrayError as error:
-                raise DeviceFailure(Failure(kind="unsupported", stage=stage, message=str(error))) from error
-            header |= {"feeds": len(feeds), "arrays": specs}
+            specs, parts = self._pack(feeds, stage)
+            header |= {"feeds": len(feeds)}
+            if op in _REPEATED and sum(part.nbytes for part in parts) > _LARGE:
+                header["stored"] = {"digest": self._store(parts, stage), "arrays": specs}
+                parts = []
+            else:
+                header["arrays"] = specs
+        self._number += 1
+        header["number"] = self._number
+        now = time.monotonic()
+        exchange = _Exchange(op, stage, now + seconds, seconds, sent=now)
         try:
             self._send(exchange, [memoryview(frames.encode(header, sum(p.nbytes for p in parts))), *parts])
             return self._receive(exchange)
         except frames.FrameError as error:
             raise self._fatal(exchange, "protocol", f"the agent answered garbage: {error}") from error
-        except DeviceFailure:
+        except (DeviceFailure, TargetUnavailable):
             raise
         except BaseException:
             # An interrupted exchange (Ctrl-C, memory) leaves half a frame on the line: no later one could be
@@ -128,25 +170,38 @@ class AgentClient:
         """Around code that takes a reply apart: what does not fit is the agent's fault and ends it."""
         try:
             yield
-        except (frames.FrameError, KeyError, TypeError, ValueError) as error:
+        except (frames.FrameError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             exchange = _Exchange("reply", stage, 0.0, 0.0)
             raise self._fatal(exchange, "protocol", f"the agent answered garbage: {error!r}") from error
 
-    def put(self, path: Path, digest: str) -> None:
-        """Send the model file unless the device has it already. Raises `DeviceFailure`."""
-        if self.request("has", stage="load", digest=digest)[0]["has"]:
-            return
-        size, offset = path.stat().st_size, 0
-        with path.open("rb") as file:
-            while True:
-                piece = file.read(_PIECE)
-                self.request("put", stage="load", payload=memoryview(piece), digest=digest, offset=offset, size=size)
-                offset += len(piece)
-                if offset >= size or not piece:
-                    return
+    def look(self) -> bool:
+        """Whether it lives. One that died while nothing was asked of it says nothing about any model."""
+        if self.alive and self._wire.ended() is not None:
+            self._end()
+        return self.alive
 
-    def open(self, handle: str, path: Path, digest: str, *, fresh: bool = False) -> Session:
-        """Open a model under a name; a model that is open there under the same digest stays.
+    def put(self, path: Path, digest: str) -> None:
+        """Send the model file unless the device has it already. Raises `DeviceFailure`, `TargetLost`."""
+        with path.open("rb") as file:
+            self._put(digest, path.stat().st_size, file.read, "load")
+
+    def check_outputs(self, handle: str, feeds: Sequence[Feed], *, stage: str = "latency") -> list[str]:
+        """Run each feed once; for every floating-point output that is not finite, words that name it.
+
+        Raises `DeviceFailure`, `TargetLost`.
+        """
+        reply, _ = self.request("check_outputs", stage=stage, feeds=feeds, handle=handle)
+        with self.reading(stage):
+            return [
+                f"output {str(found['output'])!r}: {int(found['count'])} of {int(found['size'])} values for input "
+                f"{int(found['feed'])} are not finite"
+                for found in reply["nonfinite"]
+            ]
+
+    def open(self, handle: str, path: Path, digest: str, *, fresh: bool = False, padding: int = 0) -> Session:
+        """Open a model under a name; a model that is open there under the same digest stays, unless `fresh`.
+
+        `padding`: bytes that are taken before, so that the model does not lie in memory where the last one did.
 
         Raises `DeviceFailure`.
         """
@@ -155,7 +210,7 @@ class AgentClient:
             return session
         self.sessions.pop(handle, None)
         self.put(path, digest)
-        reply, _ = self.request("open", stage="load", handle=handle, digest=digest)
+        reply, _ = self.request("open", stage="load", handle=handle, digest=digest, padding=padding)
         with self.reading("load"):
             session = Session(digest, duration(reply, "seconds"), reply["inputs"], reply["outputs"])
         self.sessions[handle] = session
@@ -180,6 +235,32 @@ class AgentClient:
                 pass  # a full or broken pipe: it is killed below anyway
             self._end()
 
+    def _pack(self, feeds: Sequence[Feed], stage: str) -> tuple[list[dict[str, Any]], list[memoryview]]:
+        named = {f"{i}/{name}": value for i, feed in enumerate(feeds) for name, value in feed.items()}
+        try:
+            return frames.pack_arrays(named)
+        except frames.ArrayError as error:
+            raise DeviceFailure(Failure(kind="unsupported", stage=stage, message=str(error))) from error
+
+    def _store(self, parts: list[memoryview], stage: str) -> str:
+        """Send arrays into the device's cache; their digest."""
+        data = b"".join(parts)
+        digest = hashlib.sha256(data).hexdigest()
+        self._put(digest, len(data), io.BytesIO(data).read, stage)
+        return digest
+
+    def _put(self, digest: str, size: int, read: Callable[[int], bytes], stage: str) -> None:
+        """Send what `read` gives in pieces, unless the device has it. Asking each time also keeps it in the cache."""
+        if self.request("has", stage=stage, digest=digest)[0].get("has"):
+            return
+        offset = 0
+        while True:
+            piece = read(_PIECE)
+            self.request("put", stage=stage, payload=memoryview(piece), digest=digest, offset=offset, size=size)
+            offset += len(piece)
+            if offset >= size or not piece:
+                return
+
     def _send(self, exchange: _Exchange, pieces: list[memoryview]) -> None:
         with selectors.DefaultSelector() as ready:
             ready.register(self._wire.requests, selectors.EVENT_WRITE)
@@ -199,11 +280,13 @@ class AgentClient:
             ready.register(self._wire.replies, selectors.EVENT_READ)
             ready.register(self._wire.log, selectors.EVENT_READ)
             prefix = self._take(exchange, ready, frames.PREFIX.size)
-            header_size, payload_size = frames.decode_prefix(bytes(prefix), self._limits.reply)
+            most = self._limits.reply if exchange.op == "infer" else _SMALL_REPLY
+            header_size, payload_size = frames.decode_prefix(bytes(prefix), most)
             text = bytes(self._take(exchange, ready, header_size))
             header = frames.decode_header(text, payload_size)
             if header.get("number") != self._number:
                 raise frames.FrameError(f"reply number {header.get('number')!r} to request {self._number}")
+            self._note_moment(exchange, header)
             if "failure" in header:
                 raise self._refusal(exchange, header["failure"])
             payload = self._take(exchange, ready, payload_size)
@@ -223,28 +306,22 @@ class AgentClient:
         return data
 
     def _wait(self, exchange: _Exchange, ready: selectors.BaseSelector) -> None:
-        """Return when the line is ready. Until then: drain the log, watch clock and memory."""
+        """Return when the line is ready. Until then: drain the log, watch the clock."""
         while True:
             now = time.monotonic()
             if now >= exchange.deadline:
-                message = f"no answer to {exchange.op!r} within {exchange.seconds:g} s"
-                raise self._fatal(exchange, "timeout", message)
-            if now >= exchange.next_look:
-                exchange.next_look = now + _POLL
-                self._watch_memory(exchange)
-            found = {key.fd for key, _ in ready.select(min(_POLL, exchange.deadline - now))}
+                raise self._late(exchange)
+            found = {key.fd for key, _ in ready.select(exchange.deadline - now)}
             if self._wire.log in found and not self._drain():
                 ready.unregister(self._wire.log)
             if found - {self._wire.log}:
                 return
 
-    def _watch_memory(self, exchange: _Exchange) -> None:
-        resident = self._wire.resident_bytes()
-        if resident is not None and resident > self._limits.memory:
-            limit = self._limits.memory >> 20
-            raise self._fatal(
-                exchange, "oom", f"the process grew to {resident >> 20} MiB, over its limit of {limit} MiB"
-            )
+    def _late(self, exchange: _Exchange) -> DeviceFailure | TargetLost:
+        if self._reachable is not None and not self._reachable():
+            self._end()
+            return TargetLost(f"{self._label}: the device does not answer any more; bring it back, then go on")
+        return self._fatal(exchange, "timeout", f"no answer to {exchange.op!r} within {exchange.seconds:g} s")
 
     def _drain(self) -> bool:
         """Take what the agent has printed; False at the end of it.
@@ -258,7 +335,20 @@ class AgentClient:
         self._log = (self._log + text)[-_LOG_TAIL:]
         return bool(text)
 
-    def _refusal(self, exchange: _Exchange, told: Any) -> DeviceFailure:
+    def _note_moment(self, exchange: _Exchange, header: Mapping[str, Any]) -> None:
+        clock, boot, before = duration(header, "clock"), header.get("boot"), self.moment
+        if not isinstance(boot, str):
+            raise frames.FrameError("a reply without the boot of its device")
+        if before is not None and boot != before.boot:
+            self._end()
+            raise TargetLost(f"{self._label}: the device has started anew; what was being measured is lost")
+        if before is not None and clock < before.device:
+            raise frames.FrameError(f"its clock went back from {before.device!r} to {clock!r}")
+        self.moment = Moment(exchange.sent, time.monotonic(), clock, boot)
+
+    def _refusal(self, exchange: _Exchange, told: Any) -> DeviceFailure | TargetLost:
+        if isinstance(told, dict) and told.get("kind") == _LOST:
+            return TargetLost(f"{self._label}: {told.get('message', '')}; what was being measured is lost")
         if not isinstance(told, dict) or told.get("kind") not in _KINDS:
             raise frames.FrameError(f"a failure of unknown kind: {str(told)[:200]}")
         message, trace = str(told.get("message", "")), told.get("traceback")
@@ -271,13 +361,24 @@ class AgentClient:
             )
         )
 
-    def _ended(self, exchange: _Exchange) -> DeviceFailure:
-        how = self._wire.ended(wait=2.0)
+    def _ended(self, exchange: _Exchange) -> DeviceFailure | TargetUnavailable:
+        how = self._wire.ended(wait=_GOODBYE)
         if how is None:
             return self._fatal(exchange, "protocol", "the agent closed its output but runs on")
-        if how == "SIGKILL" and _oom_kills() > self._kernel_kills:
-            return self._fatal(exchange, "oom", "the kernel killed the process: the machine is out of memory")
-        return self._fatal(exchange, "crash", f"the process died during {exchange.op!r}: {how}")
+        if how.code in (None, codes.ENDED):
+            self._end()
+            if self.moment is None:  # nothing has ever been heard
+                return TargetUnavailable(f"{self._label}: {how.said}")
+            return TargetLost(f"{self._label}: the connection is gone: {how.said}; bring it back, then go on")
+        if how.code == codes.OUT_OF_MEMORY:
+            limit = self._limits.memory >> 20
+            failure = self._fatal(exchange, "oom", f"the process grew over its limit of {limit} MiB").failure
+            told = [line for line in (failure.traceback or "").splitlines() if line.startswith(codes.GUARD_SAYS)]
+            if not told:
+                return DeviceFailure(failure)
+            message = f"{self._label}: {told[-1].removeprefix(codes.GUARD_SAYS)}"
+            return DeviceFailure(failure.model_copy(update={"message": message}))
+        return self._fatal(exchange, "crash", f"the process died during {exchange.op!r}: {how.said}")
 
     def _fatal(self, exchange: _Exchange, kind: FailureKind, message: str) -> DeviceFailure:
         for _ in range(32):  # not until it is empty: a flood never is
@@ -300,17 +401,8 @@ class AgentClient:
 
 
 def duration(reply: Mapping[str, Any], key: str) -> float:
-    """A duration out of a reply. Raises FrameError if it is not a finite number >= 0."""
+    """A duration out of a reply, seconds. Raises FrameError if it is no number from 0 to a few centuries."""
     value = reply.get(key)
-    if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _AGES:
         raise frames.FrameError(f"{key!r} is {value!r}, not a duration")
     return float(value)
-
-
-def _oom_kills() -> int:
-    """How many processes the kernel has killed for memory since boot."""
-    try:
-        text = Path("/proc/vmstat").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)

@@ -63,12 +63,14 @@ def decode_header(text: bytes, payload_size: int) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise FrameError("the header is not a JSON object")
     if "arrays" in header:
-        _check_arrays(header["arrays"], payload_size)
+        check_arrays(header["arrays"], payload_size)
     return header
 
 
 def pack_arrays(arrays: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[memoryview]]:
     """(`arrays` entry of the header, payload parts). Raises ArrayError for what is not a plain tensor."""
+    if not arrays:
+        return [], []  # the keeper of a lease works where there is no numpy
     import numpy as np
 
     specs: list[dict[str, Any]] = []
@@ -94,6 +96,8 @@ def pack_arrays(arrays: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[m
 
 def unpack_arrays(specs: list[dict[str, Any]], payload: bytearray) -> dict[str, Any]:
     """Arrays by name. They share the payload's memory where they can and are writable."""
+    if not specs:
+        return {}
     import numpy as np
 
     arrays: dict[str, Any] = {}
@@ -113,7 +117,8 @@ def unpack_arrays(specs: list[dict[str, Any]], payload: bytearray) -> dict[str, 
     return arrays
 
 
-def _check_arrays(specs: Any, payload_size: int) -> None:
+def check_arrays(specs: Any, payload_size: int) -> None:
+    """Raise FrameError unless `specs` describes arrays that take exactly `payload_size` bytes."""
     if not isinstance(specs, list):
         raise FrameError("`arrays` is not a list")
     total = 0

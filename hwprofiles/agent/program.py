@@ -5,19 +5,18 @@ parent can kill it at any moment: nothing it keeps is worth more than the time t
 replies are frames (`hwprofiles.agent.frames`) on what were stdin and stdout; the model's own prints go to
 stderr. When its input ends, the parent is gone and it dies at once, even in the middle of an inference.
 
-Operations: hello, pressure, has, put, open, close, warm, time, infer, kernels, memory, exit.
+Operations: hello, describe, pressure, has, put, open, close, warm, time, infer, kernels, memory, energy, exit.
 """
 
 from __future__ import annotations
 
 import array
-import contextlib
-import ctypes
+import hashlib
 import importlib
+import json
 import os
 import queue
 import resource
-import signal
 import sys
 import threading
 import time
@@ -26,10 +25,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hwprofiles.agent import frames, probe, timing
+from hwprofiles.agent import codes, counters, energy, frames, lock, policy, probe, supervisor, timing
 from hwprofiles.agent.cache import BlobCache, Scratch
 
-PROTOCOL = 1
+PROTOCOL = 2
+LOST = "lost"  # kind of a refusal that says nothing about the model
+
+_HEARTBEAT = 60.0  # seconds after which a silent parent is held for lost by whoever keeps the lock for it
+_LOCK_OPERATIONS = frozenset({"ping", "attempt", "leave", "holder", "evict"})
+_OPERATIONS = frozenset(
+    {
+        "hello",
+        "describe",
+        "pressure",
+        "policy",
+        "has",
+        "put",
+        "open",
+        "close",
+        "warm",
+        "time",
+        "check_outputs",
+        "infer",
+        "kernels",
+        "memory",
+        "energy",
+    }
+)
 
 Reply = tuple[dict[str, Any], Mapping[str, Any]]
 
@@ -58,8 +80,12 @@ class Wire:
         self._requests: queue.Queue[tuple[dict[str, Any], bytearray]] = queue.Queue(maxsize=2)
         threading.Thread(target=self._read, daemon=True).start()
 
-    def next(self) -> tuple[dict[str, Any], bytearray]:
-        return self._requests.get()
+    def next(self, patience: float | None) -> tuple[dict[str, Any], bytearray] | None:
+        """The next request; None if none comes within `patience` seconds."""
+        try:
+            return self._requests.get(timeout=patience)
+        except queue.Empty:
+            return None
 
     def send(self, header: Mapping[str, Any], parts: list[memoryview]) -> None:
         size = sum(part.nbytes for part in parts)
@@ -76,7 +102,7 @@ class Wire:
                 self._requests.put((frames.decode_header(header, payload_size), payload))
         except (frames.FrameError, MemoryError, OSError) as error:
             os.write(2, f"agent: cannot read its requests: {error}\n".encode())
-            os._exit(76)
+            os._exit(codes.BAD_REQUEST)
 
     def _take(self, size: int) -> bytearray:
         """Exactly `size` bytes. The end of the input ends the process, whatever it is doing."""
@@ -85,7 +111,7 @@ class Wire:
         while got < size:
             count = self._in.readinto(view[got:])
             if not count:
-                os._exit(0)
+                os._exit(codes.ENDED)
             got += count
         return data
 
@@ -94,35 +120,54 @@ class Agent:
     """What is kept between requests: the runtime, cached model files, opened sessions by handle."""
 
     def __init__(self, folder: Path) -> None:
-        self.scratch = Scratch(folder / "scratch")
-        self._cache = BlobCache(folder / "blobs")
+        self.scratch: Scratch | None = None  # with the cache made by `hello`: a keeper of the lock needs no disk
+        self._folder = folder
+        self._lock: lock.DeviceLock | None = None
+        self._stored: tuple[str, list[timing.Feed]] = ("", [])
         self._backend: Any = None
         self._options: dict[str, Any] = {}
         self._sessions: dict[str, Any] = {}
         self._import_only = 0
+        self._ready: float | None = None  # seconds from the start of the program until it could open a model
 
     def serve(self, request: dict[str, Any], payload: bytearray) -> Reply:
         """Raises Refused, FrameError, ArrayError, OSError or one of the backend's errors."""
         op = request.get("op")
-        if op == "put":
-            return self._put(request, payload)
-        if op not in (
-            "hello",
-            "pressure",
-            "has",
-            "open",
-            "close",
-            "warm",
-            "time",
-            "infer",
-            "kernels",
-            "memory",
-        ):
+        if op in _LOCK_OPERATIONS:
+            return self._serve_lock(str(op), request), {}
+        if op not in _OPERATIONS:
             raise Refused("protocol", f"unknown operation {op!r}")
         if self._backend is None and op != "hello":
             raise Refused("protocol", f"{op!r} before 'hello'")
-        reply: Reply = getattr(self, "_" + op)(request, _feeds(request, payload))
+        if op == "put":
+            return self._put(request, payload)
+        self._refuse_stale(request)
+        reply: Reply = getattr(self, "_" + op)(request, self._feeds(request, payload))
+        self._refuse_stale(request)  # the claim may have been lost meanwhile, and somebody else may have timed
         return reply
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds for the next request to come. A keeper whose parent is cut off must not keep the device for ever."""
+        return _HEARTBEAT if self._lock is not None and self._lock.busy else None
+
+    def _serve_lock(self, op: str, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if self._lock is None:
+                self._lock = lock.DeviceLock()
+            if op == "attempt":
+                return self._lock.attempt(request["name"], request["exclusive"], request["who"])
+            if op == "leave":
+                self._lock.leave(request["name"])
+            if op == "evict":
+                return {"done": self._lock.evict()}
+            return {"holder": self._lock.holder()} if op == "holder" else {}
+        except lock.LockError as error:
+            raise Refused("unavailable", str(error)) from error
+
+    def _refuse_stale(self, request: dict[str, Any]) -> None:
+        if "token" in request and not lock.is_current(request["token"]):
+            raise Refused(LOST, "the lease of the device was lost to somebody else")
 
     def failure(self, error: Exception, stage: str) -> dict[str, Any]:
         """The `failure` of a reply: kind, one line, and the traceback."""
@@ -152,38 +197,61 @@ class Agent:
         except (ImportError, OSError) as error:
             raise Refused("unavailable", f"{sys.executable} cannot import the runtime: {error}") from error
         self._options = request["options"]
+        self.scratch = Scratch(self._folder / "scratch")
+        self._cache = BlobCache(self._folder / "blobs")
         self._cache.limit = request["cache_bytes"]
         self._import_only = probe.memory()["now"]
+        self._ready = counters.age()
+        guard = os.environ.get(supervisor.GUARD, "none")
         if request["address_space"]:
+            guard += "+rlimit_as"
             resource.setrlimit(resource.RLIMIT_AS, (request["address_space"], resource.RLIM_INFINITY))
         facts = {
             "identity": {**probe.identity(), "numpy": numpy.__version__},
-            "environment": probe.environment(),
-            "runtime": self._backend.describe(),
+            "environment": {**probe.environment(), "memory_guard": guard},
         }
         return facts, {}
+
+    def _describe(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
+        """The runtime, after the files that it needs were sent; its error if its provider does not really run."""
+        if request["files"]:
+            self._backend.attach(
+                {name: self._blob(digest) for name, digest in request["files"].items()}, str(self._scratch_folder)
+            )
+        facts = self._backend.describe(self._options)
+        if self._options.get("provider") in facts["providers"] and hasattr(self._backend, "check"):
+            self._backend.check(self._options)
+        return {"runtime": facts}, {}
 
     def _pressure(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
         before = probe.pressure()
         time.sleep(request["seconds"])
         return {"before": before, "after": probe.pressure()}, {}
 
+    def _policy(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
+        return policy.serve(request), {}
+
     def _has(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
         return {"has": self._cache.find(request["digest"]) is not None}, {}
 
     def _put(self, request: dict[str, Any], payload: bytearray) -> Reply:
         try:
-            self._cache.add(request["digest"], request["offset"], request["size"], payload, self.scratch.folder)
+            self._cache.add(request["digest"], request["offset"], request["size"], payload, self._scratch_folder)
         except ValueError as error:
             raise Refused("protocol", str(error)) from error
+        except OSError as error:
+            place, size = self._folder, request["size"] >> 20
+            message = f"cannot keep a file of {size} MiB in {place}: {error.strerror}; free some space there"
+            raise Refused("disk", message) from error
         return {}, {}
 
     def _open(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
         # The handle's old session goes first: two at once would double the peak for nothing.
         self._sessions.pop(request["handle"], None)
+        timing.move_memory(request.get("padding", 0))
         start = time.perf_counter()
         session = self._backend.Session(self._blob(request["digest"]), self._options)
-        seconds = time.perf_counter() - start
+        seconds = getattr(session, "load_seconds", time.perf_counter() - start)
         self._sessions[request["handle"]] = session
         return {"seconds": seconds, "inputs": session.inputs, "outputs": session.outputs}, {}
 
@@ -192,17 +260,19 @@ class Agent:
         return {}, {}
 
     def _warm(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
-        run = self._session(request["handle"]).run
-        result = timing.warm_up(run, feeds, request["seconds"], request["iterations"], request["cap"])
+        session = self._session(request["handle"])
+        result = timing.warm_up(session, feeds, request["seconds"], request["iterations"], request["cap"])
         samples = result.pop("samples")
         result["count"] = timing.block_length(
             samples, request["block_seconds"], request["block_iterations"], len(feeds)
         )
-        return {**result, "first": samples[0], "typical": timing.median(samples[-20:])}, {}
+        return {**result, "typical": timing.median(samples[-20:])}, {}
 
     def _time(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
-        runs = {side: self._session(handle).run for side, handle in request["sides"].items()}
-        blocks = timing.time_pairs(runs, feeds, request["counts"], request["pairs"], request["seed"], request["budget"])
+        sides = {side: self._session(handle) for side, handle in request["sides"].items()}
+        blocks = timing.time_pairs(
+            sides, feeds, request["counts"], request["pairs"], request["seed"], request["budget"]
+        )
         wall = array.array("d")
         for block in blocks:
             wall.extend(block.pop("wall"))
@@ -211,34 +281,85 @@ class Agent:
     def _infer(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
         session = self._session(request["handle"])
         found = {}
-        for number, feed in enumerate(feeds):
-            outputs = session.run(feed)
+        run_all = getattr(session, "run_all", None)
+        answers = run_all(feeds) if run_all is not None else (session.run(feed) for feed in feeds)
+        for number, outputs in enumerate(answers):
             for index, port in enumerate(session.outputs):
                 found["{}/{}".format(number, port["name"])] = outputs[index]
         return {}, found
 
+    def _check_outputs(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
+        """One inference of each feed: which floating-point outputs hold something that is not finite."""
+        numpy = importlib.import_module("numpy")
+        session, found = self._session(request["handle"]), []
+        for number, feed in enumerate(feeds):
+            for port, value in zip(session.outputs, session.run(feed)):  # noqa: B905  (Python 3.9)
+                if isinstance(value, numpy.ndarray) and value.dtype.kind in "fc":
+                    count = int(value.size - numpy.isfinite(value).sum())
+                    if count:
+                        found.append({"feed": number, "output": port["name"], "count": count, "size": int(value.size)})
+        return {"nonfinite": found}, {}
+
     def _kernels(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
         found = self._backend.kernels(
-            self._blob(request["digest"]), self._options, feeds[0], request["runs"], str(self.scratch.folder)
+            self._blob(request["digest"]), self._options, feeds[0], request["runs"], str(self._scratch_folder)
         )
         return {"kernels": found}, {}
 
     def _memory(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
         """Peaks of loading and of running, apart. Meant for a process that has done nothing else."""
         reset = probe.reset_peak()
+        start = time.perf_counter()
         session = self._backend.Session(self._blob(request["digest"]), self._options)
+        if hasattr(session, "memory"):  # the model lives in a process of its own
+            return {**session.memory(feeds[0], request["iterations"]), "reset": True, "cgroup_peak": None}, {}
         load = probe.memory()["peak"]
         reset = probe.reset_peak() and reset
-        for _ in range(request["iterations"]):
+        session.run(feeds[0])
+        cold = None if self._ready is None else self._ready + time.perf_counter() - start
+        for _ in range(request["iterations"] - 1):
             session.run(feeds[0])
         run = probe.memory()["peak"]
-        return {"import_only": self._import_only, "load_peak": load, "run_peak": run, "reset": reset}, {}
+        peaks = {"import_only": self._import_only, "load_peak": load, "run_peak": run, "reset": reset}
+        return {**peaks, "cold": cold, "cgroup_peak": counters.cgroup_peak()}, {}
+
+    def _energy(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
+        """Energy at rest and at work, in turn; no slices where the machine has no counter that may be read."""
+        found = energy.Counters()
+        if not found.source:
+            return {"source": "", "slices": []}, {}
+        session = self._session(request["handle"])
+        if hasattr(session, "time_block"):  # starting the other process and loading would be counted as inference
+            return {"source": "", "slices": []}, {}
+
+        def work() -> int:
+            return len(timing.time_block(session, feeds, request["count"])["wall"])
+
+        return {"source": found.source, "slices": energy.spend(found, work, request["seconds"], request["slices"])}, {}
+
+    @property
+    def _scratch_folder(self) -> Path:
+        assert self.scratch is not None  # nothing that needs it is served before `hello`
+        return self.scratch.folder
 
     def _blob(self, digest: str) -> str:
         path = self._cache.find(digest)
         if path is None:
-            raise Refused("protocol", f"model {digest[:12]} was not sent")
+            raise Refused("protocol", f"file {digest[:12]} was not sent")
         return str(path)
+
+    def _feeds(self, request: dict[str, Any], payload: bytearray) -> list[timing.Feed]:
+        """Those in the request, or those that an earlier one has put into the cache."""
+        stored = request.get("stored")
+        if stored is None:
+            return _unpack_feeds(request.get("feeds", 0), frames.unpack_arrays(request.get("arrays", []), payload))
+        key = json.dumps(stored, sort_keys=True)
+        if key != self._stored[0]:
+            self._stored = ("", [])  # two sets at once would take twice the memory
+            data = bytearray(Path(self._blob(stored["digest"])).read_bytes())
+            frames.check_arrays(stored["arrays"], len(data))
+            self._stored = (key, _unpack_feeds(request["feeds"], frames.unpack_arrays(stored["arrays"], data)))
+        return self._stored[1]
 
     def _session(self, handle: str) -> Any:
         if handle not in self._sessions:
@@ -246,48 +367,41 @@ class Agent:
         return self._sessions[handle]
 
 
-def _feeds(request: dict[str, Any], payload: bytearray) -> list[timing.Feed]:
+def _unpack_feeds(count: int, arrays: Mapping[str, Any]) -> list[timing.Feed]:
     """Arrays are named `<number of the feed>/<input>`."""
-    feeds: list[timing.Feed] = [{} for _ in range(request.get("feeds", 0))]
-    for name, value in frames.unpack_arrays(request.get("arrays", []), payload).items():
+    feeds: list[timing.Feed] = [{} for _ in range(count)]
+    for name, value in arrays.items():
         number, _, name = name.partition("/")
         feeds[int(number)][name] = value
     return feeds
 
 
-def _harden(parent: int) -> None:
-    """First to be killed when memory runs out, no core files, dead when the parent is."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError):  # refused in some containers; the parent's watchdog does not need it
-        Path("/proc/self/oom_score_adj").write_text("800")
-    if parent:
-        # The reading thread cannot end a process that hangs inside native code with the GIL held; the kernel
-        # can.
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(0)  # it died before we asked
+def _boot() -> str:
+    """Changes with every start of the machine; "" where it does not tell."""
+    return hashlib.sha256((probe.read("/proc/sys/kernel/random/boot_id") or "").encode()).hexdigest()[:16]
 
 
 def main() -> None:
-    """`agent.pyz FOLDER PARENT_PID`; a pid of 0 means that the parent is on another machine."""
-    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
-    _harden(parent)
+    """The worker of `agent.pyz FOLDER MEMORY_LIMIT`; `hwprofiles.agent.supervisor` watches over it."""
+    folder = Path(sys.argv[1])
     wire = Wire()
     agent = Agent(folder)
+    boot = _boot()
     while True:
-        request, payload = wire.next()
+        taken = wire.next(agent.patience)
+        if taken is None:
+            os._exit(codes.ENDED)
+        request, payload = taken
         if request.get("op") == "exit":
-            agent.scratch.remove()
+            if agent.scratch is not None:
+                agent.scratch.remove()
             os._exit(0)  # tearing down native sessions has nothing to give and may crash
-        number = request.get("number")
         try:
             reply, arrays = agent.serve(request, payload)
             specs, parts = frames.pack_arrays(arrays)
         except agent.errors as error:
-            failure = agent.failure(error, str(request.get("op")))
-            wire.send({"number": number, "failure": failure}, [])
+            reply, parts = {"failure": agent.failure(error, str(request.get("op")))}, []
         else:
-            wire.send({"number": number, "arrays": specs, **reply}, parts)
-        del request, payload
+            reply = {"arrays": specs, **reply}
+        wire.send({"number": request.get("number"), "boot": boot, "clock": time.monotonic(), **reply}, parts)
+        del taken, request, payload, parts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,22 @@ _STEAL = 0.01  # CPUs' worth of time that the hypervisor kept
 
 @dataclass
 class Blocks:
-    """Blocks of one side: single samples, block medians, CPU seconds per inference of each block."""
+    """Blocks of one side: single samples, block medians, CPU seconds per inference of each block.
+
+    `clocks`: hertz after each block, where the machine tells.
+    """
 
     samples: list[float] = field(default_factory=list)
     medians: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    clocks: list[float] = field(default_factory=list)
     wall_seconds: float = 0.0
     thread_seconds: float = 0.0
+
+    @property
+    def off_cpu(self) -> float:
+        """Wall seconds per CPU second of the measuring thread."""
+        return self.wall_seconds / max(self.thread_seconds, 1e-9)
 
 
 def disturbances(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -53,6 +62,8 @@ def add_blocks(blocks: dict[str, Blocks], told: list[dict[str, Any]], wall: np.n
         side.medians.append(float(np.median(samples)))
         # The clock of CPU time may be coarse; a microsecond keeps the logarithm of a ratio finite.
         side.cpu.append(max(duration(block, "cpu"), 1e-6) / count)
+        if block.get("clock_hz") is not None:
+            side.clocks.append(duration(block, "clock_hz"))
         side.wall_seconds += float(samples.sum())
         side.thread_seconds += duration(block, "thread_cpu")
     lengths = {len(side.medians) for side in blocks.values()}
@@ -64,3 +75,18 @@ def add_blocks(blocks: dict[str, Blocks], told: list[dict[str, Any]], wall: np.n
 def log_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
     """log(numerator / denominator), pair by pair."""
     return [math.log(a / b) for a, b in zip(numerators, denominators, strict=True)]
+
+
+def unread(facts: Mapping[str, Any]) -> list[str]:
+    """What explains a number and could not be read on this machine, of the agent's environment and readings."""
+    wanted = {
+        "governor": "governor",
+        "frequency_hz": "frequency",
+        "temperature_c": "temperature",
+        "throttle_count": "throttle counters",
+        "psi_total": "pressure",
+        "steal_total": "steal",
+        "energy": "energy",
+        "cgroup_peak": "cgroup peak",
+    }
+    return [name for key, name in wanted.items() if not facts.get(key) and facts.get(key) != 0]

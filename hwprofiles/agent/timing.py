@@ -9,36 +9,47 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable
 from typing import Any
 
+from hwprofiles.agent import counters
+
 Feed = dict[str, Any]
-Runner = Callable[[Feed], Any]
+Session = Any  # of a backend: `run(feed)`, or `time_block(feeds, count)` where the model runs in another process
 
 CANDIDATE, BASELINE = "a", "b"
 
+_padding = bytearray()
 
-def warm_up(run: Runner, feeds: list[Feed], seconds: float, iterations: int, cap: float) -> dict[str, Any]:
+
+def move_memory(size: int) -> None:
+    """Keep `size` bytes until the next call, so that the model opened next lies elsewhere than the last one did."""
+    global _padding
+    _padding = bytearray(size)
+
+
+def warm_up(session: Session, feeds: list[Feed], seconds: float, iterations: int, cap: float) -> dict[str, Any]:
     """Run until at least `seconds` and `iterations` are spent and the last five medians moved less than 3 %.
 
     Gives up being picky after `cap` seconds: `stable` then says so.
     """
+    if hasattr(session, "time_block"):  # it warms up by itself, in each block
+        told = session.time_block(feeds, max(iterations, len(feeds)))
+        return {"samples": told["wall"], "first": told["first"], "stable": True}
     samples: list[float] = []
     began = time.perf_counter()
     while True:
         start = time.perf_counter()
-        run(feeds[len(samples) % len(feeds)])
+        session.run(feeds[len(samples) % len(feeds)])
         now = time.perf_counter()
         samples.append(now - start)
-        enough = now - began >= seconds and len(samples) >= iterations
-        if enough and _settled(samples):
-            return {"samples": samples, "stable": True}
-        if now - began >= cap:
-            return {"samples": samples, "stable": False}
+        enough = now - began >= seconds and len(samples) >= max(iterations, len(feeds))
+        settled = enough and _settled(samples)
+        if settled or (now - began >= cap and len(samples) >= len(feeds)):
+            return {"samples": samples, "first": samples[0], "stable": settled}
 
 
 def time_pairs(
-    runs: dict[str, Runner], feeds: list[Feed], counts: dict[str, int], pairs: int, seed: int, budget: float
+    sessions: dict[str, Session], feeds: list[Feed], counts: dict[str, int], pairs: int, seed: int, budget: float
 ) -> list[dict[str, Any]]:
     """Blocks in the order they were run: at most `pairs` pairs, or as many as fit into `budget` seconds (>= 1).
 
@@ -52,10 +63,11 @@ def time_pairs(
     gc.disable()
     try:
         for pair in range(pairs):
-            sides = sorted(runs)
+            sides = sorted(sessions)
             order.shuffle(sides)
             for side in sides:
-                blocks.append({"pair": pair, "side": side, **time_block(runs[side], feeds, counts[side])})
+                block = time_block(sessions[side], feeds, counts[side])
+                blocks.append({"pair": pair, "side": side, **block, "clock_hz": counters.clock()})
             if time.perf_counter() - began >= budget:
                 break
     finally:
@@ -64,11 +76,15 @@ def time_pairs(
     return blocks
 
 
-def time_block(run: Runner, feeds: list[Feed], count: int) -> dict[str, Any]:
+def time_block(session: Session, feeds: list[Feed], count: int) -> dict[str, Any]:
     """`count` inferences one by one.
 
     Wall seconds of each; CPU seconds of the process and of this thread in all.
     """
+    if hasattr(session, "time_block"):
+        told = session.time_block(feeds, count)
+        return {"count": count, **{key: told[key] for key in ("wall", "cpu", "thread_cpu")}}
+    run = session.run
     samples = [0.0] * count
     kinds = len(feeds)
     clock = time.perf_counter

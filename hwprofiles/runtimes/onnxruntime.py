@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from hwprofiles.target import Target
@@ -12,6 +14,14 @@ from hwprofiles.target import Target
 # libraries.
 _SLACK = 2 << 30
 _PER_THREAD = 256 << 20
+
+# Provider -> the package that has it. All of them install the module `onnxruntime`.
+_PACKAGES = {
+    "CPUExecutionProvider": "onnxruntime",
+    "CUDAExecutionProvider": "'onnxruntime-gpu[cuda,cudnn]'",
+    "TensorrtExecutionProvider": "onnxruntime-gpu",
+    "CoreMLExecutionProvider": "onnxruntime",
+}
 
 
 class OnnxRuntime:
@@ -22,6 +32,9 @@ class OnnxRuntime:
 
     def options(self, target: Target) -> dict[str, Any]:
         return {"threads": target.threads, "provider": target.provider}
+
+    def files(self, target: Target) -> dict[str, Path]:
+        return {}
 
     def address_space(self, target: Target) -> int:
         """A memory bomb then fails inside the runtime before it touches a page.
@@ -34,4 +47,12 @@ class OnnxRuntime:
         return target.memory_limit + _SLACK + target.threads * _PER_THREAD
 
     def install_hint(self, target: Target) -> str:
-        return f"{target.python or sys.executable} -m pip install numpy onnxruntime"
+        package = _PACKAGES.get(target.provider, f"a build of onnxruntime with {target.provider}")
+        python = target.python or (sys.executable if target.transport == "local" else "python3")
+        command = f"{shlex.quote(python)} -m pip install numpy {package}"
+        host = target.options.get("host")
+        if target.transport == "ssh" and isinstance(host, str):
+            command = f"ssh {shlex.quote(host)} {shlex.quote(command) if shlex.quote(package) != package else command}"
+        if package != "onnxruntime":
+            command += " (one environment holds only one onnxruntime: uninstall any other there first)"
+        return command

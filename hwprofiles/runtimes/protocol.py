@@ -1,23 +1,39 @@
 """The contract of a runtime: what it needs on the device, and the source of its device side.
 
 A third party registers a class under the entry point group `hwprofiles.runtimes`; it is made without
-arguments.
+arguments, and passes `hwprofiles.runtimes.conformance`.
 
 The device side is one Python module (3.9, no import of ours) that travels inside the agent. It must define
 
-- `describe() -> dict` with `runtime`, `version` and `providers` (list of names),
+- `describe(options) -> dict` with `runtime`, `version` and `providers` (names that a model may ask for there). It may
+  tell more: `compiled` (providers that the sources know), `build`, `accelerator`, and under which conditions its
+  sessions run: `arena` (the allocator: "default", "off"), `memory_pattern`, `cuda_graph`, `transfers` (whether copies
+  to and from an accelerator are part of the time; None: there are none),
 - `Session(path, options)` with `inputs` and `outputs` (lists of `{"name", "type", "shape"}`) and
   `run(feed) -> list` of arrays in the order of `outputs`,
 - `kernels(path, options, feed, runs, scratch) -> list` of dicts like `hwprofiles.measurement.Kernel`,
 - `ERRORS`, a tuple of the exception types that are an answer about the model and not a bug,
 - `classify(error, stage) -> kind` of Failure, `explain(error) -> str`, one line for a person.
+
+It may define `check(options)`, which raises one of ERRORS unless the provider really runs a model there, and, if its
+host side names files, `attach(files, scratch)`, which gets name -> path on the device before anything else is asked.
+
+A runtime that works in processes of its own may give its Session more, which is then used in place of `run`:
+`run_all(feeds) -> list` of lists of arrays; `time_block(feeds, count) -> dict` with `wall` (seconds of each), `cpu`,
+`thread_cpu`, `load` and `first` (seconds); `memory(feed, iterations) -> dict` with `import_only`, `load_peak`,
+`run_peak` (bytes) and `cold` (seconds); and the attribute `load_seconds`. Energy is not measured for such a runtime.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from hwprofiles.target import Target
+
+CONDITIONS = ("arena", "memory_pattern", "cuda_graph", "transfers")  # what `describe` tells about its sessions
 
 
 class Runtime(Protocol):
@@ -29,8 +45,20 @@ class Runtime(Protocol):
     def options(self, target: Target) -> dict[str, Any]:
         """What the device side needs to open a model for this target (JSON values). Raises `BadProfile`."""
 
+    def files(self, target: Target) -> Mapping[str, Path]:
+        """Files of this machine that the device side needs there, by a plain name. Raises `BadProfile`."""
+
     def address_space(self, target: Target) -> int:
         """Limit of the measured process's address space, bytes; 0 where the runtime cannot have one."""
 
     def install_hint(self, target: Target) -> str:
-        """The command that installs the runtime for the target's interpreter."""
+        """What installs the runtime for the target's interpreter: a command, or a sentence with one."""
+
+
+def digests(files: Mapping[str, Path]) -> dict[str, str]:
+    """sha256 of each file. Raises `OSError`."""
+    found = {}
+    for name, path in files.items():
+        with path.open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

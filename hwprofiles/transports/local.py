@@ -1,4 +1,4 @@
-"""The transport to this very machine: the agent is a child process in a session of its own."""
+"""The transport to this very machine: the agent's supervisor is a child process in a session of its own."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from hwprofiles.agent import codes
 from hwprofiles.errors import TargetUnavailable
 from hwprofiles.target import Target
+from hwprofiles.transports.protocol import Ending
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _PIPE = 1 << 20  # bytes; 16 times the default, so that a batch takes few turns
-
-# The kernel kills an agent when the *thread* that started it ends (PR_SET_PDEATHSIG), so all agents are
-# started by one thread that lives as long as this process.
-_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent-starter")
+_CLEANING = 5.0  # seconds that a supervisor has to end its worker before it is killed itself
 
 
 class LocalChannel:
@@ -36,35 +33,35 @@ class LocalChannel:
 
     @property
     def pid(self) -> int:
+        """Of the supervisor."""
         return self._process.pid
 
-    def resident_bytes(self) -> int | None:
-        try:
-            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
-        except (OSError, IndexError):
-            return None
-
-    def ended(self, wait: float = 0.0) -> str | None:
+    def ended(self, wait: float = 0.0) -> Ending | None:
         # WNOWAIT leaves the zombie: while it is there, its number, and so its group's, belongs to nobody
         # else.
         deadline = time.monotonic() + wait
         while True:
             if self._process.returncode is not None:
-                return _spell(self._process.returncode)
+                return _ending(self._process.returncode)
             try:
                 facts = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
-                return "an unknown end"  # somebody else waits for all children of this process
+                return Ending(None, "something in this process waits for all its children and took the exit code")
             if facts is not None:
-                return _spell(facts.si_status if facts.si_code == os.CLD_EXITED else -facts.si_status)
+                return _ending(facts.si_status if facts.si_code == os.CLD_EXITED else -facts.si_status)
             if time.monotonic() >= deadline:
                 return None
             time.sleep(0.002)
 
     def kill(self) -> None:
         if self._process.returncode is None:
+            # A fork of this process may have a copy of the pipe, so that closing ours does not end it: tell it too.
+            self._pipes[0].close()
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+                self._process.terminate()
+            if self.ended(wait=_CLEANING) is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
         for pipe in self._pipes:
             with contextlib.suppress(OSError):
@@ -74,36 +71,29 @@ class LocalChannel:
 class LocalTransport:
     """`hwprofiles.transports.protocol.Transport` for this machine."""
 
-    def device_id(self, target: Target) -> str:
-        return "local"
-
     def start(self, target: Target, program: bytes, work: Path) -> LocalChannel:
         archive = _write_once(work, program)
         interpreter = target.python or sys.executable
-        command = [interpreter, "-X", "faulthandler", str(archive), str(work), str(os.getpid())]
+        command = [interpreter, str(archive), str(work.absolute()), str(target.memory_limit)]
         try:
-            return _starter.submit(_start, command).result()
+            process = subprocess.Popen(
+                command,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
         except (FileNotFoundError, PermissionError) as error:
             raise TargetUnavailable(
                 f"target {target.name!r}: cannot start the interpreter {interpreter!r} ({error.strerror}); "
                 "set `python` in its profile to a Python that has the runtime"
             ) from error
-
-
-def _start(command: list[str]) -> LocalChannel:
-    process = subprocess.Popen(
-        command,
-        bufsize=0,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    channel = LocalChannel(process)
-    for descriptor in (channel.requests, channel.replies):
-        with contextlib.suppress(OSError):  # a user may run out of large pipes; small ones work as well
-            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE)
-    return channel
+        channel = LocalChannel(process)
+        for descriptor in (channel.requests, channel.replies):
+            with contextlib.suppress(OSError, AttributeError):  # a user may run out of large pipes; small ones work too
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE)
+        return channel
 
 
 def _write_once(folder: Path, program: bytes) -> Path:
@@ -120,11 +110,7 @@ def _write_once(folder: Path, program: bytes) -> Path:
     return path
 
 
-def _spell(code: int) -> str:
-    """An exit code or signal in words."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
+def _ending(code: int) -> Ending:
+    """From what `subprocess` calls a return code."""
+    code = code if code >= 0 else 128 - code
+    return Ending(code, codes.spell(code))

@@ -1,111 +1,96 @@
-"""What every runtime's device side must do, tried on the ones that are installed here."""
+"""Every built-in runtime passes the conformance suite that ships with the package; and what is theirs alone."""
 
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-import hwprofiles.agent
+import hwprofiles.runtimes.reference_runner as reference
 from hwprofiles.agent.archive import build_agent
-from hwprofiles.device import Device, open_device
-from hwprofiles.errors import DeviceFailure
-from hwprofiles.measurement import Kernel
-from hwprofiles.registry import RUNTIMES, load_plugin
+from hwprofiles.device import open_device
+from hwprofiles.errors import TargetUnavailable
+from hwprofiles.registry import RUNTIMES
+from hwprofiles.runtimes.conformance import RuntimeConformance
+from hwprofiles.runtimes.onnxruntime import OnnxRuntime
 from hwprofiles.runtimes.protocol import Runtime
+from hwprofiles.runtimes.runner import Runner, with_runner
 from hwprofiles.target import Target
 
-INSTALLED = {"onnxruntime": Target(name="here", options={"quiet_wait": 0})}
-REGISTERED = sorted(entry.name for entry in metadata.entry_points(group=RUNTIMES))
-
-pytestmark = pytest.mark.parametrize("name", REGISTERED)
+REFERENCE = Path(reference.__file__)
 
 
-@pytest.fixture
-def runtime(name: str) -> Runtime:
-    return load_plugin(RUNTIMES, name, target="here")
+class TestOnnxRuntime(RuntimeConformance):
+    runtime: ClassVar[Runtime] = OnnxRuntime()
+    target = Target(name="here")
+    opens = staticmethod(open_device)
+    module = "onnxruntime"
 
+    def test_kernels_tell_their_shapes(self, tmp_path: Path) -> None:
+        with self._open(tmp_path) as device:
+            kernels = device.kernels(self._model(tmp_path), {"x": np.ones((2, 8), np.float32)})
+        assert any("float[2,8]" in kernel.inputs for kernel in kernels)
 
-@pytest.fixture
-def device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # not to queue behind a real study on this machine
-    if name not in INSTALLED:
-        pytest.skip(f"{name} is not installed here")
-    with open_device(INSTALLED[name], work=tmp_path) as opened:
-        yield opened
+    def test_a_provider_that_is_listed_but_runs_nothing_is_refused(self, tmp_path: Path) -> None:
+        """The wheel lists AzureExecutionProvider; a session with it runs everything on the CPU and says nothing."""
+        with pytest.raises(TargetUnavailable, match="AzureExecutionProvider but ran a small model on CPUExecutionProv"):
+            self._open(tmp_path, provider="AzureExecutionProvider").close()
 
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """y = relu(x @ w), x of shape [batch, 8]."""
-    weights = numpy_helper.from_array(np.arange(32, dtype=np.float32).reshape(8, 4) - 16, "w")
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
-        [weights],
+    @pytest.mark.parametrize(
+        ("changes", "hint"),
+        [
+            ({"transport": "ssh", "options": {"host": "pi@pi"}}, "ssh pi@pi python3 -m pip install numpy onnxruntime"),
+            ({"python": "/opt/my env/python"}, "'/opt/my env/python' -m pip install numpy onnxruntime"),
+            ({"python": "py", "provider": "CUDAExecutionProvider"}, "py -m pip install numpy 'onnxruntime-gpu[cuda,"),
+            ({"python": "py", "provider": "CUDAExecutionProvider"}, "one environment holds only one onnxruntime"),
+            ({"python": "py", "provider": "XExecutionProvider"}, "a build of onnxruntime with XExecutionProvider"),
+        ],
     )
-    path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
+    def test_install_hint_is_for_where_it_is_missing(self, changes: dict[str, Any], hint: str) -> None:
+        assert hint in OnnxRuntime().install_hint(Target(name="there", **changes))
 
 
-def test_computes(device: Device, model: Path) -> None:
-    x = np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)
-    weights = np.arange(32, dtype=np.float32).reshape(8, 4) - 16
-    (out,) = device.infer(model, [{"x": x}])
-    np.testing.assert_allclose(out["y"], np.maximum(x @ weights, 0), rtol=1e-5)
+class TestRunner(RuntimeConformance):
+    runtime: ClassVar[Runtime] = Runner()
+    target = with_runner(Target(name="here", options={"runner_warmup": 0.0}), REFERENCE)
+    opens = staticmethod(open_device)
+
+    def test_is_labelled(self) -> None:
+        assert self.target.label == "runner reference_runner.py"
+        phone = with_runner(Target(name="x", label="android-termux"), Path(reference.__file__).parent / "runner.py")
+        assert phone.label == "android-termux, runner runner.py"
+        assert with_runner(phone, REFERENCE).label == "android-termux, runner reference_runner.py"
+
+    def test_another_program_is_another_fingerprint(self, tmp_path: Path) -> None:
+        other = tmp_path / "other.py"
+        other.write_text(REFERENCE.read_text() + "# changed\n")
+        with self._open(tmp_path) as one, open_device(with_runner(self.target, other), work=tmp_path) as two:
+            assert one.fingerprint.key != two.fingerprint.key
 
 
-def test_names_the_kernels_that_ran(device: Device, model: Path) -> None:
-    kernels = device.kernels(model, {"x": np.ones((2, 8), np.float32)})
-    assert all(isinstance(kernel, Kernel) and kernel.provider for kernel in kernels)
-    assert any("float[2,8]" in kernel.inputs for kernel in kernels)
-    assert all(kernel.seconds >= 0 for kernel in kernels) and sum(k.seconds for k in kernels) > 0
+def test_every_registered_runtime_is_made_without_arguments() -> None:
+    found = {entry.name: entry.load()() for entry in metadata.entry_points(group=RUNTIMES)}
+    assert isinstance(found["onnxruntime"], OnnxRuntime) and isinstance(found["runner"], Runner)
 
 
-def test_refuses_what_is_no_model(device: Device, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.onnx"
-    broken.write_bytes(b"\x08\x07garbage")
-    with pytest.raises(DeviceFailure) as raised:
-        list(device.infer(broken, [{"x": np.ones(1, np.float32)}]))
-    assert raised.value.failure.kind == "bad_model"
+def test_what_travels_is_old_enough_python() -> None:
+    """All of the archive parses on Python 3.9 and imports nothing of ours that does not travel with it."""
+    import io
+    import zipfile
 
-
-def test_fingerprint_identifies_the_runtime(device: Device, name: str) -> None:
-    found = device.fingerprint
-    assert (found.runtime, found.provider, found.threads) == (name, device.target.provider, 1)
-    assert found.runtime_version[0].isdigit() and found.cores >= 1 and found.memory_total > 1 << 28
-    other = found.model_copy(update={"boot_id": "other", "environment": {}})
-    assert other.key == found.key
-    assert found.model_copy(update={"threads": 2}).key != found.key
-
-
-def test_device_side_is_old_enough_python(runtime: Runtime, name: str) -> None:
-    """What travels must parse on Python 3.9 and import nothing of ours but what travels with it."""
-    folder = Path(hwprofiles.agent.__file__).parent
-    ours = {f"hwprofiles.agent.{n}" for n in ("frames", "probe", "timing", "cache", "program")}
-    for source in [runtime.backend(), *((folder / f"{m.rpartition('.')[2]}.py").read_text() for m in ours)]:
-        tree = ast.parse(source, feature_version=(3, 9))
-        for node in ast.walk(tree):
+    archive = zipfile.ZipFile(io.BytesIO(build_agent(OnnxRuntime().backend())))
+    ours = {name.removesuffix(".py").replace("/", ".") for name in archive.namelist()}
+    assert "hwprofiles.agent.processor" in ours
+    for name in archive.namelist():
+        for node in ast.walk(ast.parse(archive.read(name), feature_version=(3, 9))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hwprofiles"):
-                names = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-                assert names & ours, f"{node.module} does not travel"
+                wanted = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+                assert wanted & (ours - {"hwprofiles.agent"}), f"{name}: {node.module} does not travel"
 
 
-def test_archive_is_reproducible(runtime: Runtime, name: str) -> None:
-    assert build_agent(runtime.backend()) == build_agent(runtime.backend())
-
-
-def test_host_side_does_not_import_the_runtime(name: str) -> None:
-    code = f"import sys, hwprofiles.device, hwprofiles.runtimes.{name}; sys.exit('{name}' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_reference_runner_is_old_enough_python() -> None:
+    ast.parse(REFERENCE.read_text(), feature_version=(3, 9))

@@ -16,7 +16,9 @@ from autotune.errors import UsageError
 from autotune.keys import MetricKey, parse_key
 from autotune.search.progress import Progress
 from autotune.trial import Trial, Value
+from tests.unit.search.test_drift import measurement
 
+LOCAL = {"target": "local"}
 CONFIG = StudyConfig(name="small")
 
 
@@ -89,7 +91,65 @@ def test_the_table_says_it_all_within_its_width(columns: int) -> None:
     assert max(map(len, text.splitlines())) <= columns
     for part in ("★ 1", "250 B", "4.00x", "0.800x", "[0.790, 0.810]", "8 ms", "original"):
         assert part in text
-    assert "recommended" in legend([SMALL], SMALL)
+    assert "recommended" in legend([SMALL], SMALL, trials, CONFIG)
+
+
+def test_a_tie_is_called_a_tie() -> None:
+    same = trial(7, 200, 1.005, 0.004)
+    text = as_text(front_table([same, SMALL, ORIGINAL], [ORIGINAL, SMALL, same], CONFIG, None, columns=120), 120)
+    assert "1.005x tie [0.995, 1.015]" in text and text.count(" tie") == 1
+    assert "Tie: the interval of the time ratio holds 1" in legend([same], None, [ORIGINAL, same], CONFIG)
+    assert "tie" not in legend([SMALL], None, [ORIGINAL, SMALL], CONFIG).lower()
+
+
+def test_trials_that_cannot_be_told_apart_are_named() -> None:
+    twin = trial(9, 250.5, 0.805, 0.006)
+    said = legend([SMALL], None, [ORIGINAL, SMALL, TINY, twin], CONFIG)
+    assert "easured as equal in every objective: 1 and 9" in said
+    other = trial(9, 250.5, 0.85, 0.006)
+    assert "equal" not in legend([SMALL], None, [ORIGINAL, SMALL, TINY, other], CONFIG)
+
+
+def test_times_of_before_a_drift_are_marked() -> None:
+    early = [measurement(n, 0.010) for n in range(6)]
+    late = [measurement(10 + n, 0.011) for n in range(6)]
+    trials = [
+        trial(n, 1000 - n, 0.8 + n / 100, 0.005).model_copy(update={"measurements": (m.model_copy(update=LOCAL),)})
+        for n, m in enumerate([*early, *late])
+    ]
+    shown = [trials[1], trials[11]]
+    text = as_text(front_table(shown, trials, CONFIG, None, columns=120), 120)
+    assert "8.1 ms~" in text and "9.1 ms~" not in text and "9.1 ms" in text
+    assert "~ target local has become 10.0% slower" in legend(shown, None, trials, CONFIG)
+    assert "~" not in legend(shown[1:], None, trials, CONFIG), "none of those shown is stale"
+    assert "10.0% slower" in legend(shown[1:], None, trials, CONFIG)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_two_targets_fit(columns: int) -> None:
+    config = StudyConfig(name="small", targets=("local", "rpi5"))
+    values = {**SMALL.metrics, **{k.replace("@local", "@rpi5"): v for k, v in SMALL.metrics.items() if "@" in k}}
+    both = SMALL.model_copy(update={"metrics": values})
+    text = as_text(front_table([both], [ORIGINAL, both], config, both, columns=columns), columns)
+    assert max(map(len, text.splitlines())) <= columns and "…" not in text
+    assert text.count("8 ms") == 2 and text.count("[0.790, 0.810]") == 2
+    said = best_text(both)
+    assert "0.800x time on local" in said and "0.800x time on rpi5" in said
+
+
+def test_a_target_that_is_gone_is_news_at_once() -> None:
+    out = io.StringIO()
+    gone = {"pi": "paused, next try in 10 s: no route to host"}
+    with ProgressView(Console(file=out, width=200)) as view:
+        view.update(Progress("search", "trial 1", 1, 40))
+        view.update(Progress("targets", "target pi is paused", paused=gone))
+        view.update(Progress("search", "trial 1 waits for pi", 1, 40, paused=gone))
+        view.update(Progress("search", "trial 2", 1, 40, paused=gone))
+    assert out.getvalue().splitlines() == [
+        "search 1/40  trial 1",
+        "targets  target pi is paused",
+        "search 1/40  trial 1 waits for pi  target pi paused, next try in 10 s: no route to host",
+    ]
 
 
 def test_html_is_escaped() -> None:

@@ -299,3 +299,33 @@ def test_keys_are_checked_against_the_workload_metric(tmp_path: Path) -> None:
     study = GOOD.replace('"drop/worst",\n', '"acuracy/worst",\n')
     with pytest.raises(ConfigError, match=r"study.toml:5: search.objectives\[1\]: .*did you mean 'accuracy'"):
         load_workload(load_study(str(write(tmp_path, study))))
+
+
+EMULATED = 'threads = 1\nprovenance = "{}"\n'
+
+
+@pytest.mark.parametrize("provenance", ["emulated", "software", "simulated"])
+def test_costs_of_what_is_not_hardware_decide_nothing(tmp_path: Path, provenance: str) -> None:
+    (tmp_path / "phone.toml").write_text(EMULATED.format(provenance))
+    head = 'name = "small"\ntargets = ["local", "phone"]\n[techniques.quantize]\n'
+    allowed = '[search]\nobjectives = ["size_bytes", "latency_ratio@local", "drop/worst"]\n'
+    message = refuse(tmp_path, head + '[search]\nobjectives = [\n    "size_bytes",\n    "latency_p50@phone",\n]\n')
+    assert (
+        f"study.toml:5: search.objectives[1]: latency_p50@phone is a cost on target 'phone', which is {provenance}"
+        in (message.replace(str(tmp_path) + "/", ""))
+    )
+    message = refuse(tmp_path, head + allowed + '[constraints]\n"memory_peak@phone" = "10MB"\n')
+    assert "study.toml:7: constraints.memory_peak@phone: memory_peak@phone is a cost on target 'phone'" in message
+    message = refuse(tmp_path, head)
+    assert "study.toml:2: targets[1]: latency_ratio@phone, a default objective, is a cost on target 'phone'" in message
+    assert load_study(str(write(tmp_path, head + allowed))).config.targets == ("local", "phone")
+    judged = allowed.replace('"drop/worst"', '"drop/worst@phone"')
+    assert load_study(str(write(tmp_path, head + judged))), "what it answers counts, wherever it was computed"
+
+
+def test_patience_is_a_table_of_its_own(tmp_path: Path) -> None:
+    table = "[patience]\npauses = [1, 2.5]\nfailures = 2\nwaiting = 4\nseconds = 0\n"
+    patience = load_study(str(write(tmp_path, GOOD + table))).config.patience
+    assert (patience.pauses, patience.failures, patience.waiting, patience.seconds) == ((1.0, 2.5), 2, 4, 0.0)
+    for wrong in ("pauses = []", "pauses = [0]", "failures = 0", "waiting = 0", "seconds = -1", "pause = 3"):
+        assert "study.toml:26: patience" in refuse(tmp_path, f"{GOOD}[patience]\n{wrong}\n").replace("\\n", "")

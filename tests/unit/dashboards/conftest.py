@@ -17,7 +17,7 @@ from autotune.evaluation import Evaluation, Outcome, SliceResult
 from autotune.trial import Artifact, LayerOutcome, Trial, TrialState, Value
 from hwprofiles.errors import Failure
 from hwprofiles.fingerprint import Fingerprint
-from hwprofiles.measurement import Estimate, Latency, Measurement, Memory, Ratio
+from hwprofiles.measurement import Conditions, Estimate, Latency, Measurement, Memory, Ratio
 from hwprofiles.scenario import FINAL, SEARCH, Scenario
 
 LAYERS = (
@@ -55,6 +55,10 @@ FINGERPRINT = Fingerprint(
     machine="x86_64", system="Linux 6.1", cpu_model="Example CPU 9000 @ 2.10GHz", isa=("avx2", "avx512_vnni"),
     cores=2, memory_total=8_200_000_000, runtime="onnxruntime", runtime_version="1.31.1",
     provider="CPUExecutionProvider", python="3.11.9", numpy="2.4.1", threads=1,
+)  # fmt: skip
+CONDITIONS = Conditions(
+    runtime="onnxruntime", runtime_version="1.31.1", provider="CPUExecutionProvider", threads=1, batch=1,
+    arena="default", cuda_graph=None, transfers=None, clocks="performance, 3.20 GHz",
 )  # fmt: skip
 ANSWERS = (
     "Invoice 2024-117",
@@ -202,6 +206,7 @@ class StudyBuilder:
             ),
             ratio=Ratio(estimate=ratio, cpu=seen, pairs=20, log_ratios=(math.log(seen),) * 3),
             memory=Memory(peak=peak, load_peak=peak, run_peak=peak + 10, import_only=10, runs=1),
+            conditions=CONDITIONS,
             quality=("noisy",) if number == 5 else ("ok",), started_at="2026-03-01T10:00:00+00:00", seconds=9.1,
         )  # fmt: skip
 

@@ -48,7 +48,7 @@ def test_report_of_a_real_store(make_study: Any, tmp_path: Path) -> None:
         assert layer_map(real) == layer_map(fake)
         head = headline(real)
         assert head.trial is not None and head.tone == headline(fake).tone
-        assert (head.size, head.ratio, head.drop) == (headline(fake).size, headline(fake).ratio, headline(fake).drop)
+        assert (head.size, head.speeds, head.drop) == (headline(fake).size, headline(fake).speeds, headline(fake).drop)
         flips = flip_info(real, store, head.trial.number)
         assert flips == flip_info(fake, study.store(), head.trial.number) and flips is not None and flips.worse
         assert write_report(store, tmp_path / "report.html").stat().st_size > 1_000_000

@@ -42,9 +42,8 @@ def target() -> Target:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenDevice]:
+def opened(tmp_path: Path, target: Target) -> Iterator[OpenDevice]:
     """Opens devices that are closed after the test; keywords change the target."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # not to queue behind a real study on this machine
     devices: list[Device] = []
 
     def make(runtime: OnnxRuntime | None = None, **changes: object) -> Device:

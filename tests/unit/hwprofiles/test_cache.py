@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +44,52 @@ def test_pieces_out_of_order(tmp_path: Path) -> None:
     cache.add(digest, 0, 5, bytearray(b"ri"), tmp_path)
     with pytest.raises(ValueError, match="out of order"):
         cache.add(digest, 3, 5, bytearray(b"ht"), tmp_path)
+
+
+_PUT = """
+import hashlib, sys, time
+from pathlib import Path
+from hwprofiles.agent.cache import BlobCache, Scratch
+folder, data = Path(sys.argv[1]), bytes(1 << 20)
+cache, scratch, digest = BlobCache(folder / "blobs"), Scratch(folder / "scratch"), hashlib.sha256(data).hexdigest()
+print(digest, flush=True)
+for offset in range(0, len(data), 4096):
+    cache.add(digest, offset, len(data), bytearray(data[offset : offset + 4096]), scratch.folder)
+    if offset // 4096 == int(sys.argv[2]):
+        print("now", flush=True)
+        time.sleep(600)
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [0, 100, 254])
+def test_a_process_killed_in_the_middle_leaves_nothing_torn(tmp_path: Path, after: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", _PUT, str(tmp_path), str(after)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        digest = process.stdout.readline().decode().strip()
+        assert process.stdout.readline() == b"now\n"
+        process.kill()
+    assert BlobCache(tmp_path / "blobs").find(digest) is None
+    Scratch(tmp_path / "scratch").remove()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_full_disk_gets_back_what_was_begun(tmp_path: Path) -> None:
+    cache = BlobCache(tmp_path / "blobs")
+    data = os.urandom(1 << 16)
+    digest = hashlib.sha256(data).hexdigest()
+    cache.add(digest, 0, len(data), bytearray(data[:10]), tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError):
+            cache.add(digest, 10, len(data), bytearray(data[10:]), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.glob("*.part"))
+    assert cache.find(add(cache, data, tmp_path)) is not None  # and it can be sent again from its beginning
 
 
 @pytest.mark.parametrize("digest", ["", "../../etc/passwd", "A" * 64, "0" * 63])

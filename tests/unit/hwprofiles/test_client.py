@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 import struct
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hwprofiles.agent import frames
+from hwprofiles.agent.archive import build_archive
 from hwprofiles.agent.client import AgentClient, Limits
 from hwprofiles.agent.probe import memory
-from hwprofiles.errors import DeviceFailure, Failure
+from hwprofiles.errors import DeviceFailure, Failure, HardwareError, TargetLost, TargetUnavailable
 from hwprofiles.target import Target
-from hwprofiles.transports.conformance import program
 from hwprofiles.transports.local import LocalTransport
+from hwprofiles.transports.protocol import Ending
 
 MAGIC = frames.MAGIC
 READ = "import os, time\nos.read(0, 65536)\n"
@@ -24,7 +29,7 @@ def frame(text: bytes, payload: bytes = b"") -> bytes:
 
 
 def ask(source: str, work: Path, timeout: float = 20.0) -> tuple[Failure, AgentClient]:
-    channel = LocalTransport().start(Target(name="liar"), program(source), work)
+    channel = LocalTransport().start(Target(name="liar"), build_archive(source), work)
     client = AgentClient(channel, Limits(timeout=timeout, memory=1 << 30), "target 'liar'")
     try:
         with pytest.raises(DeviceFailure) as raised:
@@ -46,7 +51,14 @@ LIES = {
     "no JSON": frame(b"{'single': 'quotes'}"),
     "not an object": frame(b"[1, 2]"),
     "not UTF-8": frame(b'{"number": "\xff"}'),
-    "old answer": frame(b'{"number": 0, "has": true}'),
+    "old answer": frame(b'{"number": 0, "boot": "b", "clock": 1.0, "has": true}'),
+    "no clock": frame(b'{"number": 1, "boot": "b", "has": true}'),
+    "no boot": frame(b'{"number": 1, "clock": 1.0, "has": true}'),
+    "clock below zero": frame(b'{"number": 1, "boot": "b", "clock": -1.0, "has": true}'),
+    "clock is not a number": frame(b'{"number": 1, "boot": "b", "clock": NaN, "has": true}'),
+    "clock without end": frame(b'{"number": 1, "boot": "b", "clock": Infinity, "has": true}'),
+    "clock of another age": frame(b'{"number": 1, "boot": "b", "clock": 1e300, "has": true}'),
+    "clock in words": frame(b'{"number": 1, "boot": "b", "clock": "noon", "has": true}'),
     "no number": frame(b'{"has": true}'),
     "payload nobody announced": frame(b'{"number": 1, "arrays": []}', b"x" * 9),
     "array too short": frame(
@@ -58,8 +70,9 @@ LIES = {
     "array of objects": frame(
         b'{"number": 1, "arrays": [{"name": "y", "type": "object", "shape": [1], "bytes": 8}]}', b"x" * 8
     ),
-    "unknown failure": frame(b'{"number": 1, "failure": {"kind": "boredom", "message": "no"}}'),
-    "failure is text": frame(b'{"number": 1, "failure": "no"}'),
+    "unknown failure": frame(b'{"number": 1, "boot": "b", "clock": 1.0, "failure": {"kind": "boredom"}}'),
+    "failure is text": frame(b'{"number": 1, "boot": "b", "clock": 1.0, "failure": "no"}'),
+    "more than a yes or no can take": struct.pack("<4sIQ", MAGIC, 10, 65 << 20),
 }
 
 
@@ -69,6 +82,146 @@ def test_garbage_is_a_protocol_failure(lie: str, tmp_path: Path) -> None:
     failure, _ = ask(answer(LIES[lie]), tmp_path)
     assert failure.kind == "protocol" and failure.stage == "load"
     assert "target 'liar'" in failure.message and "\n" not in failure.message
+    assert memory()["now"] - before < 50 << 20
+
+
+class Recorded:
+    """The line of an agent that has said something, no more than a pipe holds, and then ended."""
+
+    def __init__(self, said: bytes, ending: Ending) -> None:
+        self._ending = ending
+        unread, self.requests = os.pipe()
+        self.replies, replies = os.pipe()
+        self.log, log = os.pipe()
+        os.write(replies, said[: 60 << 10])
+        os.close(replies)
+        os.close(log)
+        self._open = [unread, self.requests, self.replies, self.log]
+
+    def ended(self, wait: float = 0.0) -> Ending:
+        return self._ending
+
+    def kill(self) -> None:
+        while self._open:
+            os.close(self._open.pop())
+
+
+def hear(said: bytes, ending: Ending = Ending(1, "exit code 1")) -> tuple[HardwareError | None, AgentClient]:  # noqa: B008
+    client = AgentClient(Recorded(said, ending), Limits(timeout=20, memory=1 << 30), "target 'liar'")
+    try:
+        client.request("has", stage="load", digest="0" * 64)
+    except HardwareError as error:
+        return error, client
+    finally:
+        client.close()
+    return None, client
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=12,
+)
+plausible = st.fixed_dictionaries(
+    {},
+    optional={
+        "number": st.just(1) | anything,
+        "boot": st.just("b") | anything,
+        "clock": st.floats() | anything,
+        "failure": anything | st.fixed_dictionaries({"kind": st.just("oom") | anything, "message": anything}),
+        "arrays": anything | st.lists(anything, max_size=2),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_one_failure(said: bytes) -> None:
+    error, client = hear(said)
+    assert isinstance(error, DeviceFailure) and error.failure.kind in ("protocol", "crash") and not client.alive
+    assert "\n" not in error.failure.message
+
+
+@settings(max_examples=300, deadline=None)
+@given(plausible, st.binary(max_size=40))
+def test_any_reply_is_an_answer_or_one_failure(header: dict[str, object], payload: bytes) -> None:
+    before = memory()["now"]
+    error, _ = hear(frame(json.dumps(header).encode(), payload))
+    assert error is None or isinstance(error, (DeviceFailure, TargetLost))
+    assert memory()["now"] - before < 50 << 20
+
+
+def reply(number: int, boot: str = "b", clock: float = 1.0) -> bytes:
+    return frame(json.dumps({"number": number, "boot": boot, "clock": clock, "has": True}).encode())
+
+
+@pytest.mark.parametrize("ending", [Ending(None, "ssh: connection reset"), Ending(121, "ended from outside")])
+@pytest.mark.parametrize("said", [b"", reply(2)[:12], reply(2)[:-1]])
+def test_a_broken_connection_says_nothing_about_the_model(said: bytes, ending: Ending) -> None:
+    client = AgentClient(Recorded(reply(1) + said, ending), Limits(20, 1 << 30), "target 'liar'")
+    client.request("has", stage="load", digest="0" * 64)
+    with pytest.raises(TargetLost) as raised:
+        client.request("has", stage="load", digest="0" * 64)
+    assert ending.said in str(raised.value) and "'liar'" in str(raised.value)
+    assert not client.alive
+
+
+def test_a_connection_that_never_came_about_is_unavailable() -> None:
+    error, client = hear(b"", Ending(None, "ssh: connect to host x port 22: Connection refused"))
+    assert type(error) is TargetUnavailable and str(error).endswith("port 22: Connection refused")
+    assert not client.alive
+
+
+def test_the_memory_guard_is_an_oom() -> None:
+    error, _ = hear(b"", Ending(120, "exit code 120"))
+    assert isinstance(error, DeviceFailure) and error.failure.kind == "oom"
+    assert "limit of 1024 MiB" in error.failure.message
+
+
+@pytest.mark.parametrize(
+    ("second", "kind"),
+    [(reply(2, clock=2.0), None), (reply(2, clock=0.5), DeviceFailure), (reply(2, boot="c", clock=2.0), TargetLost)],
+)
+def test_boot_and_clock_are_watched(second: bytes, kind: type[Exception] | None) -> None:
+    client = AgentClient(Recorded(reply(1) + second, Ending(0, "exit code 0")), Limits(20, 1 << 30), "target 'liar'")
+    client.request("has", stage="load", digest="0" * 64)
+    try:
+        if kind is None:
+            client.request("has", stage="load", digest="0" * 64)
+            assert client.moment is not None and client.moment.device == 2.0
+        else:
+            with pytest.raises(kind):
+                client.request("has", stage="load", digest="0" * 64)
+            assert not client.alive
+    finally:
+        client.close()
+
+
+def test_a_refusal_for_a_lost_lease_is_no_failure_of_the_model() -> None:
+    told = {"number": 1, "boot": "b", "clock": 1.0, "failure": {"kind": "lost", "message": "the lease is gone"}}
+    error, _ = hear(frame(json.dumps(told).encode()))
+    assert isinstance(error, TargetLost) and "the lease is gone" in str(error)
+
+
+@pytest.mark.parametrize(("reachable", "kind"), [(True, DeviceFailure), (False, TargetLost)])
+def test_silence_of_the_whole_device_is_not_the_models_fault(
+    tmp_path: Path, reachable: bool, kind: type[Exception]
+) -> None:
+    channel = LocalTransport().start(Target(name="liar"), build_archive("import time\ntime.sleep(600)"), tmp_path)
+    client = AgentClient(channel, Limits(0.3, 1 << 30), "target 'liar'", reachable=lambda: reachable)
+    with pytest.raises(kind):
+        client.request("infer", stage="infer")
+    assert not client.alive and channel.ended() is not None
+
+
+def test_a_flood_of_replies_takes_no_memory(tmp_path: Path) -> None:
+    before = memory()["now"]
+    flood = f"while True:\n    os.write(1, {frame(b'{}', b'')!r} * 4000)"
+    failure, _ = ask(f"{READ}{flood}", tmp_path)
+    assert failure.kind == "protocol"
+    long = f"os.write(1, {struct.pack('<4sIQ', MAGIC, 10, 2**30)!r})\nwhile True:\n    os.write(1, bytes(1 << 20))"
+    failure, _ = ask(f"{READ}{long}", tmp_path)
+    assert failure.kind == "protocol"
     assert memory()["now"] - before < 50 << 20
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -14,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
+from hwprofiles.agent.processes import descendants
 from hwprofiles.device import Device
-from hwprofiles.errors import DeviceFailure, Failure, TargetUnavailable
+from hwprofiles.errors import DeviceFailure, Failure, TargetLost, TargetUnavailable
 from hwprofiles.runtimes.onnxruntime import OnnxRuntime
 from hwprofiles.scenario import Scenario
 from hwprofiles.target import Target
+from hwprofiles.transports.local import LocalChannel, LocalTransport
 
 OpenDevice = Callable[..., Device]
 X = {"x": np.ones((1, 64), np.float32)}
@@ -213,6 +217,8 @@ def test_full_disk_is_a_failure_of_its_own(opened: OpenDevice, dense: Path, tmp_
 
     failure = fail(opened(Cramped()), dense, X)
     assert failure.kind == "disk" and failure.stage == "load"
+    assert str(tmp_path / "work") in failure.message and "free some space" in failure.message
+    assert not list((tmp_path / "work").rglob("*.part"))
 
 
 @pytest.mark.parametrize(
@@ -239,8 +245,6 @@ def test_missing_runtime_names_the_command(opened: OpenDevice) -> None:
 
 
 def test_unwritable_work_folder(target: Target) -> None:
-    from hwprofiles.transports.local import LocalTransport
-
     with pytest.raises(TargetUnavailable, match="/proc/nowhere"):
         Device(target, LocalTransport(), OnnxRuntime(), Path("/proc/nowhere"))
 
@@ -277,11 +281,17 @@ def test_agents_die_with_their_parent_in_the_middle_of_a_hang(tmp_path: Path, ha
     wait_until(lambda: not processes(work))
 
 
-def test_end_of_input_ends_the_agent_in_the_middle_of_a_hang(opened: OpenDevice, hang: Path, tmp_path: Path) -> None:
-    """What a remote agent has instead of PR_SET_PDEATHSIG."""
+def test_end_of_input_ends_the_agent_in_the_middle_of_a_hang(opened: OpenDevice, hang: Path, dense: Path) -> None:
+    """Whoever hung up, it was not the model: the device is lost, and found again by the next call."""
     device = opened()
-    failures: list[Failure] = []
-    thread = threading.Thread(target=lambda: failures.append(fail(device, hang, {"x": np.ones(1, np.float32)})))
+    lost: list[TargetLost] = []
+
+    def infer() -> None:
+        with pytest.raises(TargetLost, match=r"'here'.*ended from outside") as raised:
+            list(device.infer(hang, [{"x": np.ones(1, np.float32)}]))
+        lost.append(raised.value)
+
+    thread = threading.Thread(target=infer)
     thread.start()
     client = device._slots[0]._agent
     assert client is not None
@@ -291,7 +301,90 @@ def test_end_of_input_ends_the_agent_in_the_middle_of_a_hang(opened: OpenDevice,
     os.dup2(null, client._wire.requests)
     os.close(null)
     thread.join()
-    assert failures[0].kind == "crash" and "exit code 0" in failures[0].message
+    assert lost
+    run(device, dense)
+
+
+def test_a_process_that_dies_while_idle_is_no_failure_of_any_model(opened: OpenDevice, dense: Path) -> None:
+    device = opened()
+    expected = run(device, dense)
+    client = device._slots[0]._agent
+    assert client is not None
+    channel = client._wire
+    assert isinstance(channel, LocalChannel)
+    (worker,) = descendants(channel.pid)
+    os.kill(worker, signal.SIGKILL)
+    assert channel.ended(wait=30) is not None
+    assert np.array_equal(run(device, dense), expected)
+
+
+def test_another_machine_behind_the_same_name_is_refused(opened: OpenDevice, dense: Path) -> None:
+    """After a reboot the device is found again, but only if it is the same one."""
+    device = opened()
+    run(device, dense)
+    assert device._starter.fingerprint is not None
+    device._starter.fingerprint = device._starter.fingerprint.model_copy(update={"cpu_model": "Z80", "cores": 1000})
+    assert device._slots[0]._agent is not None
+    device._slots[0]._agent.close()
+    with pytest.raises(TargetUnavailable, match=r"'here'.*cores was 1000 and is \d+"):
+        run(device, dense)
+
+
+def test_two_connections_to_two_machines_are_noticed(opened: OpenDevice) -> None:
+    device = opened()
+    with pytest.raises(TargetUnavailable, match="two different machines"):
+        device._slots[0].agent(boot="that of another machine")
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_large_inputs_travel_once(opened: OpenDevice, dense: Path, quick: Scenario, tmp_path: Path, size: int) -> None:
+    device = opened()
+    rows = size // 256
+    feed = {"x": np.random.default_rng(0).normal(size=(rows, 64)).astype(np.float32)}
+    assert device.measure(dense, [feed], scenario=quick).failure is None
+    stored = [path for path in (tmp_path / "work" / "blobs").iterdir() if path.stat().st_size == rows * 256]
+    assert len(stored) == (1 if size > 64 << 10 else 0)
+    before = {path: path.stat().st_ino for path in stored}
+    assert device.measure(dense, [feed], scenario=quick).failure is None
+    device.kernels(dense, feed)
+    assert {path: path.stat().st_ino for path in stored} == before
+
+
+def test_outputs_that_are_not_finite_are_named(opened: OpenDevice, tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Log", ["x"], ["y"]), helper.make_node("Identity", ["x"], ["z"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("y", "z")],
+    )
+    path = tmp_path / "log.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    agent = opened()._slots[0].agent()
+    agent.open("candidate", path, hashlib.sha256(path.read_bytes()).hexdigest())
+    good, bad = ({"x": np.array(values, np.float32)} for values in ([1, 2, 3], [0, -1, 3]))
+    assert agent.check_outputs("candidate", [good, good]) == []
+    (said,) = agent.check_outputs("candidate", [good, bad])
+    assert said == "output 'y': 2 of 3 values for input 1 are not finite"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="hiding the control groups takes root")
+def test_without_control_groups_the_watchdog_ends_what_grows(
+    opened: OpenDevice, balloon: Path, dense: Path, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    hide = 'mount -t tmpfs none /sys/fs/cgroup && exec "$0" "$@"'
+    python.write_text(f"#!/bin/sh\nexec unshare -m sh -c '{hide}' {sys.executable} \"$@\"\n")
+    python.chmod(0o755)
+    device = opened(python=str(python), memory_limit=256 << 20)
+    assert device.fingerprint.environment["memory_guard"] == "watchdog+rlimit_as"
+    failure = fail(device, balloon, {"n": np.array([256 << 20], np.int64)})  # 1 GiB: fits its address space
+    assert failure.kind == "oom" and "limit of 256 MiB" in failure.message and "grew to" in failure.message
+    run(device, dense)
+
+
+def test_the_guard_in_force_is_told(opened: OpenDevice) -> None:
+    guard = str(opened().fingerprint.environment["memory_guard"])
+    assert guard in ("cgroup v1+rlimit_as", "cgroup v2+rlimit_as", "watchdog+rlimit_as")
 
 
 def test_nothing_is_left_in_the_work_folder_but_the_cache(
@@ -304,4 +397,10 @@ def test_nothing_is_left_in_the_work_folder_but_the_cache(
     device = opened()  # clears what the killed agent left
     device.close()
     left = sorted(str(p.relative_to(tmp_path / "work")) for p in (tmp_path / "work").rglob("*") if p.is_file())
-    assert len(left) == 3 and left[0].startswith("agent-") and all(p.startswith("blobs/") for p in left[1:])
+    # The agent, the keeper of the lease, and the two models.
+    assert [p.partition("-" if p.startswith("agent-") else "/")[0] for p in left] == [
+        "agent",
+        "agent",
+        "blobs",
+        "blobs",
+    ]

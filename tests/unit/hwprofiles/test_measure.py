@@ -6,16 +6,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
+from hwprofiles.agent.client import AgentClient
+from hwprofiles.agent.energy import Counters
 from hwprofiles.device import Device
+from hwprofiles.errors import TargetLost
+from hwprofiles.measure import Model, batch_of, measure
 from hwprofiles.measurement import Estimate, Latency, Measurement
 from hwprofiles.runtimes.onnxruntime import OnnxRuntime
 from hwprofiles.scenario import Scenario
+from tests.unit.hwprofiles.conftest import save
 
 OpenDevice = Callable[..., Device]
 X = {"x": np.ones((1, 64), np.float32)}
@@ -48,8 +55,20 @@ def test_a_measurement_is_complete(opened: OpenDevice, dense: Path, quick: Scena
     assert len(latency.blocks) == record.ratio.pairs == len(record.ratio.log_ratios) >= quick.min_pairs
     assert latency.median.low <= latency.median.value <= latency.median.high
     assert latency.cpu_median > 0 and latency.load_seconds > 0 and latency.first_seconds > 0
+    assert latency.openings == record.ratio.openings and len(set(latency.openings)) >= 5
+    assert latency.throughput is not None and latency.cold_seconds is not None
+    assert latency.cold_seconds > latency.first_seconds
+    conditions = record.conditions
+    assert conditions is not None
+    assert (conditions.runtime, conditions.provider, conditions.threads) == (
+        "onnxruntime",
+        "CPUExecutionProvider",
+        2,
+    )
+    assert (conditions.arena, conditions.cuda_graph, conditions.transfers) == ("default", None, None)
     assert record.memory.runs == 2 and 0 < record.memory.import_only < record.memory.run_peak
-    assert {"load", "psi_avg10", "wall_per_cpu", "memory_reset", "waited_seconds"} <= set(record.environment)
+    told = {"load", "psi_avg10", "wall_per_cpu", "memory_reset", "waited_seconds", "openings", "unread"}
+    assert told <= set(record.environment)
 
 
 def test_without_baseline_there_is_no_ratio(opened: OpenDevice, dense: Path, quick: Scenario) -> None:
@@ -64,7 +83,6 @@ def test_stops_by_precision_but_never_before_the_minimum(
     scenario = quick.model_copy(update={"precision": precision})
     record = opened().measure(dense, [X], baseline=dense, scenario=scenario)
     assert record.ratio is not None and record.ratio.pairs == pairs
-    assert "short" not in record.quality
 
 
 def test_out_of_time_is_flagged_as_short(opened: OpenDevice, dense: Path, quick: Scenario) -> None:
@@ -92,16 +110,150 @@ def test_all_inputs_are_used_equally(opened: OpenDevice, dense: Path, quick: Sce
     assert record.latency is not None and record.latency.iterations % 3 == 0
 
 
-def test_baseline_stays_open_and_the_candidate_is_opened_afresh(
+class NotingRuntime(OnnxRuntime):
+    """Writes down which model is opened by which process, and how large a block of memory lies before it."""
+
+    def __init__(self, notes: Path) -> None:
+        self.notes = notes
+
+    def backend(self) -> str:
+        return (
+            super().backend()
+            + f"""
+import os
+from hwprofiles.agent import timing
+_honest = Session.__init__
+def _noting(self, path, *rest, **more):
+    with open({str(self.notes)!r}, "a") as file:
+        print(os.getpid(), Path(path).stem, len(timing._padding), file=file)
+    _honest(self, path, *rest, **more)
+Session.__init__ = _noting
+"""
+        )
+
+    def opened(self) -> list[tuple[int, str, int]]:
+        lines = [line.split() for line in self.notes.read_text().splitlines()]
+        return [(int(process), digest, int(size)) for process, digest, size in lines]
+
+
+def test_both_models_are_opened_afresh_in_random_order(
+    opened: OpenDevice, dense: Path, wide: Path, quick: Scenario, tmp_path: Path
+) -> None:
+    noting = NotingRuntime(tmp_path / "notes")
+    scenario = quick.model_copy(update={"min_pairs": 8, "max_pairs": 8, "generation_pairs": 1})
+    record = opened(noting).measure(wide, [X], baseline=dense, scenario=scenario)
+    assert record.failure is None
+    assert record.ratio is not None and len(set(record.ratio.openings)) == record.ratio.pairs >= 8
+    notes = noting.opened()
+    assert len({process for process, _, _ in notes}) == 1 and len({size for _, _, size in notes}) > 8
+    firsts = [digest for _, digest, _ in notes[::2]]
+    seconds = [digest for _, digest, _ in notes[1::2]]
+    assert all({a, b} == {record.model, record.baseline} for a, b in zip(firsts, seconds, strict=True))
+    assert abs(2 * firsts.count(record.model) - len(firsts)) <= 1  # both orders equally often
+
+
+def test_a_final_measurement_opens_in_fresh_processes(
+    opened: OpenDevice, dense: Path, wide: Path, quick: Scenario, tmp_path: Path
+) -> None:
+    noting = NotingRuntime(tmp_path / "notes")
+    scenario = quick.model_copy(update={"phase": "final", "min_pairs": 3, "max_pairs": 3})
+    record = opened(noting, options={"quiet_wait_final": 0}).measure(wide, [X], baseline=dense, scenario=scenario)
+    assert record.failure is None and record.ratio is not None and len(set(record.ratio.openings)) >= 3
+    processes = [process for process, _, _ in noting.opened()]
+    assert len(processes) == 2 * len(set(processes)) >= 6
+    assert "short" in record.quality  # rule B8
+
+
+def test_each_shape_is_measured_and_the_first_is_the_headline(
     opened: OpenDevice, dense: Path, wide: Path, quick: Scenario
 ) -> None:
+    shapes = {"large": {"x": (48, 64)}, "small": {"x": (2, 64)}}
+    inputs = [{"x": np.ones((n, 64), np.float32)} for n in (2, 48, 2)]
+    record = opened().measure(wide, inputs, baseline=dense, scenario=quick.model_copy(update={"shapes": shapes}))
+    large, small = record.by_shape
+    assert (large.label, small.label) == ("large", "small")
+    assert large.shapes == {"x": (48, 64)} and small.shapes == {"x": (2, 64)}
+    assert (record.latency, record.baseline_latency, record.ratio) == (
+        large.latency,
+        large.baseline_latency,
+        large.ratio,
+    )
+    assert large.ratio is not None and small.ratio is not None
+    assert large.latency.median.value > small.latency.median.value
+    assert record.conditions is not None and record.conditions.batch == 48
+    assert Measurement.model_validate_json(record.model_dump_json()) == record
+
+
+def test_a_shape_that_no_input_has_is_named(opened: OpenDevice, dense: Path, quick: Scenario) -> None:
+    scenario = quick.model_copy(update={"shapes": {"line": {"x": (3, 64)}}})
+    with pytest.raises(ValueError, match=r"shape 'line' .*x \[3, 64\]"):
+        opened().measure(dense, [X], scenario=scenario)
+
+
+def test_batch_is_what_the_inputs_have() -> None:
+    four = [{"x": np.ones((4, 64), np.float32), "mask": np.ones((4, 2), np.int64)}]
+    mixed = [{"x": np.ones((4, 64), np.float32), "size": np.ones((2,), np.int64)}]
+    assert batch_of(four, Scenario()) == 4 and batch_of(mixed, Scenario()) == 1
+    assert batch_of(four, Scenario(batch=1)) == 1  # somebody says that the first axis is none
+    assert batch_of(mixed, Scenario(batch=4)) == 4
+    with pytest.raises(ValueError, match="batch is 8"):
+        batch_of(four, Scenario(batch=8))
+
+
+def test_throughput_counts_items(opened: OpenDevice, wide: Path, quick: Scenario) -> None:
+    record = opened().measure(wide, [{"x": np.ones((4, 64), np.float32)}], scenario=quick)
+    assert record.latency is not None and record.latency.throughput is not None
+    assert record.conditions is not None and record.conditions.batch == 4
+    # Of the mean, which noise can only raise above the least.
+    assert record.latency.throughput <= 4 / min(record.latency.blocks) * 1.5
+
+
+def test_answers_that_are_no_numbers_are_a_failure(
+    opened: OpenDevice, dense: Path, tmp_path: Path, quick: Scenario
+) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"]),
+        helper.make_node("Sub", ["p", "p"], ["z"]),
+        helper.make_node("Div", ["p", "z"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 64])],
+        [numpy_helper.from_array(np.ones((64, 64), np.float32), "w")],
+    )
+    infinite = save(graph, tmp_path / "infinite.onnx")
     device = opened()
-    first = device.measure(wide, [X], baseline=dense, scenario=quick)
-    second = device.measure(wide, [X], baseline=dense, scenario=quick)
-    assert first.baseline_latency is not None and second.baseline_latency is not None
-    assert first.latency is not None and second.latency is not None
-    assert first.baseline_latency.load_seconds == second.baseline_latency.load_seconds
-    assert first.latency.load_seconds != second.latency.load_seconds
+    record = device.measure(infinite, [X], baseline=dense, scenario=quick)
+    assert record.failure is not None and record.failure.kind == "nonfinite" and "'y'" in record.failure.message
+    both = device.measure(infinite, [X], baseline=infinite, scenario=quick)
+    assert both.failure is None and "not finite" in str(both.environment["outputs"])
+
+
+def test_energy_is_measured_where_there_is_a_counter(opened: OpenDevice, wide: Path, quick: Scenario) -> None:
+    scenario = quick.model_copy(update={"energy_seconds": 0.6})
+    record = opened().measure(wide, [X], scenario=scenario)
+    assert record.failure is None
+    missing = str(record.environment["unread"]).split(", ")
+    if Counters().source:
+        assert record.energy is not None and record.energy.idle_watts > 0
+    else:
+        assert record.energy is None and "energy" in missing
+
+
+def test_a_lost_device_is_no_failure_of_the_model(opened: OpenDevice, dense: Path, quick: Scenario) -> None:
+    class Gone:
+        def resident(self) -> AgentClient:
+            raise TargetLost("target 'here': the connection is gone")
+
+        def fresh(self) -> AbstractContextManager[AgentClient]:
+            raise AssertionError
+
+    device = opened()
+    model = Model(dense, "0" * 64)
+    with pytest.raises(TargetLost):
+        measure(Gone(), device.target, device.fingerprint, model, [X], baseline=None, scenario=quick)
 
 
 def test_failing_baseline_is_named(opened: OpenDevice, dense: Path, tmp_path: Path, quick: Scenario) -> None:
@@ -184,6 +336,8 @@ def test_no_record_without_runtime_or_outcome(opened: OpenDevice, dense: Path, q
         {"latency": None},
         {"fingerprint": {**facts["fingerprint"], "runtime_version": ""}},
         {"baseline": facts["model"]},
+        {"conditions": None},
+        {"conditions": {**facts["conditions"], "clocks": ""}},
     ):
         with pytest.raises(ValidationError):
             Measurement.model_validate({**facts, **change})

@@ -7,7 +7,20 @@ from pathlib import Path
 import pytest
 
 from hwprofiles.errors import BadProfile, UnknownTarget
-from hwprofiles.registry import RUNTIMES, find_target, list_targets, load_plugin, user_folder
+from hwprofiles.registry import (
+    RUNTIMES,
+    check_name,
+    find_profile,
+    find_target,
+    list_profiles,
+    list_targets,
+    load_plugin,
+    make_target,
+    remove_profile,
+    user_folder,
+    write_profile,
+)
+from hwprofiles.target import Declared, Policy, Target
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +99,75 @@ def test_unreadable_profile(tmp_path: Path) -> None:
 def test_unknown_runtime_names_target_and_nearest() -> None:
     with pytest.raises(BadProfile, match="target 'pi': unknown runtime 'onnxruntme'; did you mean 'onnxruntime'"):
         load_plugin(RUNTIMES, "onnxruntme", target="pi")
+
+
+def test_every_profile_is_listed_with_where_it_comes_from(tmp_path: Path) -> None:
+    write(user_folder(), "local", "threads = 3")
+    write(user_folder(), "mine", "threads = 4")
+    write(user_folder(), "broken", "= = =")
+    study = write(tmp_path / "study", "mine", "threads = 5")
+    found = list_profiles([study])
+    local = [(p.origin, p.shadowed) for p in found if p.name == "local"]
+    assert local == [("user", False), ("shipped", True)]
+    mine = [(p.origin, p.shadowed, p.target.threads) for p in found if p.name == "mine" and p.target]
+    assert mine == [("study", False, 5), ("user", True, 4)]
+    (broken,) = [p for p in found if p.name == "broken"]
+    assert broken.target is None and "not TOML" in broken.problem and broken.place in broken.problem
+    assert find_profile("mine", folders=[study]).origin == "study"
+
+
+def test_written_profiles_are_found_and_removed() -> None:
+    strange = Target(
+        name="pi.2",
+        description='quotes " and \\ and\nlines\x7f, ünï',
+        python="/opt/a b/python",
+        timeout=float("inf"),
+        options={"host": "pi@pi", "prefix": ("sudo", "-n"), "share": False, "a key": 1.5},
+        declares=Declared(memory=8 << 30, isa=("asimd",)),
+        sources={"memory": "set by the user"},
+        policy=Policy(cpus="4-7", max_temperature=75.5),
+    )
+    path = write_profile(strange)
+    assert path.parent == user_folder() and find_target("pi.2") == strange
+    with pytest.raises(BadProfile, match=r"have a target 'pi\.2' already"):
+        write_profile(strange)
+    write_profile(strange.model_copy(update={"threads": 2}), force=True)
+    assert find_target("pi.2").threads == 2
+    assert [entry.name for entry in user_folder().iterdir()] == ["pi.2.toml"]
+    assert remove_profile("pi.2") == path and not path.exists()
+    with pytest.raises(UnknownTarget, match=r"you have no target 'pi\.2'"):
+        remove_profile("pi.2")
+
+
+def test_what_ships_is_not_removed() -> None:
+    with pytest.raises(UnknownTarget, match="'rpi5' ships with hw-autotune and is not yours"):
+        remove_profile("rpi5")
+    write(user_folder(), "rpi5", "threads = 1")
+    remove_profile("rpi5")
+    assert find_target("rpi5").threads == 4
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "-x", "a b", "x" * 101, "é"])
+def test_names_that_no_target_can_have(name: str) -> None:
+    with pytest.raises(BadProfile, match="is no name for a target"):
+        check_name(name)
+
+
+@pytest.mark.parametrize(("text", "size"), [("1 GiB", 1 << 30), ("512MB", 512_000_000), ("67108864", 64 << 20)])
+def test_memory_may_be_written_with_a_unit(text: str, size: int) -> None:
+    assert make_target({"name": "x", "memory_limit": text}, "here").memory_limit == size
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"memory_limit": "many"}, "here: key 'memory_limit': is not an amount of memory"),
+        ({"declares": {"coers": 4}}, "here: unknown key 'declares.coers'; did you mean 'cores'"),
+        ({"policy": {"cpu": "big"}}, "here: unknown key 'policy.cpu'; did you mean 'cpus'"),
+        ({"declares": {"compute_capability": "nine"}}, "'declares.compute_capability'"),
+    ],
+)
+def test_bad_facts_are_named(facts: dict[str, object], said: str) -> None:
+    with pytest.raises(BadProfile) as raised:
+        make_target({"name": "x", **facts}, "here")
+    assert said in str(raised.value) and "\n" not in str(raised.value)

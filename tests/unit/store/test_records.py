@@ -13,9 +13,12 @@ import sqlalchemy as sa
 from autotune.errors import DataError, UsageError
 from autotune.recipe import Recipe
 from autotune.store import Store, open_store
+from autotune.store.records import decode_measurement, encode
 from autotune.trial import Value
 from hwprofiles.errors import Failure
-from hwprofiles.scenario import FINAL, SEARCH
+from hwprofiles.scenario import FINAL, SEARCH, Scenario
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "measurement_1.json"
 
 TIMEOUT = Failure(kind="timeout", stage="latency", message="no answer after 120 s", traceback="Traceback ...")
 
@@ -217,3 +220,22 @@ def test_sql_users_find_numbers_by_key(store: Store, place: Path, records: Modul
     raw = sqlite3.connect(place)
     assert raw.execute(query).fetchall() == [(3, 1003.0), (2, 1002.0), (1, 1001.0)]
     raw.close()
+
+
+def test_a_measurement_of_the_first_format_is_read_and_says_what_it_did() -> None:
+    old = decode_measurement(GOLDEN.read_text(), "golden")
+    assert old.ratio is not None and old.ratio.pairs == 3 and old.ratio.openings == ()
+    assert old.latency is not None and old.latency.median.value == 1.2459000004128029e-05
+    assert old.latency.cold_seconds is None and old.energy is None
+    assert old.conditions is not None
+    assert (old.conditions.runtime_version, old.conditions.threads, old.conditions.clocks) == ("1.31.1", 1, "unknown")
+    assert old.scenario.generation_pairs == old.scenario.max_pairs == 3, "it opened its sessions once"
+    assert decode_measurement(encode(old), "again") == old
+    assert old.scenario != Scenario(**{**old.scenario.model_dump(), "generation_pairs": 4}), "another protocol"
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"scenario": {}}', '{"scenario": {"max_pairs": 1e999}}', "{"])
+def test_a_measurement_that_is_none_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(DataError, match="place") as caught:
+        decode_measurement(text, "place")
+    assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ from autotune.store import open_store
 from autotune.trial import LayerOutcome, Value
 from hwprofiles.errors import Failure
 from hwprofiles.fingerprint import Fingerprint
-from hwprofiles.measurement import Estimate, Latency, Measurement, Memory, Ratio
+from hwprofiles.measurement import Conditions, Estimate, Latency, Measurement, Memory, Ratio
 from hwprofiles.scenario import SEARCH, Scenario
 
 STUDY = "digits"
@@ -33,6 +33,19 @@ FINGERPRINT = Fingerprint(
     python="3.11.7",
     numpy="2.1.0",
     threads=1,
+)
+
+
+CONDITIONS = Conditions(
+    runtime="onnxruntime",
+    runtime_version="1.31.1",
+    provider="CPUExecutionProvider",
+    threads=1,
+    batch=1,
+    arena="default",
+    cuda_graph=None,
+    transfers=None,
+    clocks="performance, 3.2 GHz",
 )
 
 
@@ -64,6 +77,7 @@ def measurement(
         "latency": latency,
         "baseline_latency": latency,
         "ratio": Ratio(estimate=estimate(0.8), cpu=0.8, pairs=20, log_ratios=blocks),
+        "conditions": CONDITIONS,
         "memory": Memory(peak=1 << 20, load_peak=1 << 20, run_peak=3 << 20, import_only=2 << 20, runs=1),
     }
     return Measurement(

@@ -1,0 +1,167 @@
+"""`autotune targets add | remove | release`: targets of the user's own, and a device that somebody still holds."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.cli.output import JsonFlag, print_json, results, say, shown
+from autotune.cli.targets_probe import FolderOption, NameArgument, probe_file
+from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from hwprofiles.target import Target
+
+
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it: letters, digits, '.', '_', '-'.")],
+    like: Annotated[str, typer.Option("--like", metavar="TEMPLATE", help="The target to begin with.")] = "local",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of the profile, e.g. threads=2; repeatable."),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="[USER@]HOST", help="Reach it by ssh under this name.")
+    ] = None,
+    serial: Annotated[
+        str | None, typer.Option("--serial", metavar="S", help="Reach it by adb; `adb devices` shows its serial.")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", metavar="DIR", help="What `autotune targets bundle` has made.")
+    ] = None,
+    runner: Annotated[
+        Path | None, typer.Option("--runner", metavar="FILE", help="A native runner of your own, see docs/runner.md.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a target of yours that has this name.")] = False,
+    folder: FolderOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add a target of your own that begins as a copy of another one."""
+    from autotune.cli.readiness import needs
+    from hwprofiles.mobile.bundle import read_bundle
+    from hwprofiles.registry import check_name, find_profile, list_profiles, write_profile
+
+    check_name(name)
+    template = find_profile(like, folders=folder or []).target
+    assert template is not None  # find_profile raises for one that cannot be read
+    facts = template.model_dump(mode="json", exclude_defaults=True) | {"name": name}
+    options: dict[str, Any] = facts.setdefault("options", {})
+    if host is not None:
+        _reach(facts, "ssh")
+        options["host"] = host
+    if serial is not None:
+        _reach(facts, "adb")
+        options["serial"] = serial
+    if bundle is not None:
+        facts["label"] = read_bundle(bundle).label  # it says of the numbers what the template's no longer does
+        options["bundle"] = str(bundle.expanduser().absolute())
+        facts.pop("python", None)  # the bundle brings its own
+    for setting in settings or []:
+        _set(facts, setting)
+    target = _checked(name, facts, runner)
+    shadows = [profile.origin for profile in list_profiles() if profile.name == name and profile.origin == "shipped"]
+    path = write_profile(target, force=force)
+    missing = needs(target)
+    if as_json:
+        print_json({**target.model_dump(mode="json"), "place": str(path), "needs": missing})
+        return
+    results().print(f"{name}: {shown(path)}", markup=False, soft_wrap=True)
+    if shadows:
+        say(f"{name} goes before the one of this name that ships")
+    for need in missing:
+        say(f"it still needs {need}")
+    say(f"next: autotune targets probe {name}" if not missing else f"next: autotune targets add {name} --force ...")
+
+
+def remove(name: NameArgument) -> None:
+    """Remove a target of your own. Those that ship stay."""
+    from hwprofiles.registry import list_profiles, remove_profile
+
+    path = remove_profile(name)
+    with contextlib.suppress(OSError):  # what was probed of it; nothing is lost if it stays
+        probe_file(name).unlink(missing_ok=True)
+    say(f"removed {shown(path)}")
+    if any(profile.name == name for profile in list_profiles()):
+        say(f"{name} is now the one that ships")
+
+
+def release(
+    name: NameArgument,
+    force: Annotated[bool, typer.Option("--force", help="Take it away from a holder that still lives.")] = False,
+    folder: FolderOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show who holds a target's device, and free it if it is stuck.
+
+    A holder that has died frees the device by itself. With --force one that lives loses it: what it is measuring is
+    thrown away, and it measures again when its turn comes.
+    """
+    from hwprofiles.device import open_keeper
+    from hwprofiles.errors import TargetBusy
+    from hwprofiles.registry import find_target
+
+    target = find_target(name, folders=folder or [])
+    with (
+        tempfile.TemporaryDirectory(prefix="autotune-release-") as work,
+        open_keeper(target, work=Path(work)) as keeper,
+    ):
+        holder = keeper.holder()
+        if holder is not None and not force:
+            raise TargetBusy(f"{name} is held by {holder}; wait for it or stop it, or take it away with --force")
+        done = keeper.release(force)
+    if as_json:
+        print_json({"target": name, "holder": holder, "done": done})
+    else:
+        results().print(done, markup=False, soft_wrap=True)
+
+
+def _reach(facts: dict[str, Any], transport: str) -> None:
+    """Change how the device is reached. The interpreter of another machine is not that of this one."""
+    if facts.get("transport", "local") != transport:
+        facts["transport"] = transport
+        facts.pop("python", None)
+        facts.pop("label", None)  # it speaks of the template's way to the device
+        if transport == "adb":
+            facts["options"].pop("port", None)  # that of the template's sshd
+    if transport == "ssh":
+        facts.setdefault("python", "python3")
+
+
+def _set(facts: dict[str, Any], setting: str) -> None:
+    """`KEY=VALUE` or `TABLE.KEY=VALUE` into the facts; a value that is no TOML is a text."""
+    key, equals, text = setting.partition("=")
+    words = key.strip().split(".", 1)
+    if not equals or not all(words):
+        raise UsageError(f"--set {setting!r}: write KEY=VALUE, e.g. threads=2 or options.port=2222")
+    if words == ["name"]:
+        raise UsageError(f"--set {setting!r}: the name is the first argument")
+    if not setting.isprintable():
+        raise UsageError(f"--set {setting!r}: holds characters that cannot be printed")
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    if not isinstance(value, str | int | float | bool | list):
+        value = text  # a date, say: nothing here is one
+    if len(words) == 1:
+        facts[words[0]] = value
+        return
+    table = facts.setdefault(words[0], {})
+    if not isinstance(table, dict):
+        raise UsageError(f"--set {setting!r}: {words[0]!r} is no table; write {words[0]}=VALUE")
+    table[words[1]] = value
+    if words[0] == "declares":
+        facts.setdefault("sources", {})[words[1]] = "set by the user"
+
+
+def _checked(name: str, facts: dict[str, Any], runner: Path | None) -> Target:
+    from hwprofiles.registry import make_target
+    from hwprofiles.runtimes.runner import with_runner
+
+    target = make_target(facts, f"target {name!r}")
+    return with_runner(target, runner) if runner is not None else target

@@ -1,0 +1,89 @@
+"""Energy counters of the machine, read before and after. Runs on the device; Python 3.9, stdlib only.
+
+The kernel's RAPL counters (`/sys/class/powercap/intel-rapl*`; Intel, and AMD since Linux 5.8) count microjoules of a
+whole processor package and start again at zero after `max_energy_range_uj`. Since 2020 only root may read them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_ZONES = "/sys/class/powercap"
+_POLL = 10.0  # seconds; the smallest counters wrap after about a minute at full power
+
+
+class Counters:
+    """Joules since it was made, of all zones together; `source` names them, "" if none can be read."""
+
+    def __init__(self, folder: str = _ZONES) -> None:
+        self._zones: list[tuple[str, Path, int]] = []
+        for zone in sorted(Path(folder).glob("intel-rapl*:*")):
+            name, top = _text(zone / "name"), zone.name.count(":") == 1
+            # A package holds its cores; memory is counted apart; "psys" would count all of it twice.
+            if name is None or not (name.startswith("package") if top else name == "dram"):
+                continue
+            limit = _number(zone / "max_energy_range_uj")
+            if limit and _number(zone / "energy_uj") is not None:
+                self._zones.append((name, zone / "energy_uj", limit))
+        self.source = "rapl:" + "+".join(name for name, _, _ in self._zones) if self._zones else ""
+        self._last = [_number(path) or 0 for _, path, _ in self._zones]
+        self._spent = 0
+
+    def joules(self) -> float:
+        """Call at least once a minute: between two calls a counter may start again once, not twice."""
+        for index, (_, path, limit) in enumerate(self._zones):
+            now = _number(path)
+            if now is None:
+                raise OSError(f"the energy counter {path} cannot be read any more")
+            self._spent += (now - self._last[index]) % (limit + 1)
+            self._last[index] = now
+        return self._spent / 1e6
+
+
+def spend(counters: Counters, work: Callable[[], int], seconds: float, slices: int) -> list[dict[str, Any]]:
+    """Rest and work in turn, `slices` times, each for seconds / slices: joules and seconds of both, and the count.
+
+    `work` does a block and returns how many inferences it was. In turn, because the power at rest drifts with the
+    temperature.
+    """
+    found = []
+    for _ in range(slices):
+        rest = _span(counters, lambda: _rest(min(1.0, seconds / slices)), seconds / slices)
+        busy = _span(counters, work, seconds / slices)
+        found.append({"rest": rest, "work": busy})
+    return found
+
+
+def _span(counters: Counters, action: Callable[[], int], seconds: float) -> dict[str, Any]:
+    count = 0
+    spent, began = counters.joules(), time.monotonic()
+    looked = began
+    while True:
+        count += action()
+        now = time.monotonic()
+        if now - looked >= _POLL:
+            counters.joules()
+            looked = now
+        if now - began >= seconds:
+            joules = counters.joules() - spent
+            return {"joules": joules, "seconds": time.monotonic() - began, "count": count}
+
+
+def _rest(seconds: float) -> int:
+    time.sleep(seconds)
+    return 0
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text is not None and text.isdigit() else None

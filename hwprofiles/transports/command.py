@@ -1,0 +1,68 @@
+"""The transport through a command that runs commands elsewhere: an emulator, a container, another user.
+
+Options of the target:
+- `prefix` (a list): put before `python ...`, e.g. ["docker", "exec", "-i", "bench"], ["sudo", "-n", "-u", "bench"],
+  ["qemu-aarch64-static", "-L", "/srv/arm64"]. It must pass standard input, output, error and the exit status on.
+- `shared` (default false): the inside sees this machine's files under the same paths. The agent's program and its
+  cache then lie in the usual work folder; otherwise the program is sent through standard input.
+- `folder`: where program and cached models lie, as seen inside (default: `~/.cache/hw-autotune` there).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from hwprofiles.errors import BadProfile, TargetUnavailable
+from hwprofiles.target import Target
+from hwprofiles.transports.remote_channel import RemoteChannel, open_channel, spell
+from hwprofiles.transports.remote_options import Options
+from hwprofiles.transports.remote_start import BOOT, NotStarted, Place, checked_folder, start_remotely
+from hwprofiles.transports.remote_words import why_not_started
+
+
+class CommandTransport:
+    """`hwprofiles.transports.protocol.Transport` through the target's `prefix`."""
+
+    def start(self, target: Target, program: bytes, work: Path) -> RemoteChannel:
+        options = Options(target, ("prefix", "folder", "shared"))
+        prefix = options.words("prefix")
+        if not prefix:
+            raise options.wrong("prefix", 'a list of words, such as ["docker", "exec", "-i", "bench"]')
+        python = "python3" if target.python is None else target.python
+        if not python or python.startswith("-") or not python.isprintable():
+            raise BadProfile(f"target {target.name!r}: python is {python!r}; give the name or path of an interpreter")
+        folder = checked_folder(options.text("folder"), target=target.name)
+        try:
+            if options.flag("shared", False):
+                place = Path(folder).expanduser() if folder else work.absolute()
+                archive = _write_once(place, program)
+                command = [*prefix, python, str(archive), str(place), str(target.memory_limit)]
+                return open_channel(command, spell)
+            where = Place(target.memory_limit, folder, target.timeout)
+            return start_remotely([*prefix, python, "-c", BOOT], program, where)
+        except NotStarted as error:
+            raise TargetUnavailable(f"target {target.name!r}: {why_not_started(error, python)}") from error
+        except (FileNotFoundError, PermissionError) as error:
+            if shutil.which(prefix[0]) is not None:
+                raise
+            raise TargetUnavailable(
+                f"target {target.name!r}: there is no command {prefix[0]!r} here; install it or change option `prefix`"
+            ) from error
+
+
+def _write_once(folder: Path, program: bytes) -> Path:
+    """The program as a file under its digest. It appears whole: a neighbour may be starting it right now."""
+    path = folder / f"agent-{hashlib.sha256(program).hexdigest()[:16]}.pyz"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        file.write(program)
+    Path(part).chmod(0o644)  # the inside may be another user
+    Path(part).replace(path)
+    return path
