@@ -16,7 +16,7 @@ SOURCES := autotune hwprofiles dashboards studies benchmarks tests
 
 # Debian packages that tests of remote and mobile targets need, and a program of each.
 TOOLS := openssh-client:ssh openssh-server:sshd adb:adb qemu-user-static:qemu-aarch64-static \
-  iproute2:ip tcsh:tcsh zsh:zsh fish:fish
+  iproute2:ip tcsh:tcsh zsh:zsh fish:fish mksh:mksh toybox:toybox
 
 # What must be installed again when it changes.
 DECLARED := pyproject.toml

@@ -1,6 +1,6 @@
 """Repeated results of our protocol against those of the usual loops, on the same models, side by side.
 
-    python benchmarks/against_loops.py [--rounds 8] [--out FILE]
+    python benchmarks/against_loops.py [--rounds 6] [--out FILE]
 
 Two models, 100 and 103 equal convolutions (about 3 ms; the second takes 3 % longer by construction). In each round
 every tool measures both, in random order of the tools; half of the rounds on the machine as it is, half with neighbours
@@ -152,7 +152,7 @@ def summarise(rounds: list[dict[str, dict]], truth: float) -> dict[str, dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8, help="on the quiet and on the loaded machine each")
+    parser.add_argument("--rounds", type=int, default=6, help="on the quiet and on the loaded machine each")
     parser.add_argument("--out", type=Path, default=None, help="where the result goes (JSON)")
     arguments = parser.parse_args()
     began, before = time.perf_counter(), load_average()

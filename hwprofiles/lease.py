@@ -25,6 +25,7 @@ from hwprofiles.errors import DeviceFailure, TargetBusy, TargetLost, TargetUnava
 
 _PING = 10.0  # seconds between two signs of life while the device is held; the device gives up after 60
 _PATIENCE = 15.0  # seconds for the keeper to answer: it never does anything that takes time
+_FRESH = 2.0  # seconds after an answer in which the keeper is taken to be there
 _DRIFT, _SLACK = 0.02, 0.5  # how far the device's clock and ours may drift apart: a share, and seconds
 
 
@@ -86,18 +87,18 @@ class Keeper:
         return None if told is None else _spell(told)
 
     def release(self, force: bool) -> str:
-        """Take the device from whoever holds it; what was done, in words.
+        """Take the device from whoever holds it alone; what was done, in words.
 
-        Without `force` only says that nobody has it. Raises `TargetBusy` naming the holder without `force`, and
+        Without `force` only says that nobody has it. What shares the device (inference) or waits for it, and hangs,
+        frees itself within a minute, and is not touched. Raises `TargetBusy` naming the holder without `force`, and
         `TargetUnavailable` if the holder cannot be ended from this account.
         """
         holder = self.holder()
-        if holder is None and not force:
+        if holder is None:
             return f"{self._label}: nobody holds it"
-        if holder is not None and not force:
+        if not force:
             raise TargetBusy(f"{self._label}: held by {holder}; stop it there, or take the device from it by force")
-        done = str(self._retry("evict").get("done", ""))
-        return f"{self._label}: {done}" + (f" ({holder})" if holder else "")
+        return f"{self._label}: {self._retry('evict').get('done', '')} ({holder})"
 
     def responds(self) -> bool:
         """Whether the device still answers at all."""
@@ -132,8 +133,10 @@ class Keeper:
         name = f"{os.getpid()}-{next(self._names)}"
         who = {"user": _user(), "host": socket.gethostname(), "pid": os.getpid(), "what": what}
         deadline, pause = time.monotonic() + self._wait, 0.005
-        self._retry("ping")  # one that was lost while it was idle is replaced here, where nothing is at stake
         client = self._connected()
+        if client.moment is None or time.monotonic() - client.moment.got > _FRESH:
+            self._retry("ping")  # one that was lost while it was idle is replaced here, where nothing is at stake
+            client = self._connected()
         try:
             while True:
                 reply = self._ask(client, "attempt", name=name, exclusive=exclusive, who=who)

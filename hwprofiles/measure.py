@@ -8,10 +8,11 @@ decided here and in `hwprofiles.openings`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -37,7 +38,7 @@ from hwprofiles.openings import Opening, Tally, block_medians, median_of, pair_l
 from hwprofiles.policy import apply_policy, check_afterwards
 from hwprofiles.scenario import Scenario
 from hwprofiles.statistics import Interval, exponential, tail_percentile, variation
-from hwprofiles.target import Target
+from hwprofiles.target import Policy, Target
 
 __all__ = ["Agents", "Model", "measure"]
 
@@ -46,6 +47,23 @@ _QUIET_WAIT = {
     "search": 3.0,
     "final": 20.0,
 }  # seconds to wait for quiet, unless the target's options say otherwise
+
+
+class _Pinned:
+    """Processes that come later run on the policy's cores, as the one does to which the policy was applied."""
+
+    def __init__(self, agents: Agents, target: Target) -> None:
+        self._agents = agents
+        self._cores = target.model_copy(update={"policy": Policy(cpus=target.policy.cpus)})
+
+    def resident(self) -> AgentClient:
+        return self._agents.resident()
+
+    @contextlib.contextmanager
+    def fresh(self) -> Iterator[AgentClient]:
+        with self._agents.fresh() as agent:
+            apply_policy(agent, self._cores)
+            yield agent
 
 
 @dataclass
@@ -96,6 +114,7 @@ def measure(
         scenario=scenario,
         fingerprint=fingerprint,
         provenance=target.provenance,
+        label=target.label,
         latency=first.latency if first else None,
         baseline_latency=first.baseline_latency if first else None,
         ratio=first.ratio if first else None,
@@ -160,6 +179,8 @@ def _measure(
     scenario: Scenario,
     taken: _Taken,
 ) -> None:
+    if target.policy.cpus is not None:
+        agents = _Pinned(agents, target)
     agent = agents.resident()
     runtime = described(agent)
     ready = apply_policy(agent, target)

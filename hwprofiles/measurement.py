@@ -139,6 +139,7 @@ class Measurement(_Record):
     scenario: Scenario
     fingerprint: Fingerprint
     provenance: Provenance
+    label: str = ""  # the target's: what a reader must know of the numbers
     latency: Latency | None = None
     baseline_latency: Latency | None = None
     ratio: Ratio | None = None

@@ -74,6 +74,8 @@ def list_profiles(folders: Sequence[Path] = ()) -> list[Profile]:
             try:
                 target, problem = _load(name, file), ""
             except BadProfile as error:
+                if origin == "study" and _is_something_else(file):
+                    continue
                 target, problem = None, str(error)
             found.append(Profile(name, origin, str(file), target, problem, name in seen))
         seen |= {profile.name for profile in found}
@@ -179,6 +181,15 @@ def _profiles(folder: Traversable) -> Iterator[tuple[str, Traversable]]:
     for entry in folder.iterdir():
         if entry.name.endswith(".toml") and entry.is_file():
             yield entry.name.removesuffix(".toml"), entry
+
+
+def _is_something_else(file: Traversable) -> bool:
+    """A study's folder holds its study.toml too, and a pyproject.toml maybe: TOML that sets nothing of a target."""
+    try:
+        facts = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not set(facts) & (set(Target.model_fields) - {"name", "description"})
 
 
 def _load(name: str, profile: Traversable) -> Target:

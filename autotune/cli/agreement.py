@@ -39,11 +39,16 @@ def _table(targets: Sequence[TargetParity]) -> Table:
     for target in targets:
         verdict = Text(target.verdict, style=_COLOURS[target.verdict])
         for index, output in enumerate(target.outputs):
-            first = (Text(target.target), verdict) if index == 0 else (Text(""), Text(""))
+            first = (Text(_name(target)), verdict) if index == 0 else (Text(""), Text(""))
             table.add_row(*first, *(Text(cell) for cell in _cells(output)))
         if not target.outputs:
-            table.add_row(Text(target.target), verdict)
+            table.add_row(Text(_name(target)), verdict)
     return table
+
+
+def _name(target: TargetParity) -> str:
+    """With what it is, where that is no hardware."""
+    return target.target if target.provenance == "hardware" else f"{target.target} ({target.provenance})"
 
 
 def _cells(output: OutputParity) -> tuple[str, ...]:

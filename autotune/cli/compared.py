@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.keys import format_amount, parse_key
-from hwprofiles.comparison import Comparison, Place, Row, summary
-from hwprofiles.comparison.words import number
+from hwprofiles.comparison import Comparison, Place, Row
+from hwprofiles.comparison.words import cautions, number, sentence
 from hwprofiles.measurement import Estimate, ShapeResult
 
 _SECONDS, _BYTES, _JOULES = (parse_key(key) for key in ("latency_p50@t", "memory_peak@t", "energy_j@t"))
@@ -43,7 +43,8 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     if any(row.ranked for row in comparison.rows):
         priced = "; cost per million inferences" if any(row.cost for row in comparison.rows) else ""
         _print(console, f"{_LEGEND}\n± is half the width of the 95 % interval{priced}.\n")
-    for line in summary(comparison):
+    # What is missing stands under its target already.
+    for line in [*(sentence(ranking, comparison) for ranking in comparison.rankings), *cautions(comparison)]:
         _print(console, f"- {line}")
 
 

@@ -25,7 +25,7 @@ def print_measurement(console: Console, record: Measurement, model: Path, agains
     found = record.fingerprint
     console.print(
         f"{record.target}: {found.cpu_model}, {found.threads} of {found.cores} cores, {found.runtime} "
-        f"{found.runtime_version}, {found.provider} ({record.provenance})",
+        f"{found.runtime_version}, {found.provider} ({', '.join(filter(None, (record.provenance, record.label)))})",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     if record.provenance != "hardware":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autotune.cli.output import JsonFlag, StoreOption, messages, print_json, results, say, shown
-from autotune.cli.setting import FolderOption, ShapeOption, TargetsOption
+from autotune.cli.setting import FolderOption
 from autotune.errors import DataError, UsageError
 from hwprofiles.errors import BadProfile, DeviceFailure, Failure, HardwareError
 
@@ -33,7 +33,15 @@ def parity(
     model: Annotated[
         str, typer.Argument(metavar="MODEL.onnx|STUDY:TRIAL", help="A file, or what a trial of a study has built.")
     ],
-    target: TargetsOption = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "--targets",
+            metavar="T",
+            help="Where to compare; `--targets A B` or repeated. Default: the study's targets, or local.",
+        ),
+    ] = None,
     inputs: Annotated[
         Path | None,
         typer.Option(
@@ -46,7 +54,14 @@ def parity(
     samples: Annotated[
         int | None, typer.Option("--samples", metavar="N", min=1, help=f"At most this many; default {_SAMPLES}.")
     ] = None,
-    shape: ShapeOption = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shape",
+            metavar="NAME=1,3,48,320",
+            help="Shape of an input with dynamic axes; repeatable. For random data.",
+        ),
+    ] = None,
     tolerance: Annotated[
         float,
         typer.Option(
@@ -87,16 +102,16 @@ def parity(
         raise UsageError(f"--output {output} is a folder; give the name of a file, e.g. {output / 'parity.html'}")
     limits = Tolerance(agreement=agreement, distance=tolerance, layer=layer_tolerance)
     report = _check(given, limits, numbers=numbers)
-    if output is not None:
+    if as_json:
+        print_json(report)
+    else:
+        print_parity(results(), report)
+    if output is not None:  # last: a full disk must not cost what was found
         from autotune import plugins
         from autotune.report import GROUP
 
         plugins.load(GROUP, "parity")(report, output)
         say(f"page: {shown(output)}")
-    if as_json:
-        print_json(report)
-    else:
-        print_parity(results(), report)
     compared = [one for one in report.targets if one.failure is None]
     if not compared:
         failure = next(one.failure for one in report.targets if one.failure is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -44,21 +45,24 @@ def check_parity(
     tolerance: Tolerance = TOLERANCE,
     missing: Mapping[str, Failure] = {},
     numbers: bool = False,
+    seconds: float | None = None,
     watch: Watch = lambda _: None,
 ) -> ParityReport:
     """Run `inputs` on each of `devices` (target name -> open device) and on a float64 reference, and compare.
 
     `folder` holds the instrumented copies of the model while this runs. `missing` are targets that could not be
     opened; they are in the report as not compared. With `numbers` every float output is judged by its distance, also
-    those that look like class scores. A target that fails is recorded, the others go on. Raises `DataError` for a file
+    those that look like class scores. After `seconds` no further sample is begun; the report counts those that were
+    compared. A target that fails is recorded, the others go on. Raises `DataError` for a file
     that is no model and for inputs that do not fit.
     """
     subject = Subject(model, inputs)
     failures = dict(missing)
+    end = None if seconds is None else time.monotonic() + seconds
     gap = subject.reference.gap
     while True:
         left = {name: device for name, device in devices.items() if name not in failures}
-        session = _Session(subject, inputs, left, tolerance, numbers, not gap, watch)
+        session = _Session(subject, inputs, left, tolerance, numbers, not gap, end, watch)
         try:
             session.run()
         except NoReference as error:
@@ -79,7 +83,7 @@ def check_parity(
     return ParityReport(
         model=subject.digest,
         name=model.name,
-        samples=len(inputs),
+        samples=session.samples,
         reference=session.reference,
         reference_note=_note(gap, session.reference),
         tolerance=tolerance,
@@ -107,8 +111,10 @@ class _Session:
     tolerance: Tolerance
     numbers: bool
     exact: bool  # is there a float64 reference?
+    end: float | None  # of the time for samples, by the monotonic clock
     watch: Watch
     failures: dict[str, Failure] = field(default_factory=dict)
+    samples: int = 0  # that were compared
     tallies: dict[str, dict[str, OutputTally]] = field(default_factory=dict)
     _pairs: dict[tuple[str, str], dict[str, OutputTally]] = field(default_factory=dict)
     _unequal: set[tuple[str, str]] = field(default_factory=set)
@@ -122,6 +128,8 @@ class _Session:
     def run(self) -> None:
         """Raises `NoReference`, `_BaselineFailed`."""
         for index, feed in enumerate(self.inputs):
+            if index and self.end is not None and time.monotonic() > self.end:
+                return
             self.watch(f"sample {index + 1} of {len(self.inputs)}")
             answers: dict[str, Arrays] = {}
             for name, device in self.devices.items():
@@ -133,6 +141,7 @@ class _Session:
             if not answers:
                 return
             truth = self._truth(feed, answers)
+            self.samples = index + 1
             for name, answer in answers.items():
                 self._count(self.tallies.setdefault(name, {}), index, answer, truth)
             for one, other in itertools.combinations(answers, 2):
@@ -155,7 +164,7 @@ class _Session:
         found: Values = {}
         wanted = {*self.subject.outputs}
         for _, made in reference.walk(feed):
-            if len(self.inputs) and not wanted.isdisjoint(made):
+            if not wanted.isdisjoint(made):
                 found.update({name: value for name, value in made.items() if name in wanted})
             for name, shape in shapes_of(made).items():
                 if name not in self._shapes or shape[1] > self._shapes[name][1]:

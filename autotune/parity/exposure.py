@@ -16,6 +16,7 @@ CHUNK = 64 << 20  # bytes of intermediate results that one inference gives back
 _UNKNOWN = 1 << 20  # bytes that a tensor of unknown size counts
 _PLAIN = frozenset(["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16",
                     "float32", "float64"])  # fmt: skip
+_CHANGES_OF_FORM = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})  # belong to the layer they come from
 _PRODUCTS = frozenset(
     ["Conv", "ConvTranspose", "MatMul", "Gemm", "MatMulNBits", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
      "FusedConv", "FusedMatMul"]
@@ -83,7 +84,7 @@ def seams(reference: Reference, sizes: Sizes) -> frozenset[str]:
         op = step.node.op_type
         if ("Quantize" in op and not op.startswith("Dequantize")) or op.startswith("QLinear"):
             found.update(step.writes)
-        if op in _PRODUCTS:
+        if op in _PRODUCTS and step.node.input:
             source = producers.get(step.node.input[0])
             if source is not None and source.node.op_type != "DequantizeLinear":
                 found.add(step.node.input[0])
@@ -148,6 +149,7 @@ def layer_names(model: onnx.ModelProto, reference: Reference) -> dict[int, str]:
             expands = proto.op_type == "DequantizeLinear"
             parts.update({n: owner for n in proto.output if expands or n in reference.constants})
     names: dict[int, str] = {}
+    makers: dict[str, str] = {}  # tensor -> layer that makes it
     for step in reference.steps:
         ours = next((parts[n] for n in step.node.input if n in parts), None)
         node = nodes[step.number]
@@ -156,6 +158,9 @@ def layer_names(model: onnx.ModelProto, reference: Reference) -> dict[int, str]:
             names[step.number] = ours
         elif weight is not None and weight.name and step.node.op_type in (*_PRODUCTS, "Gather"):
             names[step.number] = layer_name(node, weight)
+        elif step.node.op_type in _CHANGES_OF_FORM and makers.keys() & step.node.input[:1]:
+            names[step.number] = makers[step.node.input[0]]
         else:
             names[step.number] = node_name(node) or clean(step.node.op_type)
+        makers.update(dict.fromkeys(step.writes, names[step.number]))
     return names

@@ -40,6 +40,11 @@ def captured(node: NodeProto) -> set[str]:
     return set().union(*(_free(graph) for graph in _graphs(node)))
 
 
+def has_body(node: NodeProto) -> bool:
+    """Whether a node runs graphs of its own: If, Loop, Scan."""
+    return any(True for _ in _graphs(node))
+
+
 def _promote_node(node: NodeProto) -> None:
     if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
         _promote_constant(node)

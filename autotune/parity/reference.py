@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from autotune.parity import ops_contrib, ops_float, ops_quantised, ops_window
-from autotune.parity.promotion import captured, promoted, widened
+from autotune.parity.promotion import captured, has_body, promoted, widened
 
 Values = dict[str, Any]  # tensor name -> array (a list for a sequence)
 
@@ -28,8 +28,8 @@ _RANDOM = frozenset(
 _KEPT = frozenset({"DequantizeLinear"})
 # What onnx.reference answers with to a node that it cannot build or compute; it has no root of its own.
 _ANSWERS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
-    ValueError,
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NotImplementedError, RuntimeError,
+    TypeError, ValueError,
 )  # fmt: skip
 
 
@@ -56,7 +56,8 @@ class Reference:
     """A model that is computed node by node in float64.
 
     `constants` are the initializers and what follows from them alone, computed once. `steps` are the other nodes, in
-    order. Weights must be inside of the model.
+    order. Weights must be inside of the model. A loop is never computed ahead: it may have no end, and a target has to
+    find that out first, in a process of its own.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -71,7 +72,7 @@ class Reference:
         for step in map(Step.of, itertools.count(), model.graph.node):
             try:
                 self._evaluator(step)
-                if step.reads <= known and step.node.op_type not in _KEPT:
+                if step.reads <= known and step.node.op_type not in _KEPT and not has_body(step.node):
                     self.constants.update(self.compute(step, self.constants))
                     known.update(step.writes)
                     continue

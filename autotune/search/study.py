@@ -127,6 +127,11 @@ class Study:
             for what, why in refused.items()
             if why != "the dialect cannot write it"
         ]
+        warnings += [
+            f"target {t.name} is {t.provenance}: only what it answers counts, its times and bytes are not taken"
+            for t in self.targets
+            if t.provenance != "hardware"
+        ]
         if not prepared.space.variables:
             warnings.append(nothing_to_search(inspection, prepared.refused))
         warnings += [

@@ -34,11 +34,11 @@ def layers_figure(found: tuple[Curve, ...], tolerance: float) -> go.Figure:
     figure.add_hline(y=tolerance, line={"color": palette.FAINT, "width": 1, "dash": "dot"})
     figure.add_annotation(
         text="tolerance of a float32 layer",
-        x=0,
+        x=1,
         xref="paper",
-        xanchor="left",
+        xanchor="right",
         y=math.log10(tolerance),  # annotations of a logarithmic axis are placed by the power
-        yanchor="bottom",
+        yanchor="top",
         showarrow=False,
         font={"size": 12, "color": palette.MUTED},
     )
@@ -68,24 +68,40 @@ def layers_figure(found: tuple[Curve, ...], tolerance: float) -> go.Figure:
                 hovertext=[_hover(curve, step) for step in alone],
             )
         )
-        if curve.first is not None:
-            figure.add_trace(_first(curve, curve.first))
+    for curves_there in firsts(found):
+        figure.add_trace(_first(curves_there))
     return figure
 
 
-def _first(curve: Curve, step: Step) -> go.Scatter:
+def firsts(found: tuple[Curve, ...]) -> list[list[Curve]]:
+    """Targets that diverge, together where they do so at the same result: their labels would lie on each other."""
+    groups: dict[int, list[Curve]] = {}
+    for curve in found:
+        if curve.first is not None:
+            groups.setdefault(curve.first.place, []).append(curve)
+    return list(groups.values())
+
+
+def _first(there: list[Curve]) -> go.Scatter:
+    steps = [curve.first for curve in there if curve.first is not None]
+    highest = max(steps, key=lambda step: step.distance)
+    names = ", ".join(curve.target for curve in there)
+    left = highest.place > max(len(curve.steps) for curve in there) / 2
     return go.Scatter(
-        x=[step.place],
-        y=[step.distance],
+        x=[step.place for step in steps],
+        y=[step.distance for step in steps],
         mode="markers+text",
-        text=[palette.plain(f"{curve.target}: {step.layer.layer or step.layer.node}", 48)],
-        textposition="top right" if step.place < len(curve.steps) / 2 else "top left",
+        text=[
+            palette.plain(f"{names}: {step.layer.layer or step.layer.node}", 64) if step is highest else ""
+            for step in steps
+        ],
+        textposition="top left" if left else "top right",
         textfont={"size": 12, "color": palette.INK},
         marker={"color": palette.MARK_SCALE[3], "size": 13, "symbol": "circle-open", "line": {"width": 2.5}},
-        name=f"{palette.plain(curve.target)}: first that diverges",
+        name="first that diverges",
         showlegend=False,
         hoverinfo="text",
-        hovertext=[_hover(curve, step)],
+        hovertext=[_hover(curve, step) for curve, step in zip(there, steps, strict=True)],
     )
 
 

@@ -38,6 +38,7 @@ def _curve(target: TargetParity, places: dict[str, int]) -> Curve:
     steps = tuple(
         Step(places[layer.tensor], layer, _drawn(layer.distance), None if layer.own is None else _drawn(layer.own))
         for layer in target.layers
+        if layer.kind != "exact" or layer.diverges  # equal shapes and indices would be holes in the curve
     )
     first = target.first.where.tensor if target.first is not None else None
     return Curve(target.target, steps, next((step for step in steps if step.layer.tensor == first), None))

@@ -11,6 +11,7 @@ from hwprofiles.fingerprint import Fingerprint
 from hwprofiles.measurement import Conditions, Measurement
 from hwprofiles.target import Policy
 
+_UNREAD = "unread"  # in the environment: "governor, temperature"; None where everything was read
 _ABSENT = frozenset({"disturbed"})  # where None is the good answer, and not a missing one
 
 
@@ -120,13 +121,17 @@ def _policy(saved: Any) -> tuple[str, ...]:
 
 
 def _unread(records: Sequence[Measurement]) -> tuple[str, ...]:
-    """Facts that were asked for and not told in any of the measurements, by name."""
-    told: dict[str, bool] = {}
-    for record in records:
-        for facts in (record.fingerprint.environment, record.environment):
-            for name, value in facts.items():
-                told[name] = told.get(name, False) or value is not None
-    return tuple(sorted(name for name, known in told.items() if not known and name not in _ABSENT))
+    """What none of the measurements could read: their own list, or for those without one the facts without a value."""
+    lists = [_unread_of(record) for record in records]
+    return tuple(name for name in lists[0] if all(name in rest for rest in lists[1:]))
+
+
+def _unread_of(record: Measurement) -> list[str]:
+    if _UNREAD in record.environment:
+        said = record.environment[_UNREAD]
+        return [name.strip() for name in str(said).split(",")] if said else []
+    facts = {**record.fingerprint.environment, **record.environment}
+    return sorted(name.replace("_", " ") for name, value in facts.items() if value is None and name not in _ABSENT)
 
 
 def openings(record: Measurement) -> int | None:

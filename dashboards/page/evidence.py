@@ -115,7 +115,7 @@ def _conditions(device: Device) -> list[tuple[object, ...]]:
             found.clocks,
             _accelerator(found),
             ", ".join(device.policy) or "as it is",
-            ", ".join(name.replace("_", " ") for name in device.unread) or "nothing",
+            ", ".join(device.unread) or "nothing",
         )
         for found in device.conditions
     ]
@@ -206,4 +206,5 @@ def _measurement(row: MeasurementRow) -> tuple[object, ...]:
 def _quality(record: Measurement) -> Html:
     if record.failure is not None:
         return tag("span", record.failure.kind, class_="tag bad", title=record.failure.message)
-    return join(tag("span", flag, class_="tag" if flag == "ok" else "tag warn") for flag in record.quality)
+    why = str(record.environment.get("disturbed") or record.environment.get("throttled") or "") or None
+    return join(tag("span", f, class_="tag" if f == "ok" else "tag warn", title=why) for f in record.quality)

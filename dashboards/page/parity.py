@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from autotune.parity.report import Divergence, OutputParity, ParityReport, TargetParity
 from autotune.parity.words import amount, share
 from dashboards.figures.parity import layers_figure
+from dashboards.info import units
 from dashboards.info.parity import Curve, Step, curves, outstanding
 from dashboards.page.document import contents, document
 from dashboards.page.html import Html, join, table, tag
@@ -168,18 +169,22 @@ def _numbers(found: tuple[Curve, ...]) -> Html:
         (
             curve.target,
             step.place,
-            tag("code", f"{step.layer.op} {step.layer.node}"),
-            step.layer.layer,
+            f"{step.layer.op} {units.shorten(step.layer.node, 40)}",
+            units.shorten(step.layer.layer, 40),
             *_distances(step),
         )
         for curve in found
         for step in outstanding(curve, _ROWS)
     ]
-    head = ("target", "place", "node", "layer", "distance", "own error", "elements that differ", "")
+    head = ("target", "place", "node", "layer", "distance", "own error", "elements", "")
     return tag(
         "section",
         tag("h2", "Nodes"),
-        tag("p", f"The {_ROWS} results of each target with the largest own errors.", class_="lead"),
+        tag(
+            "p",
+            f"The {_ROWS} results of each target with the largest own errors; of integers, the share that differs.",
+            class_="lead",
+        ),
         table(head, rows, numeric=(1, 4, 5, 6)),
         id="numbers",
     )
@@ -187,7 +192,7 @@ def _numbers(found: tuple[Curve, ...]) -> Html:
 
 def _distances(step: Step) -> tuple[object, ...]:
     layer = step.layer
-    flag = "wrong by itself" if layer.wrong else "beyond the tolerance" if layer.diverges else ""
+    flag = "wrong by itself" if layer.wrong else "beyond" if layer.diverges else ""
     return (
         layer.mismatch or amount(layer.distance),
         "" if layer.own is None else amount(layer.own),

@@ -11,6 +11,7 @@ Operations: hello, describe, pressure, has, put, open, close, warm, time, infer,
 from __future__ import annotations
 
 import array
+import contextlib
 import hashlib
 import importlib
 import json
@@ -204,8 +205,9 @@ class Agent:
         self._ready = counters.age()
         guard = os.environ.get(supervisor.GUARD, "none")
         if request["address_space"]:
-            guard += "+rlimit_as"
-            resource.setrlimit(resource.RLIMIT_AS, (request["address_space"], resource.RLIM_INFINITY))
+            with contextlib.suppress(OSError, ValueError):  # macOS refuses it, and so does a lower limit from outside
+                resource.setrlimit(resource.RLIMIT_AS, (request["address_space"], resource.RLIM_INFINITY))
+                guard += "+rlimit_as"
         facts = {
             "identity": {**probe.identity(), "numpy": numpy.__version__},
             "environment": {**probe.environment(), "memory_guard": guard},
@@ -356,7 +358,7 @@ class Agent:
         key = json.dumps(stored, sort_keys=True)
         if key != self._stored[0]:
             self._stored = ("", [])  # two sets at once would take twice the memory
-            data = bytearray(Path(self._blob(stored["digest"])).read_bytes())
+            data = _read(Path(self._blob(stored["digest"])))
             frames.check_arrays(stored["arrays"], len(data))
             self._stored = (key, _unpack_feeds(request["feeds"], frames.unpack_arrays(stored["arrays"], data)))
         return self._stored[1]
@@ -374,6 +376,19 @@ def _unpack_feeds(count: int, arrays: Mapping[str, Any]) -> list[timing.Feed]:
         number, _, name = name.partition("/")
         feeds[int(number)][name] = value
     return feeds
+
+
+def _read(path: Path) -> bytearray:
+    """The file's bytes, without a second copy of them on the way: it would count as memory of the model."""
+    with path.open("rb", buffering=0) as file:
+        data = bytearray(path.stat().st_size)
+        view, got = memoryview(data), 0
+        while got < len(data):
+            count = file.readinto(view[got:])
+            if not count:
+                raise OSError(f"{path} became shorter while it was read")
+            got += count
+    return data
 
 
 def _boot() -> str:

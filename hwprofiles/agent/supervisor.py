@@ -81,7 +81,8 @@ def _become_worker(supervisor: int, limit: int, group: MemoryGroup | None, told:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):  # to be the first that goes when the machine's memory runs out
         Path("/proc/self/oom_score_adj").write_text("800")
-    faulthandler.enable()
+    with contextlib.suppress(RuntimeError, ValueError):  # whoever started it may have closed stderr
+        faulthandler.enable()
 
 
 class _Supervisor:

@@ -23,6 +23,8 @@ _PACKAGES = {
     "CoreMLExecutionProvider": "onnxruntime",
 }
 
+_TERMUX = "android-termux"  # the label of targets where PyPI's wheels cannot be installed: another C library
+
 
 class OnnxRuntime:
     """`hwprofiles.runtimes.protocol.Runtime` for ONNX Runtime with the target's execution provider."""
@@ -50,9 +52,12 @@ class OnnxRuntime:
         package = _PACKAGES.get(target.provider, f"a build of onnxruntime with {target.provider}")
         python = target.python or (sys.executable if target.transport == "local" else "python3")
         command = f"{shlex.quote(python)} -m pip install numpy {package}"
-        host = target.options.get("host")
+        if _TERMUX in target.label:
+            command = "pkg install python-numpy python-onnxruntime"
+        host, port = target.options.get("host"), target.options.get("port")
         if target.transport == "ssh" and isinstance(host, str):
-            command = f"ssh {shlex.quote(host)} {shlex.quote(command) if shlex.quote(package) != package else command}"
+            door = f"-p {port} " if port else ""
+            command = f"ssh {door}{shlex.quote(host)} {shlex.quote(command) if chr(39) in command else command}"
         if package != "onnxruntime":
             command += " (one environment holds only one onnxruntime: uninstall any other there first)"
         return command

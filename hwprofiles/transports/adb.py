@@ -16,7 +16,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import os
 import secrets
 import shlex
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ def _prepare(server: Server, serial: str, options: _Link, path: str, program: by
             "bundle: autotune targets bundle FOLDER"
         )
     if "program" not in facts:
-        part = f"{path}.{os.getpid()}.part"
+        part = f"{path}.{secrets.token_hex(4)}.part"
         _send(server, serial, io.BytesIO(program), part, hashlib.sha256(program).hexdigest(), len(program), facts)
         # What nobody has used for a month goes, half-sent files as well.
         old = " ".join(f"{folder}/{each}" for each in ("programs/*", "tmp/*", "bundle-*"))
@@ -164,7 +163,7 @@ def _send_bundle(server: Server, serial: str, options: _Link, bundle: Bundle, fa
         raise TargetUnavailable(
             f"{where}: {free >> 20} MiB are free in {options.folder}, the bundle needs {needed >> 20} MiB; free some"
         )
-    archive = f"{place}.{os.getpid()}.tar.gz"
+    archive = f"{place}.{secrets.token_hex(4)}.tar.gz"
     with bundle.archive.open("rb") as file:
         _send(server, serial, file, archive, bundle.manifest.archive_sha256, bundle.manifest.size, facts)
     done = server.shell(serial, bundle.unpack_script(archive, place), seconds=_SENDING)

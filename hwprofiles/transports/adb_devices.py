@@ -117,19 +117,26 @@ class Server:
     def stream(self, serial: str, script: str) -> socket.socket:
         """Start a line of shell on the device; the connection, which speaks the shell protocol from here on."""
         with self._telling(serial):
-            return self._open(serial, script).conn
+            line: socket.socket = self._open(serial, script).conn
+            return line
 
     def _open(self, serial: str, script: str) -> adbutils.AdbConnection:
-        device = self._client.device(serial)
-        if "shell_v2" not in device.get_features().split(","):
-            raise TargetUnavailable(
-                f"{self.who}: device {serial} does not keep output, errors and exit code apart (adb shell protocol 2); "
-                "it needs Android 7 or newer"
-            )
-        connection = device.open_transport(timeout=_OPEN)
+        with self._request(f"host-serial:{serial}:features") as answer:
+            if "shell_v2" not in answer.read_string_block().split(","):
+                raise TargetUnavailable(
+                    f"{self.who}: device {serial} does not keep output, errors and exit code apart (adb shell protocol "
+                    "2); it needs Android 7 or newer"
+                )
+        return self._request(f"host:transport:{serial}", f"shell,v2,raw:{script}")
+
+    def _request(self, *commands: str) -> adbutils.AdbConnection:
+        """A connection on which the server, and then the device, has agreed to each of the commands."""
+        # adbutils has this for a device as well, but leaves the connection open when the server does not agree.
+        connection = self._client.make_connection(timeout=_OPEN)
         try:
-            connection.send_command(f"shell,v2,raw:{script}")
-            connection.check_okay()
+            for command in commands:
+                connection.send_command(command)
+                connection.check_okay()
         except BaseException:
             connection.conn.close()
             raise
@@ -183,7 +190,7 @@ class Server:
         with self._telling(serial):
             if known:  # else the server finds that it has a connection, dead as it is
                 self._client.disconnect(serial)
-            told = self._client.connect(serial, timeout=_CONNECT).strip()
+            told = str(self._client.connect(serial, timeout=_CONNECT)).strip()
         until = time.monotonic() + _CONNECT
         while ("offline" in (states := self._states(serial)) or "connecting" in states) and time.monotonic() < until:
             time.sleep(0.1)

@@ -44,6 +44,10 @@ class TestOnnxRuntime(RuntimeConformance):
         ("changes", "hint"),
         [
             ({"transport": "ssh", "options": {"host": "pi@pi"}}, "ssh pi@pi python3 -m pip install numpy onnxruntime"),
+            (
+                {"transport": "ssh", "label": "android-termux", "options": {"host": "phone", "port": 8022}},
+                "ssh -p 8022 phone pkg install python-numpy python-onnxruntime",
+            ),
             ({"python": "/opt/my env/python"}, "'/opt/my env/python' -m pip install numpy onnxruntime"),
             ({"python": "py", "provider": "CUDAExecutionProvider"}, "py -m pip install numpy 'onnxruntime-gpu[cuda,"),
             ({"python": "py", "provider": "CUDAExecutionProvider"}, "one environment holds only one onnxruntime"),

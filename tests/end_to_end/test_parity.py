@@ -32,6 +32,13 @@ block_seconds = 0.005
 warmup_seconds = 0.01
 max_seconds = 1.0
 
+[remeasure]
+phase = "final"
+min_pairs = 3
+max_pairs = 3
+block_seconds = 0.005
+warmup_seconds = 0.01
+max_seconds = 1.0
 """
 
 
@@ -154,6 +161,7 @@ def test_no_model(folder: Path) -> None:
         assert name in answer.stderr
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_study_on_its_held_out_data(folder: Path) -> None:
     autotune("new", "tiny", folder=folder)
     study = folder / "tiny"
@@ -165,7 +173,6 @@ def test_a_trial_of_a_study_on_its_held_out_data(folder: Path) -> None:
     autotune("run", "tiny", folder=folder)
     found = report("tiny:0", "--samples", "7", folder=folder)
     assert found.agrees is True and found.samples == 7 and [t.target for t in found.targets] == ["local"]
-    assert (
-        json.loads(autotune("show", "tiny", "0", "--json", folder=folder).stdout)["artifact"]["digest"] == found.model
-    )
+    shown = json.loads(autotune("show", "tiny", "0", "--json", folder=folder).stdout)
+    assert shown["artifact"]["digest"] == found.model
     autotune("parity", "tiny:99", folder=folder, code=2)

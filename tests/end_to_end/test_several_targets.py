@@ -237,6 +237,7 @@ def test_answers_of_an_emulator_count_and_its_times_are_not_taken(machine: Machi
     with pytest.raises(ConfigError, match="latency_ratio@other, a default objective, is a cost on target 'other'"):
         study(machine)
     with study(machine, search={"trials": 2, "objectives": objectives}) as opened:
+        assert any("target other is emulated: only what it answers counts" in w for w in opened.check().warnings)
         opened.run()
         final = next(t for t in opened.store.trials() if t.final and t.number)
         assert final.artifact is not None

@@ -20,8 +20,10 @@ from pathlib import Path
 import pytest
 
 from hwprofiles.errors import HardwareError
+from hwprofiles.mobile.bundle import Bundle
 from hwprofiles.mobile.packages import Debian, unpack_deb
-from tests.device.bundled import KEPT, keep, missing
+from tests.device.bundled import KEPT, keep, kept_bundle, missing
+from tests.device.sshd import need
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -33,19 +35,21 @@ TWIN = "emulator-5554"  # the server finds the same adbd once more, by the port 
 class Adbd:
     """Starts and ends the daemon."""
 
-    def __init__(self, root: Path, work: Path, environment: dict[str, str]) -> None:
+    def __init__(self, root: Path, work: Path, environment: dict[str, str], before: str = "") -> None:
         self._root = root
         self._work = work
         self._environment = environment  # of the programs that it starts, too
+        self._before = before  # shell commands in a view of the file system of its own
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         libraries = self._root / "usr" / "lib" / "x86_64-linux-gnu"
         program = self._root / "usr" / "lib" / "android-sdk" / "platform-tools" / "adbd"
         command = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", f"{libraries}:{libraries}/android"]
+        apart = ["unshare", "-m", "sh", "-c", f'{self._before}; exec "$@"', "sh"] if self._before else []
         with (self._work / "adbd.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, str(program)],
+                [*apart, *command, str(program)],
                 cwd=self._work,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -86,8 +90,14 @@ def adbd_files() -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    """Modules that need it name it before `adbd`: nothing can be loaded from within the empty network."""
+    return kept_bundle()
+
+
 @pytest.fixture(scope="module")
-def network() -> Iterator[None]:
+def network(adbd_files: Path) -> Iterator[None]:
     """This thread, and all that it starts, in an empty network."""
     if shutil.which("adb") is None or shutil.which("ip") is None:
         missing("adb and ip are needed: apt-get install adb iproute2")
@@ -104,11 +114,21 @@ def network() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def adbd(network: None, adbd_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adbd]:
+def userland() -> str:
+    """Whose shell and tools the device has: "debian" or, where a module says so, "android"."""
+    return "debian"
+
+
+@pytest.fixture(scope="module")
+def adbd(network: None, adbd_files: Path, userland: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adbd]:
     """A running daemon that the server has connected to; the server is in the same network and ends with it."""
     work = tmp_path_factory.mktemp("adbd")
     environment = {**os.environ, "HOME": str(work), "ADB_MDNS": "0", "HW_AUTOTUNE_LOCKS": str(work / "locks")}
-    daemon = Adbd(adbd_files, work, environment)
+    on_device, before = environment, ""
+    if userland == "android":
+        before = f"mount --bind {need('mksh', 'mksh')} /bin/sh"
+        on_device = {**environment, "PATH": str(_toybox(work / "bin"))}
+    daemon = Adbd(adbd_files, work, on_device, before)
     daemon.start()
     # In the foreground, so that it cannot outlive the test run unnoticed.
     server = subprocess.Popen(
@@ -126,6 +146,18 @@ def adbd(network: None, adbd_files: Path, tmp_path_factory: pytest.TempPathFacto
         server.kill()
         server.wait()
         daemon.stop()
+
+
+def _toybox(folder: Path) -> Path:
+    """Android's tools under their names, as far as Debian's toybox has them."""
+    tool = need("toybox", "toybox")
+    folder.mkdir()
+    for name in subprocess.run([tool], capture_output=True, text=True, check=True).stdout.split():
+        (folder / name).symlink_to(tool)
+    for name in ("env", "sh"):  # not among Debian's; Android has both
+        if not (folder / name).exists():
+            (folder / name).symlink_to(need("mksh", "mksh") if name == "sh" else need(name, "coreutils"))
+    return folder
 
 
 def _adb(environment: dict[str, str], *words: str) -> str:

@@ -18,17 +18,12 @@ from hwprofiles.mobile.emulation import emulator_words, find_emulator, write_sys
 from hwprofiles.registry import find_target
 from hwprofiles.target import Target
 from hwprofiles.transports.adb import AdbTransport
-from tests.device.bundled import kept_bundle, missing
+from tests.device.bundled import missing
 from tests.unit import zoo
 
 from .conftest import SERIAL
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("adbd")]
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return kept_bundle()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bundle", "adbd")]
 
 
 @pytest.fixture

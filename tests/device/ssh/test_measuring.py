@@ -226,7 +226,7 @@ def test_a_device_that_answers_garbage(sshd: Sshd, tmp_path: Path, after: str, s
     wrapper = tmp_path / "fake.py"
     wrapper.write_text(
         "import runpy, os, sys, time\n"
-        f"def other(*_, **__):\n    {after}\n"
+        f"def other(*_, **__):\n    {after}\n    time.sleep(600)\n"
         "runpy.run_path = other\n"
         "exec(sys.stdin.buffer.raw.readline())\n"
     )

@@ -135,12 +135,18 @@ def test_times_of_before_a_drift_are_marked(both: Any) -> None:
 def test_conditions_and_what_was_not_told(both: Any) -> None:
     view = read_study(both)
     trial = next(t for t in view.trials if t.measurements)
-    facts: dict[str, Any] = {"environment": {"temperature_c": None, "disturbed": None, "load": 0.5}}
-    changed = trial.model_copy(update={"measurements": tuple(m.model_copy(update=facts) for m in trial.measurements)})
-    info = protocol(view._replace(trials=(changed,)))
+
+    def seen(*environments: dict[str, Any]) -> Any:
+        records = [trial.measurements[-1].model_copy(update={"environment": e}) for e in environments]
+        return protocol(view._replace(trials=(trial.model_copy(update={"measurements": tuple(records)}),)))
+
+    unread = "governor, temperature"
+    assert seen({"unread": unread}, {"unread": "temperature"}).devices[0].unread == ("temperature",)
+    assert seen({"unread": unread}, {"unread": None}).devices[0].unread == (), "one of them could read everything"
+    info = seen({"temperature_c": None, "disturbed": None, "load": 0.5})  # as earlier versions wrote it
     pi = next(device for device in info.devices if device.target == "pi")
     assert (pi.label, pi.transport, pi.policy) == ("android-glibc-bundle", "ssh", ("cpus big", "cooldown 30.0"))
-    assert pi.unread == ("temperature_c",), "nobody disturbed it, which is an answer"
+    assert pi.unread == ("temperature c",), "nobody disturbed it, which is an answer"
     assert [c.clocks for c in pi.conditions] == ["performance, 3.20 GHz"]
     page = render(both)
     for text in ("performance, 3.20 GHz", "android-glibc-bundle", "over ssh", "cpus big, cooldown 30.0"):

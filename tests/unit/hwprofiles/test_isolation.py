@@ -305,6 +305,24 @@ def test_end_of_input_ends_the_agent_in_the_middle_of_a_hang(opened: OpenDevice,
     run(device, dense)
 
 
+def test_a_device_that_falls_silent_is_lost_and_its_model_not_to_blame(
+    opened: OpenDevice, hang: Path, dense: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cut cable looks from here: neither the agent nor the keeper of the lease answers, and nothing breaks."""
+    monkeypatch.setattr("hwprofiles.lease._PATIENCE", 1.0)
+    device = opened(timeout=3)
+    run(device, dense)
+    keeper = device._keeper._client
+    assert keeper is not None and isinstance(keeper._wire, LocalChannel)
+    (worker,) = descendants(keeper._wire.pid)
+    outputs = device.infer(hang, [{"x": np.ones(1, np.float32)}])
+    threading.Timer(1.0, os.kill, (worker, signal.SIGSTOP)).start()
+    with pytest.raises(TargetLost, match="does not answer any more"):
+        next(outputs)
+    monkeypatch.setattr("hwprofiles.lease._PATIENCE", 15.0)
+    run(device, dense)
+
+
 def test_a_process_that_dies_while_idle_is_no_failure_of_any_model(opened: OpenDevice, dense: Path) -> None:
     device = opened()
     expected = run(device, dense)

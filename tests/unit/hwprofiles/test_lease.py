@@ -193,8 +193,7 @@ def test_a_measurement_whose_lease_was_taken_is_no_measurement(
     thread = threading.Thread(target=work)
     thread.start()
     other = keep()
-    while other.holder() is None:
-        pass
+    wait_until(lambda: other.holder() is not None)
     other.release(force=True)
     thread.join(timeout=120)
     assert len(raised) == 1
@@ -244,6 +243,13 @@ def test_a_device_that_is_not_there(tmp_path: Path, locks: Path, python: str, sa
             assert not isinstance(raised.value, TargetLost)
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
 def odd_keeper(work: Path, prelude: str) -> Keeper:
     """A keeper on a device where `prelude` has changed something of the agent (`program`)."""
     source = f"from hwprofiles.agent import program\n{prelude}\nprogram.main()\n"
@@ -259,15 +265,17 @@ def test_a_silent_parent_is_given_up_and_one_that_lives_is_not(
     tmp_path: Path, locks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection can hang for hours without breaking; the lock must not."""
-    with odd_keeper(tmp_path / "work", "program._HEARTBEAT = 1.0") as keeper:
+    with odd_keeper(tmp_path / "work", "program._HEARTBEAT = 2.0") as keeper:
         with pytest.raises(TargetLost), keeper.exclusive("the cable is pulled"):
-            assert not DeviceLock().attempt("n", True, {})["got"]
-            while not DeviceLock().attempt("n", True, {})["got"]:
-                time.sleep(0.05)
+            other = DeviceLock()
+            assert not other.attempt("n", True, {})["got"]
+            wait_until(lambda: bool(other.attempt("n", True, {})["got"]))
+            other.leave("n")
         monkeypatch.setattr("hwprofiles.lease._PING", 0.1)
-    with odd_keeper(tmp_path / "work", "program._HEARTBEAT = 1.0") as keeper, keeper.exclusive("slow work"):
-        time.sleep(2.0)
-        assert not DeviceLock().attempt("n", True, {})["got"]
+    with odd_keeper(tmp_path / "work", "program._HEARTBEAT = 2.0") as keeper, keeper.exclusive("slow work"):
+        time.sleep(3.0)
+        assert not other.attempt("n", True, {})["got"]
+        other.leave("n")
 
 
 def test_a_device_whose_clock_is_wrong_measures_nothing(tmp_path: Path, locks: Path) -> None:

@@ -164,6 +164,24 @@ def test_a_final_measurement_opens_in_fresh_processes(
     assert "short" in record.quality  # rule B8
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be pinned here")
+def test_fresh_processes_run_on_the_cores_of_the_policy(
+    opened: OpenDevice, dense: Path, quick: Scenario, tmp_path: Path
+) -> None:
+    core = max(os.sched_getaffinity(0))
+    notes = tmp_path / "notes"
+
+    class Telling(NotingRuntime):
+        def backend(self) -> str:
+            return super().backend().replace("len(timing._padding)", "*os.sched_getaffinity(0)")
+
+    scenario = quick.model_copy(update={"phase": "final", "min_pairs": 3, "max_pairs": 3, "memory_runs": 1})
+    device = opened(Telling(notes), options={"quiet_wait_final": 0}, policy={"cpus": f"{core}"})
+    assert device.measure(dense, [X], scenario=scenario).failure is None
+    lines = [line.split() for line in notes.read_text().splitlines()]
+    assert len(lines) >= 4 and all(cores == [str(core)] for _, _, *cores in lines)
+
+
 def test_each_shape_is_measured_and_the_first_is_the_headline(
     opened: OpenDevice, dense: Path, wide: Path, quick: Scenario
 ) -> None:

@@ -255,6 +255,18 @@ def test_a_measurement_runs_on_the_cores_it_was_given(
     assert found.failure is None and found.environment["policy_cpus"] == str(core)
 
 
+def test_a_measurement_on_a_hot_device_says_so(
+    opened: Callable[..., Device], dense: Path, quick: Scenario, dumpsys: Callable[..., None]
+) -> None:
+    device = opened(policy={"max_temperature": 90, "cool_wait": 0})
+    dumpsys(status=2)
+    hot = opened(policy={"max_temperature": 90, "cool_wait": 0}).measure(dense, [_X], scenario=quick)
+    assert "throttled" in hot.quality and "thermal status 2" in str(hot.environment["hot"])
+    assert "thermal status 2" in str(hot.environment["hot_after"])
+    cool = device.measure(dense, [_X], scenario=quick)  # its agent was started before there was a `dumpsys`
+    assert "throttled" not in cool.quality and "hot" not in cool.environment
+
+
 def test_cores_that_are_not_there_make_the_target_unavailable(
     opened: Callable[..., Device], dense: Path, quick: Scenario
 ) -> None:

@@ -171,3 +171,11 @@ def test_bad_facts_are_named(facts: dict[str, object], said: str) -> None:
     with pytest.raises(BadProfile) as raised:
         make_target({"name": "x", **facts}, "here")
     assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_other_toml_in_a_studys_folder_is_no_profile(tmp_path: Path) -> None:
+    study = write(tmp_path, "study", 'name = "digits"\ntargets = ["local"]\n[search]\ntrials = 3')
+    write(tmp_path, "pyproject", '[project]\nname = "x"')
+    write(tmp_path, "board", "thread = 1\ntransport = 'ssh'")
+    found = [profile for profile in list_profiles([study]) if profile.origin == "study"]
+    assert [(profile.name, profile.target) for profile in found] == [("board", None)]

@@ -286,6 +286,13 @@ def test_integers_are_compared_one_by_one(devices: Devices, folder: Path) -> Non
     assert good.rows == 150 and bad.agreement is not None and 0 < bad.agreement.value < 1
 
 
+def test_no_sample_is_begun_when_the_time_is_over(devices: Devices, folder: Path) -> None:
+    model = zoo.mlp()
+    report = compare(model, feeds(model, 5), {"here": devices["here"]}, folder, seconds=0.0)
+    assert report.samples == 1 and one(report, "here").outputs[0].rows == 2 and report.agrees is True
+    assert compare(model, feeds(model, 5), {"here": devices["here"]}, folder, seconds=1e6).samples == 5
+
+
 def test_inputs_that_do_not_fit_are_refused(devices: Devices, folder: Path) -> None:
     model = zoo.mlp()
     with pytest.raises(DataError, match="rename the inputs"):

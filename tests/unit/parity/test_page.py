@@ -85,6 +85,14 @@ def test_figure_draws_both_distances_and_marks_the_first() -> None:
     assert list(figure.data[4].x) == [2] and figure.layout.yaxis.type == "log"
 
 
+def test_targets_that_diverge_at_one_place_share_a_label() -> None:
+    both = report()
+    twin = both.targets[1].model_copy(update={"target": "twin"})
+    figure = layers_figure(curves(both.model_copy(update={"targets": (*both.targets, twin)})), 1e-4)
+    marks = [trace for trace in figure.data if trace.name == "first that diverges"]
+    assert len(marks) == 1 and [text for text in marks[0].text if text] == ["bad, twin: layer2"]
+
+
 def test_page_tells_everything_and_loads_nothing() -> None:
     page = render_parity(report())
     told = ("different answers", "They differ.", "First layer that diverges", "14 of 16", "conv", "a note")
@@ -125,6 +133,16 @@ def test_screen_shows_each_target_once_and_no_markup(text: str) -> None:
     shown = out.getvalue()
     assert shown.count("good agrees") == 1 and "14 of 16" in shown and "60 % to 97 %" in shown
     assert "first layer that diverges: Conv conv" in shown and "not compared" in shown
+
+
+def test_screen_says_what_is_no_hardware() -> None:
+    out = io.StringIO()
+    given = report()
+    emulated = given.targets[0].model_copy(update={"provenance": "emulated"})
+    changed = given.model_copy(update={"targets": (emulated, *given.targets[1:])})
+    print_parity(Console(file=out, width=140, highlight=False), changed)
+    assert "good (emulated)" in out.getvalue() and "bad (" not in out.getvalue()
+    assert ">emulated<" in render_parity(changed)
 
 
 AMOUNTS = [(None, "no number can tell"), (0.0, "0"), (0.031, "3.1 %"), (2.4e-7, "2.4e-07"), (5e3, "5.0e+03")]

@@ -219,3 +219,19 @@ def test_float16_is_computed_without_its_rounding() -> None:
     weights = onnx.numpy_helper.to_array(model.graph.initializer[0]).astype(np.float64)
     exact = feeds["x"].astype(np.float64) @ weights
     np.testing.assert_allclose(Reference(model).run(feeds, ["y"])["y"], exact, rtol=1e-13, atol=1e-15)
+
+
+def test_a_loop_is_not_run_before_a_target_has() -> None:
+    model = zoo.loop_with_weights()
+    start = onnx.numpy_helper.from_array(zoo.weight(2, 16), "x")
+    model.graph.initializer.append(start)
+    del model.graph.input[:]
+    reference = Reference(model)
+    assert [step.node.op_type for step in reference.steps] == ["Loop"] and "y" not in reference.constants
+    agree(model, {})
+
+
+def test_a_tensor_that_does_not_fit_into_memory_is_no_reference() -> None:
+    nodes = [zoo.node("ConstantOfShape", ["shape"], ["big"]), zoo.node("ReduceSum", ["big"], ["y"])]
+    model = zoo.model_of(nodes, [], ["y"], {"shape": np.array([1 << 40, 1 << 15], np.int64)})
+    assert "ConstantOfShape" in Reference(model).gap
