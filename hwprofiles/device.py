@@ -96,7 +96,7 @@ class Device:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What was really there when the device was opened."""
+        """What was really there when the device was opened, or found again after it was lost."""
         assert self._starter.fingerprint is not None  # set by the first agent, without which there is no Device
         return self._starter.fingerprint
 
@@ -118,8 +118,10 @@ class Device:
         reference = self._model(baseline) if baseline is not None else None
         slot = self._slots[0]
         with self._keeper.exclusive(f"timing on {self.target.name}") as token, slot.lock:
+            agents = _MeasuringAgents(slot, self._starter, self._keeper, token)
+            agents.resident()  # a device that was started anew has another fingerprint from here on
             return measure(
-                _MeasuringAgents(slot, self._starter, self._keeper, token),
+                agents,
                 self.target,
                 self.fingerprint,
                 subject,

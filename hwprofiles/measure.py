@@ -242,6 +242,9 @@ def _judge(tally: Tally, kept: list[Opening], flags: set[Any], taken: _Taken) ->
         openings=len(kept),
         openings_left_out=len(tally.openings) - len(kept),
     )
+    clocks = [opening.clock_hz for opening in tally.openings if opening.clock_hz is not None]
+    if clocks:
+        taken.environment.update(clock_hz=statistics.median(clocks), clock_hz_range=max(clocks) - min(clocks))
 
 
 def _result(

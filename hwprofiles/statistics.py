@@ -24,12 +24,14 @@ def interval_over_openings(values: Sequence[float], openings: Sequence[int]) -> 
     Where a model's memory lies changes its speed by about 0.5 % and sometimes by 3 %; all values of an opening share
     that, so the openings are what is drawn independently and the pairs inside say nothing about it.
 
-    The method was chosen by simulation (20 to 50 pairs, looks at 20, 29, 38 and 50, with openings that differ normally
-    or in two kinds, bursts, autocorrelation). A bootstrap over pairs covers 40 to 88 %. A hierarchical percentile
-    bootstrap of medians covers 79 to 99 %, and errs twice as much when layouts come in two kinds (a fast and a slow
-    one), where a median over openings, or a trimmed mean, jumps from one kind to the other. Means of all pairs err
-    twice as much under bursts. This one covers 91 to 97 % with three pairs in an opening: bursts are outvoted inside
-    the opening, and openings are averaged. `benchmarks/interval_coverage.py` repeats it on simulated block times.
+    The method was chosen by simulation (20 to 50 pairs, looks at 20, 29, 38 and 50; openings that differ normally or in
+    two kinds, bursts, pairs that differ). A bootstrap over pairs covers 40 to 88 %. A hierarchical percentile bootstrap
+    of medians covers 79 to 99 %, and errs twice as much when layouts come in two kinds (a fast and a slow one), where a
+    median over openings, or a trimmed mean, jumps from one kind to the other. Means of all pairs err twice as much
+    under bursts. This one covers 93 to 95 % with three pairs in an opening: bursts are outvoted inside the opening,
+    and openings are averaged. `benchmarks/interval_coverage.py` repeats it on simulated block times, with drift,
+    throttling and autocorrelation of the machine, which pairing takes out of ratios, but nothing takes out of absolute
+    times: an interval of these is one of the time during this measurement.
 
     With one opening the values themselves are taken, as if they were independent: the interval is too narrow, and
     whoever asks must say so. With one value there is no interval.

@@ -1,4 +1,6 @@
-"""The command line: `autotune new | check | run | front | show | export | report | measure | compare | targets`."""
+"""The command line: `autotune new | check | run | front | show | export | report`, and without a study
+`measure | compare | parity | targets`.
+"""
 
 from __future__ import annotations
 

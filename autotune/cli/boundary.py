@@ -60,7 +60,7 @@ def _exit_code(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
             _say(error, f"{message}; see `autotune --help`", debug)
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt) as error:
-        _say(error, "interrupted; what was finished is stored, the same command goes on from there", debug)
+        _say(error, "interrupted; a study keeps what was finished, and the same command goes on from there", debug)
         return INTERRUPTED
     except (DeviceFailure, TrialFailure) as error:
         _say(error, f"{error.failure.stage}: {error.failure.message}", debug)

@@ -15,6 +15,7 @@ from autotune.cli.setting import (
     BatchOption,
     EnergyOption,
     FolderOption,
+    InputsOption,
     RunnerOption,
     ScenarioOption,
     SecondsOption,
@@ -47,6 +48,7 @@ def compare(
     ] = "",
     seconds: SecondsOption = None,
     energy: EnergyOption = None,
+    inputs: InputsOption = None,
     runner: RunnerOption = None,
     folder: FolderOption = None,
     output: Annotated[
@@ -55,7 +57,8 @@ def compare(
     as_json: JsonFlag = False,
 ) -> None:
     """Compare models on hardware: latency with intervals, throughput, memory, energy, size and cost; who wins, and
-    ties called ties. Inputs are random, of the shapes that the models declare or that you give.
+    ties called ties. Inputs are random, of the shapes that the models declare or that you give, or
+    samples of your own.
     """
     from autotune.api.watch import ProgressView
     from autotune.cli.compared import print_comparison
@@ -70,6 +73,7 @@ def compare(
         energy=energy,
         shapes=shape or [],
         batch=batch,
+        inputs=inputs,
         runner=runner,
         say=say,
     )

@@ -13,6 +13,7 @@ from autotune.cli.setting import (
     BatchOption,
     EnergyOption,
     FolderOption,
+    InputsOption,
     RunnerOption,
     ScenarioOption,
     SecondsOption,
@@ -39,12 +40,13 @@ def measure(
     batch: BatchOption = None,
     seconds: SecondsOption = None,
     energy: EnergyOption = None,
+    inputs: InputsOption = None,
     runner: RunnerOption = None,
     folder: FolderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure latency, memory and energy of an ONNX file on one or more targets; inputs are random, of the shapes
-    that the model declares or that you give.
+    that the model declares or that you give, or samples of your own.
     """
     from autotune.cli.measured import print_measurement
 
@@ -58,6 +60,7 @@ def measure(
         energy=energy,
         shapes=shape or [],
         batch=batch,
+        inputs=inputs,
         runner=runner,
         say=say,
     )

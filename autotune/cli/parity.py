@@ -20,7 +20,7 @@ from hwprofiles.errors import BadProfile, DeviceFailure, Failure, HardwareError
 if TYPE_CHECKING:
     import numpy as np
 
-    from autotune.parity.report import ParityReport
+    from autotune.parity.report import ParityReport, Tolerance
     from hwprofiles.device import Device
     from hwprofiles.target import Target
 
@@ -129,14 +129,12 @@ class _Given:
     targets: Sequence[Target]
 
 
-def _check(given: _Given, tolerance: object, *, numbers: bool) -> ParityReport:
+def _check(given: _Given, tolerance: Tolerance, *, numbers: bool) -> ParityReport:
     from autotune.api.watch import ProgressView
     from autotune.parity.check import check_parity
-    from autotune.parity.report import Tolerance
     from autotune.search.progress import Progress
     from hwprofiles.device import open_device
 
-    assert isinstance(tolerance, Tolerance)
     with (
         tempfile.TemporaryDirectory(prefix="autotune-parity-") as work,
         ExitStack() as stack,
@@ -187,7 +185,9 @@ def _read(
     else:
         path, feeds, targets, folders = _from_study(match["study"], match["trial"], targets, folders, store, file)
     if file is not None:
-        feeds = _from_file(path, file)
+        from autotune.cli.samples import read_samples
+
+        feeds = read_samples(path, file)
     found = [find_target(name, folders=folders) for name in targets or ["local"]]
     return _Given(path, feeds[: samples or _SAMPLES], found)
 
@@ -228,33 +228,3 @@ def _random(model: Path, shapes: list[str], count: int) -> list[Mapping[str, np.
             {n: rng.standard_normal(a.shape).astype(a.dtype) if a.dtype.kind == "f" else a for n, a in first.items()}
         )
     return made
-
-
-def _from_file(model: Path, file: Path) -> list[Mapping[str, np.ndarray]]:
-    """Samples of an .npz file: arrays [samples, ...] where ... is what the model takes.
-
-    Where an array has no axis more than the model's input, its first axis is the batch that samples lie along.
-    """
-    import zipfile
-
-    import numpy as np
-
-    from autotune.cli.inputs import declared_inputs
-
-    declared = declared_inputs(model)
-    try:
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or "it is no .npz file of plain arrays"
-        raise DataError(f"--inputs {file}: {reason}; write it with numpy.savez(FILE, NAME=array)") from error
-    if set(arrays) != set(declared):
-        raise DataError(f"--inputs {file}: holds {sorted(arrays)}, {model} takes {sorted(declared)}; rename the arrays")
-    counts = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
-    if len(counts) != 1 or counts == {0}:
-        raise DataError(f"--inputs {file}: arrays of {sorted(counts)} samples; give all inputs the same number, not 0")
-    whole = {name: array.ndim == len(declared[name][1]) + 1 for name, array in arrays.items()}
-    return [
-        {name: array[index] if whole[name] else array[index : index + 1] for name, array in arrays.items()}
-        for index in range(counts.pop())
-    ]

@@ -62,6 +62,14 @@ EnergyOption = Annotated[
         help="Seconds over which energy is read, where the target has counters; 0: not. Default: the scenario's, or 5.",
     ),
 ]
+InputsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--inputs",
+        metavar="FILE.npz",
+        help="Samples to run: one array per input, samples along its first axis. Default: random numbers.",
+    ),
+]
 RunnerOption = Annotated[
     Path | None,
     typer.Option("--runner", metavar="PATH", help="A native runner of your own that measures instead of the runtime."),
@@ -89,6 +97,7 @@ def read_setting(
     energy: float | None,
     shapes: Sequence[str],
     batch: int | None,
+    inputs: Path | None,
     runner: Path | None,
     say: Callable[[str], None],
 ) -> Setting:
@@ -97,7 +106,6 @@ def read_setting(
     Raises `UsageError`, `UnknownTarget`, `BadProfile` and `BadScenario` for what is typed wrong, `DataError` for
     models that cannot be read or do not take the same inputs.
     """
-    from autotune.cli.inputs import plan_inputs
     from hwprofiles.registry import find_target
     from hwprofiles.scenarios import find_scenario
 
@@ -109,15 +117,10 @@ def read_setting(
     wanted = find_scenario(scenario)
     if batch is None and "batch" in wanted.model_fields_set:
         batch = wanted.batch
-    plans = [
-        plan_inputs(model, shapes, batch=batch, labelled=wanted.shapes, say=say if model is models[0] else _quietly)
-        for model in models
-    ]
-    for model, plan in zip(models[1:], plans[1:], strict=True):
-        _check_same_inputs(models[0], plans[0].feeds[0], model, plan.feeds[0])
+    feeds, labelled = _inputs(models, inputs, shapes, batch, wanted, say)
     if energy is None:
         energy = wanted.energy_seconds or _ENERGY_SECONDS
-    changes: dict[str, object] = {"shapes": plans[0].shapes, "energy_seconds": energy}
+    changes: dict[str, object] = {"shapes": labelled, "energy_seconds": energy}
     if batch is not None:
         changes["batch"] = batch  # left out, measuring takes it from the inputs
     if seconds is not None:
@@ -125,8 +128,39 @@ def read_setting(
     return Setting(
         targets=[_with_runner(find_target(name, folders=folders), runner) for name in names],
         scenario=wanted.model_copy(update=changes),
-        inputs=list(plans[0].feeds),
+        inputs=feeds,
     )
+
+
+def _inputs(
+    models: Sequence[Path],
+    file: Path | None,
+    shapes: Sequence[str],
+    batch: int | None,
+    scenario: Scenario,
+    say: Callable[[str], None],
+) -> tuple[list[dict[str, np.ndarray]], dict[str, dict[str, tuple[int, ...]]]]:
+    """Inputs that every model takes, from the user's file or made up, and the shapes by label if there are several."""
+    if file is None:
+        from autotune.cli.inputs import plan_inputs
+
+        plans = [
+            plan_inputs(
+                model, shapes, batch=batch, labelled=scenario.shapes, say=say if model is models[0] else _quietly
+            )
+            for model in models
+        ]
+        for model, plan in zip(models[1:], plans[1:], strict=True):
+            _check_same_inputs(models[0], plans[0].feeds[0], model, plan.feeds[0])
+        return list(plans[0].feeds), plans[0].shapes
+    from autotune.cli.samples import check_takes, read_samples
+
+    if shapes or batch is not None or scenario.shapes:
+        raise UsageError("--inputs: the samples have their shape and batch; leave out --shape, --batch and shapes")
+    samples = [dict(sample) for sample in read_samples(models[0], file)]
+    for model in models[1:]:
+        check_takes(model, samples[0], f"--inputs {file}")
+    return samples, {}
 
 
 def _with_runner(target: Target, runner: Path | None) -> Target:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from autotune.judge.predictions import Infers
 from autotune.parity import words
 from autotune.parity.answers import OutputTally, kind_of_output
 from autotune.parity.exposure import Sizes, shapes_of
@@ -28,12 +29,6 @@ Watch = Callable[[str], None]
 
 
 TOLERANCE = Tolerance()
-
-
-class Infers(Protocol):
-    """The part of `hwprofiles.device.Device` that parity needs."""
-
-    def infer(self, model: Path, batches: Iterable[Feed], *, workers: int = 1) -> Generator[dict[str, np.ndarray]]: ...
 
 
 def check_parity(

@@ -22,7 +22,7 @@ import pytest
 
 from autotune.cli import main
 
-COMMANDS = ("new", "check", "run", "front", "show", "export", "report", "measure", "targets")
+COMMANDS = ("new", "check", "run", "front", "show", "export", "report", "measure", "compare", "parity", "targets")
 QUICK = """
 [measure]
 min_pairs = 3

@@ -90,5 +90,6 @@ def test_work_without_an_inference_is_garbage() -> None:
 def test_counters_of_this_process_are_numbers_or_unknown() -> None:
     clock, age, peak = counters.clock(), counters.age(), counters.cgroup_peak()
     assert clock is None or 1e7 < clock < 1e11
+    assert (clock is not None) == Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").exists()
     assert age is None or age >= 0
     assert peak is None or peak > 1 << 20
