@@ -232,15 +232,15 @@ class _Starter:
         agent = _start_agent(target, self._transport, self._program, self._work, self.reachable)
         try:
             reply = self._greet(agent)
-        except TargetUnavailable:
-            agent.close()
-            raise
         except DeviceFailure as error:
             agent.close()
             hint = self._runtime.install_hint(target) if error.failure.kind == "unavailable" else ""
             log = (error.failure.traceback or "").strip().splitlines()[-1:]
             parts = [error.failure.message, *([] if hint else log), *([f"try: {hint}"] if hint else [])]
             raise TargetUnavailable("; ".join(parts)) from error
+        except BaseException:  # the target is gone, its profile asks for the impossible, or the user has had enough
+            agent.close()
+            raise
         providers = reply["runtime"]["providers"]
         if target.provider not in providers:
             agent.close()

@@ -41,5 +41,6 @@ def build_archive(worker: str, modules: Mapping[str, str] | None = None) -> byte
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, source in sorted(sources.items()):
-            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), source)
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            archive.writestr(entry, source, zipfile.ZIP_DEFLATED)  # a ZipInfo asks for no compression by itself
     return buffer.getvalue()

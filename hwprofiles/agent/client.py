@@ -349,7 +349,7 @@ class AgentClient:
     def _refusal(self, exchange: _Exchange, told: Any) -> DeviceFailure | TargetLost:
         if isinstance(told, dict) and told.get("kind") == _LOST:
             return TargetLost(f"{self._label}: {told.get('message', '')}; what was being measured is lost")
-        if not isinstance(told, dict) or told.get("kind") not in _KINDS:
+        if not isinstance(told, dict) or not isinstance(told.get("kind"), str) or told["kind"] not in _KINDS:
             raise frames.FrameError(f"a failure of unknown kind: {str(told)[:200]}")
         message, trace = str(told.get("message", "")), told.get("traceback")
         return DeviceFailure(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_PREFIX = "hw-autotune-"
+GROUP_PREFIX = "hw-autotune-"
 
 
 class MemoryGroup:
@@ -57,10 +57,10 @@ def make_group(limit: int) -> MemoryGroup | None:
     """A new group that may hold `limit` bytes, or None where that cannot be had. Removes abandoned ones."""
     for parent, version in _places():
         with _turn(parent):
-            for old in parent.glob(_PREFIX + "*"):
+            for old in parent.glob(GROUP_PREFIX + "*"):
                 _clear_if_abandoned(old)
             try:
-                folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+                folder = Path(tempfile.mkdtemp(prefix=GROUP_PREFIX, dir=parent))
             except OSError:
                 continue
             group = _furnish(folder, limit, version)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprofiles.agent import processor
+from hwprofiles.agent.memory_group import GROUP_PREFIX
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -227,9 +228,11 @@ def _cgroups(controller: str) -> list[str]:
 
 
 def _cgroup_memory() -> int | None:
-    """The tightest limit in bytes; None where there is none."""
+    """The tightest limit in bytes; None where there is none. The group that guards this agent is not the machine's."""
     limits = []
     for folder in _cgroups("memory"):
+        if folder.rpartition("/")[2].startswith(GROUP_PREFIX):
+            continue
         for name in ("/memory.max", "/memory.limit_in_bytes"):
             text = read(folder + name)
             if text and text.isdigit() and int(text) < 1 << 60:  # v1 spells "no limit" as a huge number

@@ -6,7 +6,7 @@ is the signal that every transport can give: the supervisor polls stdin for it w
 worker and all descendants, stopped, detached or hanging in native code. It also holds the worker to its memory
 limit (bytes; 0: none): by a control group where one may be made, else by looking every 20 ms.
 
-Exit code: the worker's own, 128 + n for signal n, or one of `hwprofiles.agent.codes`.
+Exit code: the worker's own (254 for 255), 128 + n for signal n, or one of `hwprofiles.agent.codes`.
 
 The worker is forked and not executed anew: under an emulator or a private loader, `sys.executable` cannot be
 started again.
@@ -211,4 +211,5 @@ def _kernel_kills() -> int:
 
 
 def _code(status: int) -> int:
-    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    return min(code, 254)  # 255 is what ssh says of its own failures

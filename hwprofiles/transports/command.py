@@ -10,14 +10,12 @@ Options of the target:
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from hwprofiles.errors import BadProfile, TargetUnavailable
 from hwprofiles.target import Target
+from hwprofiles.transports.local import write_once
 from hwprofiles.transports.remote_channel import RemoteChannel, open_channel, spell
 from hwprofiles.transports.remote_options import Options
 from hwprofiles.transports.remote_start import BOOT, NotStarted, Place, checked_folder, start_remotely
@@ -39,7 +37,7 @@ class CommandTransport:
         try:
             if options.flag("shared", False):
                 place = Path(folder).expanduser() if folder else work.absolute()
-                archive = _write_once(place, program)
+                archive = write_once(place, program)
                 command = [*prefix, python, str(archive), str(place), str(target.memory_limit)]
                 return open_channel(command, spell)
             where = Place(target.memory_limit, folder, target.timeout)
@@ -52,17 +50,3 @@ class CommandTransport:
             raise TargetUnavailable(
                 f"target {target.name!r}: there is no command {prefix[0]!r} here; install it or change option `prefix`"
             ) from error
-
-
-def _write_once(folder: Path, program: bytes) -> Path:
-    """The program as a file under its digest. It appears whole: a neighbour may be starting it right now."""
-    path = folder / f"agent-{hashlib.sha256(program).hexdigest()[:16]}.pyz"
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
-    with os.fdopen(handle, "wb") as file:
-        file.write(program)
-    Path(part).chmod(0o644)  # the inside may be another user
-    Path(part).replace(path)
-    return path

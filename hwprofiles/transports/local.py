@@ -72,7 +72,7 @@ class LocalTransport:
     """`hwprofiles.transports.protocol.Transport` for this machine."""
 
     def start(self, target: Target, program: bytes, work: Path) -> LocalChannel:
-        archive = _write_once(work, program)
+        archive = write_once(work, program)
         interpreter = target.python or sys.executable
         command = [interpreter, str(archive), str(work.absolute()), str(target.memory_limit)]
         try:
@@ -96,7 +96,7 @@ class LocalTransport:
         return channel
 
 
-def _write_once(folder: Path, program: bytes) -> Path:
+def write_once(folder: Path, program: bytes) -> Path:
     """The program as a file under its digest. It appears whole: a neighbour may be starting it right now."""
     folder = folder.absolute()
     path = folder / f"agent-{hashlib.sha256(program).hexdigest()[:16]}.pyz"
@@ -106,6 +106,7 @@ def _write_once(folder: Path, program: bytes) -> Path:
     handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
     with os.fdopen(handle, "wb") as file:
         file.write(program)
+    Path(part).chmod(0o644)  # inside a container it may be another user who starts it
     Path(part).replace(path)
     return path
 

@@ -55,8 +55,8 @@ class Transport(Protocol):
 
         `program` is a zip archive made by `hwprofiles.agent.archive`; its supervisor ends it when its stdin ends.
         `work` is a folder on this machine for the transport's files; FOLDER is where the agent keeps its own on the
-        device (the local transport takes `work`, a remote one chooses). Must not block until the agent answers: what
-        is found out later (no such host, no interpreter) is told by `Channel.ended`.
+        device (the local transport takes `work`, a remote one chooses). May wait, for a bounded time, until the
+        device has the program; what is found out later is told by `Channel.ended`.
 
         Raises `TargetUnavailable` (device or interpreter not there) with what to do.
         """

@@ -42,22 +42,11 @@ def place_and_run(facts: dict[str, Any]) -> None:
         told = getattr(error, "strerror", None) or error
         say(f"error cannot keep its files in {wanted}: {told}")
         raise SystemExit(1) from None
-    _reserve_255()
     faulthandler.enable()
     say("go")
     os.write(2, marker.encode() + b"\n")
     sys.argv = [str(path), str(folder), str(facts["memory_limit"])]
     runpy.run_path(str(path), run_name="__main__")
-
-
-def _reserve_255() -> None:
-    """The supervisor passes the worker's exit code on; 255 is what ssh says of its own failures, so it becomes 254."""
-    leave = os._exit
-
-    def exit_otherwise(code: int) -> None:
-        leave(254 if code == 255 else code)
-
-    os._exit = exit_otherwise  # type: ignore[assignment]
 
 
 def _folder(wanted: str) -> Path:

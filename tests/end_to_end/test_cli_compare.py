@@ -224,7 +224,7 @@ def test_what_a_runner_measured_is_labelled(folder: Path) -> None:
     Path("mine.py").write_text("")
     setting = read_setting(
         [Path("small.onnx")], targets=["here"], folders=[Path("targets")], scenario="quick", seconds=None, energy=None,
-        shapes=[], batch=None, runner=Path("mine.py"), say=lambda _: None,
+        shapes=[], batch=None, inputs=None, runner=Path("mine.py"), say=lambda _: None,
     )  # fmt: skip
     (target,) = setting.targets
     assert (
@@ -232,3 +232,14 @@ def test_what_a_runner_measured_is_labelled(folder: Path) -> None:
         and Path(str(target.options["runner"])).name == "mine.py"
         and target.label == "runner mine.py"
     )
+
+
+def test_samples_of_the_users_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("mine.npz", x=np.ones((3, 4, 32), np.float32))  # three samples, each a batch of four
+    out, _ = run(capsys, "measure", "small.onnx", "--targets", "here", "--inputs", "mine.npz", "--json")
+    assert json.loads(out)["conditions"]["batch"] == 4
+    said = refused(capsys, "compare", "small.onnx", "--targets", "here", "--inputs", "mine.npz", "--batch", "2", code=2)
+    assert "the samples have their shape and batch" in said
+    np.savez("narrow.npz", x=np.ones((3, 31), np.float32))
+    said = refused(capsys, "measure", "small.onnx", "--targets", "here", "--inputs", "narrow.npz", code=65)
+    assert "'x' is float32[1, 31] for each sample, small.onnx takes float32[batch, 32]" in said
