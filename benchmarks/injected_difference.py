@@ -4,13 +4,14 @@
 
 Baseline and candidate are rows of equal convolutions that share one weight: 100 and 103 of them (about 3 ms), and
 33 and 34 (about 1 ms). The true ratio is counted in CPU time over some thousand inferences in turns, beside the one by
-construction. Wanted: the interval excludes 1, on the right side, in at least 18 of 20 runs of at most 60 s. About
-5 minutes.
+construction. Wanted: the interval excludes 1, on the right side, within 60 s, in at least 18 of 20 runs. About 5
+minutes. Ends with 1 if that is not reached.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from subjects import Subject, convolutions, load_average, opened, workplace, wri
 from hwprofiles.scenario import SEARCH
 
 CASES = {"100 + 3 layers": (100, 103), "33 + 1 layers": (33, 34)}
+WANTED, LONGEST = 0.9, 60.0  # share of the runs; seconds of one that counts
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--out", type=Path, default=None, help="where the result goes (JSON)")
@@ -64,7 +66,7 @@ def main() -> None:
             cases[name] = {
                 "by_construction": many / few,
                 "cpu_time_ratio": cpu_ratio(candidate, baseline),
-                "found": sum(run["low"] > 1 for run in runs),
+                "found": sum(run["low"] > 1 and run["seconds"] <= LONGEST for run in runs),
                 "runs": len(runs),
                 "longest_seconds": max(run["seconds"] for run in runs),
                 "each": runs,
@@ -85,6 +87,7 @@ def main() -> None:
             f"{case['found']:3} of {case['runs']:2} {case['longest_seconds']:10.1f} s"
         )
     print(f"load average before: {before:.2f}")
+    return 0 if all(case["found"] >= WANTED * case["runs"] for case in cases.values()) else 1
 
 
 def cpu_ratio(candidate: Subject, baseline: Subject, rounds: int = 40, count: int = 20) -> float:
@@ -105,4 +108,4 @@ def cpu_ratio(candidate: Subject, baseline: Subject, rounds: int = 40, count: in
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ _OFF_CPU = 1.1  # wall seconds per CPU second of the measuring thread
 _CPU = "CPUExecutionProvider"
 _SHORT = 2.5  # blocks' worth of seconds that warming up a model opened once more may take at most
 _PADDING = 6, 21  # powers of two between which the bytes lie that move a model in memory
+_COUNTERS = ("clock", "load", "psi_avg10", "psi_total", "steal_total", "throttle_count")
 HANDLES = {"a": "candidate", "b": "baseline"}
 
 
@@ -157,10 +159,12 @@ class Collector:
             if thorough:
                 stable = "stable" if reply["stable"] else f"not stable after {cap:g} s"
                 self.collected.environment.setdefault(f"{handle}_warm", stable)
-            count = int(reply["count"])
-            if count < 1:
-                raise ValueError(f"{count} inferences per block")
-            return count, duration(reply, "typical")
+            count, typical = int(reply["count"]), duration(reply, "typical")
+            # What follows takes as long as these two say.
+            most = scenario.block_seconds / max(typical, 1e-9) + scenario.block_iterations + len(feeds) + 1
+            if not 1 <= count <= most or typical > self._target.timeout:
+                raise ValueError(f"{count} inferences of {typical:g} s per block")
+            return count, typical
 
     def _check_outputs(self, agent: AgentClient, label: str) -> None:
         """Numbers that are none are a failure of the candidate, unless the baseline answers so too."""
@@ -229,7 +233,7 @@ def pressure(agent: AgentClient) -> dict[str, Any]:
     """One reading of what grows while others use the machine."""
     reply, _ = agent.request("pressure", stage="latency", seconds=0.0)
     with agent.reading("latency"):
-        return dict(reply["after"])
+        return _counters(reply["after"])
 
 
 @contextlib.contextmanager
@@ -251,7 +255,7 @@ def wait_for_quiet(agent: AgentClient, patience: float, glance: float = 0.1) -> 
     while patience > 0:
         reply, _ = agent.request("pressure", stage="latency", seconds=glance)
         with agent.reading("latency"):
-            busy = disturbances(reply["before"], reply["after"])
+            busy = disturbances(_counters(reply["before"]), _counters(reply["after"]))
         if not busy or time.monotonic() - began >= patience:
             break
         glance = min(0.5, patience)
@@ -262,4 +266,17 @@ def described(agent: AgentClient) -> Mapping[str, Any]:
     """What the runtime says of itself and of how its sessions run."""
     reply, _ = agent.request("describe", stage="start", files={})
     with agent.reading("start"):
-        return dict(reply["runtime"])
+        runtime = dict(reply["runtime"])
+        for name in ("cuda_graph", "transfers"):
+            if runtime.get(name) not in (True, False, None):
+                raise ValueError(f"{name} of the runtime is not yes or no")
+        return runtime
+
+
+def _counters(told: Mapping[str, Any]) -> dict[str, Any]:
+    """A reading of the machine, checked: each is a number, or None where the machine does not tell."""
+    found = {name: told[name] for name in _COUNTERS}
+    for name, value in found.items():
+        if value is not None and (isinstance(value, bool) or not math.isfinite(value)):
+            raise ValueError(f"{name} is no number")
+    return found

@@ -46,8 +46,8 @@ _REQUEST_SECONDS, _REQUEST_BYTES, _REQUEST_BATCHES = 0.1, 8 << 20, 32  # of batc
 def open_device(target: Target, *, work: Path) -> Device:
     """Start the target's agent and read its fingerprint. `work` is a folder for its files and its cache of models.
 
-    Raises `TargetUnavailable` (device, interpreter or runtime is not there) and `BadProfile`, each with what
-    to do.
+    Raises `TargetUnavailable` (device, interpreter or runtime is not there) and `BadProfile` (also if the target says
+    that it is hardware and is emulated), each with what to do.
     """
     transport: Transport = load_plugin(TRANSPORTS, target.transport, target=target.name)
     runtime: Runtime = load_plugin(RUNTIMES, target.runtime, target=target.name)
@@ -269,6 +269,7 @@ class _Starter:
         with agent.reading("start"):
             reply = {**reply, "runtime": dict(described["runtime"])}
             fingerprint = self._fingerprint(reply)
+        _refuse_emulator(self.target, fingerprint)
         before = self.fingerprint
         if before is not None and before.key != fingerprint.key:
             raise TargetUnavailable(
@@ -282,6 +283,8 @@ class _Starter:
     def _fingerprint(self, reply: Mapping[str, Any]) -> Fingerprint:
         facts, runtime = dict(reply["identity"]), reply["runtime"]
         environment = {**reply["environment"], "interpreter": facts.pop("interpreter")}
+        if not isinstance(environment.get("frequency_hz"), (int, float, type(None))):
+            raise ValueError("frequency_hz is no number")
         return Fingerprint(
             **facts,
             runtime=runtime["runtime"],
@@ -292,7 +295,18 @@ class _Starter:
             session={key: runtime[key] for key in CONDITIONS if key in runtime},
             provider=self.target.provider,
             threads=self.target.threads,
+            cpus=self.target.policy.cpus,
             environment=environment,
+        )
+
+
+def _refuse_emulator(target: Target, found: Fingerprint) -> None:
+    """Raise `BadProfile` if the target passes for hardware and is none: its times would be taken for real ones."""
+    noticed = found.environment.get("emulator")
+    if noticed and target.provenance == "hardware":
+        raise BadProfile(
+            f'target {target.name!r} says provenance = "hardware", but it is emulated: {noticed}; set '
+            'provenance = "emulated" in its profile'
         )
 
 
@@ -415,9 +429,9 @@ def _infer_some(
             seconds = time.perf_counter() - start
             outputs: list[Outputs] = [{} for _ in feeds]
             with agent.reading("infer"):
-                for name, array in arrays.items():
-                    number, _, name = name.partition("/")
-                    outputs[int(number)][name] = array
+                names = [port["name"] for port in agent.sessions[_HANDLE].outputs]
+                for number, tensors in enumerate(outputs):
+                    tensors.update((name, arrays[f"{number}/{name}"]) for name in names)
     finally:
         idle.put(slot)
     sizes = sum(array.nbytes for tensors in (*feeds, *outputs) for array in tensors.values())

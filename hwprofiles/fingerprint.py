@@ -47,6 +47,7 @@ class Fingerprint(BaseModel):
     python: str
     numpy: str
     threads: int = Field(ge=1)
+    cpus: str | None = None  # cores to which the target's policy pins: "big", "all", "4-7"; None: it does not
     boot_id: str | None = None
     environment: dict[str, str | float | int | None] = Field(default_factory=dict)  # governor, load, pressure, ...
 
@@ -55,6 +56,8 @@ class Fingerprint(BaseModel):
         """Digest over what changes speed or numerics; not over boot id and momentary environment."""
         facts = self.model_dump(exclude={"environment", "boot_id", "providers"}, mode="json")
         facts["memory_total"] = round(self.memory_total / _MEMORY_STEP)
+        if self.cpus is None:
+            del facts["cpus"]  # keys of records that were made before there was a choice stay what they were
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

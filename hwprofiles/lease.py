@@ -83,7 +83,7 @@ class Keeper:
 
     def holder(self) -> str | None:
         """Who holds the device alone right now, in words; None if nobody does. Raises `TargetUnavailable`."""
-        told = self._retry("holder")["holder"]
+        told = self._retry("holder").get("holder")
         return None if told is None else _spell(told)
 
     def release(self, force: bool) -> str:
@@ -98,7 +98,7 @@ class Keeper:
             return f"{self._label}: nobody holds it"
         if not force:
             raise TargetBusy(f"{self._label}: held by {holder}; stop it there, or take the device from it by force")
-        return f"{self._label}: {self._retry('evict').get('done', '')} ({holder})"
+        return f"{self._label}: {_plain(self._retry('evict').get('done', ''))} ({holder})"
 
     def responds(self) -> bool:
         """Whether the device still answers at all."""
@@ -141,7 +141,8 @@ class Keeper:
             while True:
                 reply = self._ask(client, "attempt", name=name, exclusive=exclusive, who=who)
                 if reply.get("got"):
-                    token = reply.get("token")
+                    with self._line:  # garbage ends the keeper, which nobody must be talking to then
+                        token = _token(client, reply) if exclusive else 0
                     break
                 if time.monotonic() >= deadline:
                     told = reply.get("holder")
@@ -160,7 +161,7 @@ class Keeper:
                 self._pulse = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
                 self._pulse.start()
             self._alarm.notify_all()
-        return client, name, token if type(token) is int else 0
+        return client, name, token
 
     def _leave(self, client: AgentClient, name: str, *, must: bool = False, counted: bool = True) -> None:
         """Give a claim back. `must`: raise `TargetLost` if it could not be, because it was lost before."""
@@ -234,13 +235,28 @@ def check_clocks(begin: Moment, end: Moment, label: str) -> None:
         )
 
 
-def _spell(told: dict[str, Any]) -> str:
+def _token(client: AgentClient, reply: dict[str, Any]) -> int:
+    """Of an exclusive claim. Raises `TargetLost` if the keeper gives none."""
+    with client.reading("lease"):
+        token = reply["token"]
+        if type(token) is not int:
+            raise ValueError("the token of a claim is no number")
+        return token
+
+
+def _spell(told: Any) -> str:
     """A holder in words: who, what, since when."""
+    if not isinstance(told, dict):
+        return "another process"
     who = f"{told.get('user', told.get('account', '?'))}@{told.get('host', '?')} (process {told.get('pid', '?')})"
     seconds = told.get("seconds")
-    since = f" for {seconds:.0f} s" if isinstance(seconds, (int, float)) else ""
-    text = f"{who}{since}: {told.get('what', 'unknown work')}"
-    return "".join(c for c in text if c.isprintable())[:300]  # it comes from a file that others may write
+    since = f" for {seconds:.0f} s" if isinstance(seconds, (int, float)) and 0 <= seconds < 1e10 else ""
+    return _plain(f"{who}{since}: {told.get('what', 'unknown work')}")
+
+
+def _plain(text: Any) -> str:
+    """It comes from a file that others may write."""
+    return "".join(c for c in str(text)[:1000] if c.isprintable())[:300]
 
 
 def _user() -> str:

@@ -89,6 +89,9 @@ def _ask(agent: PolicyAgent, cpus: str | None) -> dict[str, Any]:
             value = reply[name]
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
                 raise ValueError(f"{name} is {value!r}, not a number")
+        for name in ("temperature_zone", "refused"):
+            if not isinstance(reply[name], (str, type(None))):
+                raise ValueError(f"{name} is {reply[name]!r}, not a text")
         for name in ("charging", "screen_on"):
             if reply[name] not in (True, False, None):
                 raise ValueError(f"{name} is {reply[name]!r}, not yes or no")

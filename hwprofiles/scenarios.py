@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from hwprofiles.errors import BadScenario
 from hwprofiles.scenario import FINAL, SEARCH, Scenario
 
-# For a first look: as many pairs as any decision needs, but of short blocks.
+# For a first look: as many pairs as any decision needs, but of short blocks. A slow model does not get them all in this
+# time; its measurement is then `short`, and no winner is named.
 QUICK = Scenario(
     warmup_seconds=0.1,
     block_seconds=0.02,

@@ -24,8 +24,8 @@ from autotune.cli.targets import targets
 app = typer.Typer(
     name="autotune",
     help="Compress a model for named hardware: really built, really measured, judged slice by slice.",
-    epilog="Exit codes: 0 done, 1 bug, 2 usage, 3 nothing feasible or inconclusive, 65 bad data, 69 target "
-    "unavailable, 74 disk, 75 locked by another run, 124 deadline, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 a regression, a disagreement or a bug, 2 usage, 3 nothing feasible or inconclusive, "
+    "65 bad data, 69 target unavailable, 74 disk, 75 locked by another run, 124 deadline, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from autotune.search.progress import Progress
     from hwprofiles.comparison import Comparison, ComparisonProgress
 
+INCONCLUSIVE = 3
+
 
 def compare(
     models: Annotated[
@@ -59,6 +61,9 @@ def compare(
     """Compare models on hardware: latency with intervals, throughput, memory, energy, size and cost; who wins, and
     ties called ties. Inputs are random, of the shapes that the models declare or that you give, or
     samples of your own.
+
+    Ends with 0 if every model was measured on every target, with 3 (inconclusive) if some could not be, after
+    printing what was. If nothing was measured, it ends as the first reason says.
     """
     from autotune.api.watch import ProgressView
     from autotune.cli.compared import print_comparison
@@ -92,13 +97,15 @@ def compare(
             watch=lambda progress: view.update(_progress(progress)),
         )
     _refuse_empty(comparison)
-    if output is not None:
-        _write_page(comparison, output)
-        say(f"page: {shown(output)}")
     if as_json:
         print_json(comparison)
     else:
         print_comparison(results(), comparison)
+    if output is not None:  # last: a full disk must not cost what was found
+        _write_page(comparison, output)
+        say(f"page: {shown(output)}")
+    if any(row.problem is not None for row in comparison.rows):
+        raise typer.Exit(INCONCLUSIVE)
 
 
 def _prices(words: Sequence[str], targets: Sequence[str]) -> dict[str, float]:

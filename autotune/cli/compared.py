@@ -17,7 +17,7 @@ from hwprofiles.measurement import Estimate, ShapeResult
 _SECONDS, _BYTES, _JOULES = (parse_key(key) for key in ("latency_p50@t", "memory_peak@t", "energy_j@t"))
 _WIDE = 116  # columns from which the half width of an interval stands beside its number, not below it
 _MARKS = {"best": "*", "tie": "=", "undecided": "?"}
-_LEGEND = "* fastest   = ties with it   ? too few data to tell   ! flagged, see below"
+_LEGEND = "* fastest   = ties with it   ? not told apart from it yet   ! flagged, see below"
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
@@ -41,7 +41,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         for problem, models in problems.items():
             _print(console, f"  not measured: {', '.join(models)}: {problem}")
     if any(row.ranked for row in comparison.rows):
-        priced = "; cost per million inferences" if any(row.cost for row in comparison.rows) else ""
+        priced = "; cost of a million inferences by the time" if any(row.cost for row in comparison.rows) else ""
         _print(console, f"{_LEGEND}\n± is half the width of the 95 % interval{priced}.\n")
     # What is missing stands under its target already.
     for line in [*(sentence(ranking, comparison) for ranking in comparison.rankings), *cautions(comparison)]:
@@ -153,5 +153,8 @@ def _quality(row: Row) -> str:
 
 
 def _with(value: str, estimate: Estimate, beside: bool) -> str:
+    """What was read once has no interval: none is shown."""
+    if estimate.low == estimate.high:
+        return value
     half = (estimate.high - estimate.low) / 2 / abs(estimate.value) if estimate.value else 0.0
     return f"{value}{' ' if beside else chr(10)}±{100 * half:.2g} %"

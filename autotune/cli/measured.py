@@ -12,8 +12,9 @@ from rich.text import Text
 
 from autotune.keys import format_amount, parse_key
 from hwprofiles.comparison.verdicts import PAIRED, judge
-from hwprofiles.comparison.words import FLAGS, number
+from hwprofiles.comparison.words import FLAGS, about, number
 from hwprofiles.measurement import Estimate, Latency, Measurement, Ratio, ShapeResult
+from hwprofiles.openings import LEAST_PAIRS
 
 _SECONDS, _BYTES, _JOULES = (parse_key(key) for key in ("latency_p50@t", "memory_peak@t", "energy_j@t"))
 _FLOORS = {"p90": 64, "p99": 662}  # samples that an upper estimate at 99 % confidence needs
@@ -37,7 +38,7 @@ def print_measurement(console: Console, record: Measurement, model: Path, agains
         if part.baseline_latency is not None and against is not None:
             _print_side(console, against, part.baseline_latency, record, whole=False)
         if part.ratio is not None and against is not None:
-            _facts(console, [("ratio", f"{_ratio(part.ratio)}: {_claim(part.ratio, model, against)}")])
+            _facts(console, [("ratio", f"{_ratio(part.ratio)}: {_claim(part.ratio, model, against, record)}")])
     _facts(console, _about(record))
 
 
@@ -80,7 +81,7 @@ def _percentile(name: str, latency: Latency) -> str:
     value = getattr(latency, name)
     if value is None:
         return f"needs {_FLOORS[name]} samples, there are {latency.iterations:,}"
-    return f"{format_amount(value, _SECONDS)} at most, with 99 % confidence"
+    return f"{format_amount(value, _SECONDS)} at most, with 99 % confidence if samples are independent"
 
 
 def _memory(record: Measurement) -> str:
@@ -115,15 +116,19 @@ def _ratio(ratio: Ratio) -> str:
     return f"{estimate.value:.3f}x ({estimate.low:.3f} to {estimate.high:.3f}) from {pairs}"
 
 
-def _claim(ratio: Ratio, model: Path, against: Path) -> str:
+def _claim(ratio: Ratio, model: Path, against: Path, record: Measurement) -> str:
     """By the rule of `compare`."""
     estimate = ratio.estimate
     value, low, high = math.log(estimate.value), math.log(estimate.low), math.log(estimate.high)
-    verdict, more = judge((value, low, high), PAIRED, ratio.pairs)
+    least = max(record.scenario.min_pairs, LEAST_PAIRS[record.scenario.phase])
+    missing = max(1, least - ratio.pairs) if "short" in record.quality else 0
+    verdict, more = judge((value, low, high), PAIRED, ratio.pairs, missing)
     if verdict == "tie":
         return "a tie"
-    if verdict == "undecided":
-        return f"not enough data to tell them apart, about {more:,} more pairs would settle it"
+    if verdict == "undecided" and more is not None:
+        if missing:
+            return f"not enough data, too few pairs for a decision; {about(more)} would do"
+        return f"they cannot be told apart yet, {about(more)} would settle it"
     faster, slower = (model, against) if verdict == "less" else (against, model)
     return f"{faster.name} is faster than {slower.name}" if faster.name != slower.name else f"{faster} is faster"
 

@@ -33,7 +33,10 @@ FolderOption = Annotated[
 ScenarioOption = Annotated[
     str,
     typer.Option(
-        "--scenario", metavar="NAME|FILE", help="quick, search, final, or a TOML file with the fields of a scenario."
+        "--scenario",
+        metavar="NAME|FILE",
+        help="quick (a first look of at most 15 s; where that is too short for 20 pairs, no winner is named), search, "
+        "final, or a TOML file with the fields of a scenario.",
     ),
 ]
 ShapeOption = Annotated[

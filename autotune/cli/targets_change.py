@@ -64,6 +64,7 @@ def add(
     for setting in settings or []:
         _set(facts, setting)
     target = _checked(name, facts, runner)
+    _check_options(target)
     shadows = [profile.origin for profile in list_profiles() if profile.name == name and profile.origin == "shipped"]
     path = write_profile(target, force=force)
     missing = needs(target)
@@ -78,15 +79,19 @@ def add(
     say(f"next: autotune targets probe {name}" if not missing else f"next: autotune targets add {name} --force ...")
 
 
-def remove(name: NameArgument) -> None:
+def remove(name: NameArgument, as_json: JsonFlag = False) -> None:
     """Remove a target of your own. Those that ship stay."""
     from hwprofiles.registry import list_profiles, remove_profile
 
     path = remove_profile(name)
     with contextlib.suppress(OSError):  # what was probed of it; nothing is lost if it stays
         probe_file(name).unlink(missing_ok=True)
+    ships = any(profile.name == name for profile in list_profiles())
+    if as_json:
+        print_json({"target": name, "removed": str(path), "ships": ships})
+        return
     say(f"removed {shown(path)}")
-    if any(profile.name == name for profile in list_profiles()):
+    if ships:
         say(f"{name} is now the one that ships")
 
 
@@ -157,6 +162,20 @@ def _set(facts: dict[str, Any], setting: str) -> None:
     table[words[1]] = value
     if words[0] == "declares":
         facts.setdefault("sources", {})[words[1]] = "set by the user"
+
+
+def _check_options(target: Target) -> None:
+    """What its transport would refuse is refused before it is written. Raises `BadProfile`."""
+    from importlib import metadata
+
+    from hwprofiles.registry import TRANSPORTS, load_plugin
+
+    if not metadata.entry_points(group=TRANSPORTS, name=target.transport):
+        return  # `needs` tells of the missing package
+    # One that somebody else has made may know of no check.
+    check = getattr(load_plugin(TRANSPORTS, target.transport, target=target.name), "check", None)
+    if check is not None:
+        check(target)
 
 
 def _checked(name: str, facts: dict[str, Any], runner: Path | None) -> Target:

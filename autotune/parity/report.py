@@ -136,3 +136,42 @@ class ParityReport(_Record):
         if "disagree" in verdicts:
             return False
         return None if "not compared" in verdicts or not verdicts else True
+
+    @property
+    def differing(self) -> tuple[Pair, ...]:
+        """Pairs of targets whose answers differ from each other, whatever the reference says."""
+        return tuple(pair for pair in self.pairs if not self._alike(pair))
+
+    @property
+    def same_everywhere(self) -> bool | None:
+        """False if two targets differ from each other, None if one could not be compared, else True.
+
+        What was judged on one target then holds on all, even if all are as far from the reference as rounding takes
+        them.
+        """
+        if self.differing:
+            return False
+        return None if any(target.verdict == "not compared" for target in self.targets) else True
+
+    @property
+    def doubt(self) -> str:
+        """Why what was judged on one target may not hold on another; "" if nothing speaks against it."""
+        if self.same_everywhere:
+            return ""
+        told = [f"{pair.one} and {pair.other} ({_spell(pair)})" for pair in self.differing]
+        if told:
+            return f"does not answer the same on {'; '.join(told)}: what was judged on the first target may not hold"
+        missing = ", ".join(target.target for target in self.targets if target.verdict == "not compared")
+        return f"could not be compared on {missing}: what was judged on the first target may not hold there"
+
+    def _alike(self, pair: Pair) -> bool:
+        if pair.equal:
+            return True
+        if pair.agreement is not None:
+            return pair.agreement >= self.tolerance.agreement
+        return pair.distance is not None and pair.distance <= self.tolerance.distance
+
+
+def _spell(pair: Pair) -> str:
+    classes = "" if pair.agreement is None else f"{pair.agreement:.1%} of the classes equal, "
+    return f"{classes}distance {pair.distance:.2g}" if pair.distance is not None else f"{classes}no distance"

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
-from autotune.parity.distance import allowed, beyond, floor_of, gap, kind_of, permitted
+from autotune.parity.distance import Gap, Kind, allowed, beyond, floor_of, gap, kind_of, permitted
 from autotune.parity.exposure import Chunk
 from autotune.parity.promotion import widened
 from autotune.parity.reference import NoReference, Reference, Step, Values, operator
@@ -163,7 +163,7 @@ def follow(
                 if name in true:
                     sources, through = local.sources[name], local.through[name]
                     limit = allowed(name in local.halves or seen[name].dtype == np.float16, tolerance)
-                    lax = max(limit, *(lenient.get(number, 0.0) for number in through))
+                    lax = max(limit, sum(lenient.get(number, 0.0) for number in through))
                     layer = _layer(step, name, seen[name], true[name], own, inputs, names, tolerance, limit, lax)
                     if not own:
                         layer = layer.model_copy(update={"wrong": layer.diverges and _agree(trace, sources)})
@@ -199,8 +199,19 @@ def _layer(
         flipped=0.0 if kind == "float" else away.share,
         mismatch=away.mismatch,
         diverges=beyond(away, kind, limit, tolerance),
-        wrong=alone is not None and beyond(alone, kind, lax, tolerance),
+        wrong=alone is not None and _wrong(alone, kind, lax, lax > limit, tolerance),
     )
+
+
+def _wrong(alone: Gap, kind: Kind, lax: float, permitted: bool, tolerance: Tolerance) -> bool:
+    """Whether the error of a node (or of what is fused into one kernel) is no rounding.
+
+    Where an operator on the way may round by itself, most levels after it are off by one or two: then it counts how
+    far off they are, not how many.
+    """
+    if kind == "levels" and permitted and not alone.mismatch and alone.distance is not None:
+        return alone.distance > lax
+    return beyond(alone, kind, lax, tolerance)
 
 
 def _agree(trace: Trace, sources: frozenset[str]) -> bool:

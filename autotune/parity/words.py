@@ -101,7 +101,9 @@ def of_report(targets: Sequence[TargetParity], pairs: Sequence[Pair], reference:
     good = [t.target for t in targets if t.verdict == "agree"]
     parts = []
     if bad:
-        parts.append(f"Answers differ from {_called(reference)} on {_listed(bad)}: users there get other results")
+        rounded = all(t.first is None or t.first.cause == "rounding" for t in targets if t.verdict == "disagree")
+        meaning = "rounding that grew, so judge it with that target's own answers" if rounded else "a kernel is wrong"
+        parts.append(f"Answers differ from {_called(reference)} on {_listed(bad)}: {meaning}")
         parts.extend([f"{_listed(good)} {'agrees' if len(good) == 1 else 'agree'}"] if good else [])
     elif len(good) > 1:
         parts.append(f"Answers agree on {_listed(good)}: what was judged on one of them holds on all")

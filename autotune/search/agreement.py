@@ -54,10 +54,7 @@ def has_parity(store: Notes, digest: str, targets: Iterable[str]) -> bool:
 def doubts(store: Notes, trial: Trial | None) -> str:
     """What stands against taking this trial: its answers differ between targets, or could not be compared. Else ""."""
     report = stored_parity(store, trial.artifact.digest) if trial is not None and trial.artifact is not None else None
-    if trial is None or report is None or report.agrees:
-        return ""
-    how = "does not answer the same everywhere" if report.agrees is False else "could not be compared everywhere"
-    return f"trial {trial.number} {how}: {report.sentence}"
+    return f"trial {trial.number} {report.doubt}" if trial is not None and report is not None and report.doubt else ""
 
 
 def keep_parity(

@@ -193,7 +193,7 @@ def _place(chart: Chart, point: Point) -> float:
 
 
 def _stands_out(point: Point) -> bool:
-    return point.standing in ("best", "tie", "undecided")
+    return point.standing in ("best", "tie", "undecided", "short")
 
 
 def _hover(panel: Panel | None, point: Point) -> str:

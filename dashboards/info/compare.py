@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 from dashboards.info import units
 from hwprofiles.comparison import METRICS, Comparison, Ranking, Row
-from hwprofiles.comparison.words import number
+from hwprofiles.comparison.words import is_short, number, unpriced
 from hwprofiles.measurement import Estimate
 
-Standing = Literal["best", "tie", "undecided", "behind", "alone"]
+Standing = Literal["best", "tie", "undecided", "short", "behind", "alone"]
 Name = Literal["latency", "cost", "energy", "memory"]
 
 # The title of each chart, and what stands below its axis.
@@ -22,11 +22,12 @@ TITLES: dict[Name, str] = {
     "memory": "Peak memory of the model",
 }
 _WORDS: dict[str, dict[Standing, str]] = {
-    "latency": {"best": "fastest", "tie": "tie", "undecided": "not enough data"},
-    "cost": {"best": "cheapest", "tie": "tie", "undecided": "not enough data"},
-    "energy": {"best": "least", "tie": "tie", "undecided": "not enough data"},
+    "latency": {"best": "fastest", "tie": "tie", "undecided": "not told apart yet", "short": "not enough data"},
+    "cost": {"best": "cheapest", "tie": "tie", "undecided": "not told apart yet", "short": "not enough data"},
+    "energy": {"best": "least", "tie": "tie", "undecided": "not told apart yet"},
     "memory": {"best": "least", "tie": "tie", "undecided": ""},
 }
+_DISTURBED = ("contended", "throttled")  # absolute times of these are too long by an unknown amount
 _WIDE = 12.0  # largest / smallest from which an axis is logarithmic
 
 
@@ -120,6 +121,31 @@ def headline(comparison: Comparison) -> Ranking | None:
     return order[0] if order else None
 
 
+def verdict(comparison: Comparison, ranking: Ranking) -> tuple[str, str]:
+    """What the headline may claim in a few words, and its tone: good, plain or warn.
+
+    "a clear winner" only where every number behind it was taken undisturbed and nothing was left out of the ranking.
+    """
+    if ranking.winner is None:
+        timed = ranking.metric in ("latency", "cost")
+        if timed and any(is_short(side, comparison) for side in ranking.contenders):
+            return "not enough data", "warn"
+        return ("cannot be told apart yet", "warn") if ranking.against_first("undecided") else ("a tie", "plain")
+    if ranking.metric in ("latency", "cost") and _disturbed(comparison, ranking):
+        return "ahead, but measurements were disturbed", "warn"
+    if ranking.metric == "cost" and unpriced(comparison):
+        return "ahead among the targets with a price", "plain"
+    across = comparison.ranking("latency", None, ranking.shape)
+    if ranking.target is not None and across is not None and across.winner is None:
+        return f"ahead on {ranking.target} only", "plain"
+    return "a clear winner", "good"
+
+
+def _disturbed(comparison: Comparison, ranking: Ranking) -> bool:
+    records = [comparison.row(side.model, side.target).measurement for side in ranking.order]
+    return any(flag in record.quality for record in records if record is not None for flag in _DISTURBED)
+
+
 def _chart(comparison: Comparison, name: Name, pick: Callable[[Row, str], Estimate | None]) -> Chart | None:
     found = {
         (row.side, shape): estimate
@@ -164,7 +190,7 @@ def _point(
     ranked_shape = shape if name in ("latency", "cost") else ""
     # Costs are ranked over all targets, everything else on each.
     ranking = comparison.ranking(name, None if name == "cost" else target, ranked_shape)
-    standing = _standing(ranking, model, target)
+    standing = _standing(comparison, ranking, model, target)
     word = _WORDS[name].get(standing, "")
     text = f"{number(estimate.value / scale)} {unit}".strip()
     return Point(
@@ -178,7 +204,7 @@ def _point(
     )
 
 
-def _standing(ranking: Ranking | None, model: str, target: str) -> Standing:
+def _standing(comparison: Comparison, ranking: Ranking | None, model: str, target: str) -> Standing:
     if ranking is None:
         return "alone"
     side = next((side for side in ranking.order if (side.model, side.target) == (model, target)), None)
@@ -191,7 +217,10 @@ def _standing(ranking: Ranking | None, model: str, target: str) -> Standing:
     first = ranking.order[0]
     others = [other for other in ranking.contenders if other != first and side in (first, other)]
     verdicts = {ranking.pairing(first, other).verdict for other in others}
-    return "undecided" if "undecided" in verdicts else "tie"
+    if "undecided" not in verdicts:
+        return "tie"
+    timed = ranking.metric in ("latency", "cost")
+    return "short" if timed and any(is_short(one, comparison) for one in (side, first)) else "undecided"
 
 
 def _unit(name: Name, largest: float, currency: str) -> tuple[float, str]:
@@ -234,7 +263,7 @@ def _fact(comparison: Comparison, row: Row, shape: str) -> Fact:
         target=row.target,
         shape=shape,
         time=units.time(latency.median.value),
-        interval=f"{units.time(latency.median.low)} to {units.time(latency.median.high)}",
+        interval=_interval(latency.median),
         ratio=("1" if reference else "") if ratio is None else f"{_factor(ratio.estimate)}, {ratio.pairs} pairs",
         p90=units.time(latency.p90) if latency.p90 is not None else f"needs 64, has {latency.iterations}",
         p99=units.time(latency.p99) if latency.p99 is not None else f"needs 662, has {latency.iterations}",
@@ -245,18 +274,27 @@ def _fact(comparison: Comparison, row: Row, shape: str) -> Fact:
         cold=units.time(latency.cold_seconds) if latency.cold_seconds is not None else "",
         memory=units.size(record.memory.peak) if first and record.memory is not None else "",
         energy=_joules(record.energy.joules) if first and record.energy is not None else "",
-        cost="" if cost is None else f"{number(cost.value)} ({number(cost.low)} to {number(cost.high)})",
+        cost="" if cost is None else f"{number(cost.value)}{_ends(cost)}",
         quality=record.quality,
     )
 
 
 def _factor(estimate: Estimate) -> str:
-    return f"{number(estimate.value)}× ({number(estimate.low)} to {number(estimate.high)})"
+    return f"{number(estimate.value)}×{_ends(estimate)}"
+
+
+def _interval(estimate: Estimate) -> str:
+    """Empty for what was read once: a single number has no interval."""
+    return f"{units.time(estimate.low)} to {units.time(estimate.high)}" if estimate.low < estimate.high else ""
+
+
+def _ends(estimate: Estimate, scale: float = 1.0) -> str:
+    if estimate.low == estimate.high:
+        return ""
+    return f" ({number(estimate.low / scale)} to {number(estimate.high / scale)})"
 
 
 def _joules(estimate: Estimate) -> str:
     largest = max(abs(estimate.low), abs(estimate.high), math.ulp(0.0))
     scale, unit = next(((s, u) for s, u in ((1.0, "J"), (1e-3, "mJ")) if largest >= s), (1e-6, "µJ"))
-    return (
-        f"{number(estimate.value / scale)} {unit} ({number(estimate.low / scale)} to {number(estimate.high / scale)})"
-    )
+    return f"{number(estimate.value / scale)} {unit}{_ends(estimate, scale)}"

@@ -9,12 +9,12 @@ import plotly.graph_objects as go
 from dashboards.figures import palette
 from dashboards.figures.compare import SYMBOLS, bars_figure, dots_figure
 from dashboards.info import units
-from dashboards.info.compare import Chart, charts, facts, headline
+from dashboards.info.compare import Chart, Fact, charts, facts, headline, verdict
 from dashboards.page.document import contents, document
 from dashboards.page.html import Html, join, table, tag
 from dashboards.page.writing import write_whole
 from hwprofiles.comparison import Comparison, Pairing, Place, Ranking
-from hwprofiles.comparison.words import FLAGS, cautions, missing, number, sentence
+from hwprofiles.comparison.words import FLAGS, about, cautions, is_short, missing, number, sentence
 
 Figures = dict[str, go.Figure]
 
@@ -30,13 +30,13 @@ _SHAPES = {
 _LEADS = {
     "latency": "Median with its 95 % interval, all targets on one axis; further left is better. Filled: fastest there, "
     "or not told apart from it.",
-    "cost": "Price of an hour divided by what the target does in it, one inference after the other; further left is "
-    "better. Filled: cheapest of all, or not told apart from it.",
+    "cost": "Price of an hour times the median time, one inference after the other, of targets with a price; further "
+    "left is better. Filled: cheapest of these, or not told apart from it.",
     "energy": "Above rest, from the machine's own counters; further left is better.",
     "memory": "Beyond Python and the runtime themselves, in a fresh process; shorter is better.",
 }
 _METRICS = {"latency": "Speed", "cost": "Cost", "energy": "Energy", "memory": "Memory", "size": "Size of the files"}
-_VERDICTS = {"less": "less", "more": "more", "tie": "tie", "undecided": "not enough data"}
+_VERDICTS = {"less": "faster", "more": "slower", "tie": "tie", "undecided": "not told apart yet"}
 
 
 def write_comparison(comparison: Comparison, path: Path, *, title: str | None = None) -> Path:
@@ -86,8 +86,8 @@ def _result(comparison: Comparison) -> Html:
     if first is None:
         parts.append(tag("p", "There is only one number of each kind, so nothing to rank.", class_="headline"))
     else:
-        verdict, tone = _verdict(first)
-        parts += [tag("div", verdict, class_=f"verdict {tone}"), _headline(first, comparison)]
+        claim, tone = verdict(comparison, first)
+        parts += [tag("div", claim, class_=f"verdict {tone}"), _headline(first, comparison)]
     for metric, name in _METRICS.items():
         lines = [sentence(ranking, comparison) for ranking in rest if ranking.metric == metric]
         if lines:
@@ -107,14 +107,6 @@ def _headline(ranking: Ranking, comparison: Comparison) -> Html:
     return join(
         (tag("p", claim.removesuffix("."), class_="headline"), tag("p", behind, class_="muted") if behind else None)
     )
-
-
-def _verdict(ranking: Ranking) -> tuple[str, str]:
-    if ranking.winner is not None:
-        return "a clear winner", "good"
-    if ranking.against_first("undecided"):
-        return "not enough data", "warn"
-    return "a tie", "plain"
 
 
 def _chart(chart: Chart) -> tuple[Html, Figures]:
@@ -150,42 +142,70 @@ def _shape_legend(chart: Chart) -> Html:
 
 
 def _numbers(comparison: Comparison) -> Html:
+    """In two tables, so that no column lies beyond the edge of a usual screen."""
     several = len(comparison.shapes) > 1
     sizes = {subject.name: units.size(subject.size_bytes) for subject in comparison.models}
-    cost = f"{comparison.currency or 'cost'} per million"
-    head = ["model", "target", *(["shape"] if several else []), "time", "interval", "time ratio", "p90", "p99"]
-    head += ["throughput", "CPU time", "load", "first", "cold start", "peak memory", "energy", "file", cost, "quality"]
-    rows = []
-    for fact in facts(comparison):
-        start = [fact.model, fact.target, *([fact.shape] if several else [])]
-        middle = [fact.time, fact.interval, fact.ratio, fact.p90, fact.p99, fact.throughput, fact.cpu, fact.load]
-        end = [fact.first, fact.cold, fact.memory, fact.energy, sizes[fact.model], fact.cost]
-        rows.append((*start, *middle, *end, _quality(fact.quality)))
-    left = 3 if several else 2
+    found = facts(comparison)
+    priced = any(fact.cost for fact in found)
+    energy = any(fact.energy for fact in found)
+
+    def start(fact: Fact) -> list[object]:
+        return [fact.model, fact.target, *([fact.shape] if several else [])]
+
+    head: list[object] = ["model", "target", *(["shape"] if several else [])]
+    times = ["time", "interval", "time ratio", "p90", "p99", "quality"]
+    rest = ["throughput", "CPU time", "load", "first", "cold start", "peak memory", "file"]
+    rest += [*(["energy"] if energy else []), *([f"{comparison.currency or 'cost'} per million"] if priced else [])]
+    timed, others = [], []
+    for fact in found:
+        numbers = [_wrapped(fact.time), _wrapped(fact.interval), _wrapped(fact.ratio), fact.p90, fact.p99]
+        timed.append([*start(fact), *numbers, _quality(fact.quality)])
+        row = [fact.throughput, fact.cpu, fact.load, fact.first, fact.cold, fact.memory, sizes[fact.model]]
+        row += [*([_wrapped(fact.energy)] if energy else []), *([_wrapped(fact.cost)] if priced else [])]
+        others.append([*start(fact), *row])
+    left = len(head)
+    empty = "Nothing was measured on hardware."
     return tag(
         "section",
         tag("h2", "All numbers"),
         tag(
             "p",
             "Time ratios are against the first model that runs on the target, from pairs that were timed in turns. "
-            "p90 and p99 are upper estimates and need 64 and 662 inferences.",
+            "p90 and p99 are upper estimates and need 64 and 662 inferences. Throughput is the mean rate; cost is by "
+            "the median.",
             class_="lead",
         ),
-        table(head, rows, numeric=range(left, len(head) - 1), empty="Nothing was measured on hardware."),
+        table([*head, *times], timed, numeric=range(left, left + len(times) - 1), empty=empty),
+        table([*head, *rest], others, numeric=range(left, left + len(rest))) if others else None,
         id="numbers",
     )
+
+
+def _wrapped(text: str) -> Html:
+    """A number and, below it, its interval: cells of numbers do not wrap by themselves."""
+    value, bracket, interval = text.partition(" (")
+    value, _, pairs = value.partition(", ")
+    interval, _, more = interval.partition("), ")
+    lines = [value, f"({interval.removesuffix(')')})" if bracket else "", more or pairs]
+    return join(tag("div", line, class_="muted" if number else None) for number, line in enumerate(lines) if line)
 
 
 def _pairs(comparison: Comparison) -> Html:
     several = len(comparison.shapes) > 1
     rows = [
-        (ranking.target or "", *([ranking.shape] if several else []), pair.a.model, pair.b.model, *_pair(pair))
+        (
+            ranking.target or "",
+            *([ranking.shape] if several else []),
+            pair.a.model,
+            pair.b.model,
+            *_pair(pair, comparison),
+        )
         for ranking in comparison.rankings
         if ranking.metric == "latency" and ranking.target is not None
         for pair in ranking.pairings
     ]
     across = [
-        (*([ranking.shape] if several else []), str(pair.a), str(pair.b), *_pair(pair))
+        (*([ranking.shape] if several else []), str(pair.a), str(pair.b), *_pair(pair, comparison))
         for ranking in comparison.rankings
         if ranking.metric == "latency" and ranking.target is None
         for pair in ranking.pairings
@@ -198,8 +218,8 @@ def _pairs(comparison: Comparison) -> Html:
         tag("h2", "Pair by pair"),
         tag(
             "p",
-            "A tie is called one where the interval includes 1 or the difference is below 1 %. Intervals are widened "
-            "for the number of models, so that what is said of the fastest holds against all others together.",
+            "A tie is a claim, too: the whole interval lies within 1 %. Intervals are widened for the number of "
+            "models, so that what is said of the fastest holds against all others together.",
             class_="lead",
         ),
         table(head, rows, numeric=numeric, empty="Only one model was measured on each target."),
@@ -210,7 +230,8 @@ def _pairs(comparison: Comparison) -> Html:
             tag("h3", "The same model on two targets"),
             tag(
                 "p",
-                "Not paired, because two machines cannot be timed in turns: only a difference above 3 % counts.",
+                "Not paired, because two machines cannot be timed in turns: only a difference above 3 % counts, and a "
+                "tie lies wholly within that.",
                 class_="muted",
             ),
             table(across_head, across, numeric=[n - 1 for n in numeric]),
@@ -218,14 +239,15 @@ def _pairs(comparison: Comparison) -> Html:
     return tag("section", *parts, id="pairs")
 
 
-def _pair(pair: Pairing) -> tuple[object, ...]:
+def _pair(pair: Pairing, comparison: Comparison) -> tuple[object, ...]:
     ratio = pair.ratio
-    word = {"less": "faster", "more": "slower"}.get(pair.verdict, _VERDICTS[pair.verdict])
+    short = any(is_short(side, comparison) for side in (pair.a, pair.b))
+    word = "not enough data" if short else _VERDICTS[pair.verdict]
     return (
         f"{number(ratio.value)}×",
         f"{number(ratio.low)} to {number(ratio.high)}",
         tag("span", word, class_="tag warn" if pair.verdict == "undecided" else "tag"),
-        f"about {pair.more_pairs:,}" if pair.more_pairs is not None else "",
+        about(pair.more_pairs).removesuffix(" more pairs") if pair.more_pairs is not None else "",
     )
 
 

@@ -106,11 +106,9 @@ def speed(ratio: Value) -> str:
 
 def doubt(head: Headline) -> str:
     """What stands against the trial of the headline: it does not answer the same on every target, or nobody knows."""
-    if head.trial is None or head.parity is None or head.parity.agrees:
+    if head.trial is None or head.parity is None or not head.parity.doubt:
         return ""
-    if head.parity.agrees is False:
-        return f"Trial {head.trial.number} does not answer the same everywhere: {head.parity.sentence}"
-    return f"The answers of trial {head.trial.number} could not be compared everywhere: {head.parity.sentence}"
+    return f"Trial {head.trial.number} {head.parity.doubt}."
 
 
 def smaller(head: Headline) -> float | None:

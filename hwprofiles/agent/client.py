@@ -2,7 +2,7 @@
 
 After a timeout, a crash, a memory overrun or garbage the agent is killed with all it started, and `alive` is
 False: its owner starts a fresh one. A refusal (a broken model, a full disk) leaves it alive. A connection that
-breaks says nothing about the model: that is `TargetLost`.
+breaks, or that brings garbage, says nothing about the model: that is `TargetLost`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, get_args
 
 import numpy as np
+from pydantic import ValidationError
 
 from hwprofiles.agent import codes, frames
 from hwprofiles.errors import DeviceFailure, Failure, FailureKind, TargetLost, TargetUnavailable
@@ -31,6 +32,13 @@ _LOG_TAIL = 16 << 10  # bytes of the agent's stderr that are kept
 _SMALL_REPLY = 64 << 20  # bytes of arrays in any reply but outputs: times of a few million inferences
 _KINDS = frozenset(get_args(FailureKind))
 _AGES = 1e10  # seconds
+# What code that takes a reply apart runs into when the reply is garbage.
+_MISFITS = (
+    *(frames.FrameError, LookupError, TypeError, ValueError),
+    *(ArithmeticError, AttributeError, RecursionError),
+)
+_SHOWN = 300  # characters of what a device says, in a message
+_WORDS = 2000  # characters of a failure's message
 _LOST = "lost"  # kind of a refusal for which the model can do nothing
 _LARGE = 64 << 10  # bytes of feeds above which they are sent once and then called by their digest
 # What asks for the same feeds again and again.
@@ -69,7 +77,10 @@ class Limits:
 
 @dataclass
 class Session:
-    """A model that is open in the agent. `seconds` to open it; `warm` once it has been warmed up."""
+    """A model that is open in the agent. `seconds` to open it; `warm` once it has been warmed up.
+
+    `inputs` and `outputs`: of each its `name`, and its `type` and `shape` as the runtime spells them.
+    """
 
     digest: str
     seconds: float
@@ -155,8 +166,8 @@ class AgentClient:
         try:
             self._send(exchange, [memoryview(frames.encode(header, sum(p.nbytes for p in parts))), *parts])
             return self._receive(exchange)
-        except frames.FrameError as error:
-            raise self._fatal(exchange, "protocol", f"the agent answered garbage: {error}") from error
+        except (frames.FrameError, RecursionError) as error:
+            raise self._garbled(error) from error
         except (DeviceFailure, TargetUnavailable):
             raise
         except BaseException:
@@ -167,12 +178,14 @@ class AgentClient:
 
     @contextlib.contextmanager
     def reading(self, stage: str) -> Iterator[None]:
-        """Around code that takes a reply apart: what does not fit is the agent's fault and ends it."""
+        """Around code that takes a reply to a request of `stage` apart: what does not fit ends the agent.
+
+        Raises `TargetLost`.
+        """
         try:
             yield
-        except (frames.FrameError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            exchange = _Exchange("reply", stage, 0.0, 0.0)
-            raise self._fatal(exchange, "protocol", f"the agent answered garbage: {error!r}") from error
+        except _MISFITS as error:
+            raise self._garbled(error) from error
 
     def look(self) -> bool:
         """Whether it lives. One that died while nothing was asked of it says nothing about any model."""
@@ -203,7 +216,7 @@ class AgentClient:
 
         `padding`: bytes that are taken before, so that the model does not lie in memory where the last one did.
 
-        Raises `DeviceFailure`.
+        Raises `DeviceFailure`, `TargetLost`.
         """
         session = self.sessions.get(handle)
         if session is not None and session.digest == digest and not fresh:
@@ -212,16 +225,17 @@ class AgentClient:
         self.put(path, digest)
         reply, _ = self.request("open", stage="load", handle=handle, digest=digest, padding=padding)
         with self.reading("load"):
-            session = Session(digest, duration(reply, "seconds"), reply["inputs"], reply["outputs"])
+            session = Session(digest, duration(reply, "seconds"), _ports(reply, "inputs"), _ports(reply, "outputs"))
         self.sessions[handle] = session
         return session
 
     def check_feeds(self, handle: str, feeds: Sequence[Feed], *, stage: str) -> None:
         """Raise `DeviceFailure` if a feed's names are not exactly those of the open model's inputs."""
-        wanted = {str(port["name"]): port for port in self.sessions[handle].inputs}
+        wanted = {port["name"]: port for port in self.sessions[handle].inputs}
         for feed in feeds:
             if set(feed) != set(wanted):
                 takes = ", ".join(f"{name} {port.get('type')} {port.get('shape')}" for name, port in wanted.items())
+                takes = takes[:_WORDS]
                 message = f"{self._label}: the model takes {takes}; it was given {', '.join(feed) or 'nothing'}"
                 raise DeviceFailure(Failure(kind="bad_model", stage=stage, message=message))
 
@@ -347,17 +361,19 @@ class AgentClient:
         self.moment = Moment(exchange.sent, time.monotonic(), clock, boot)
 
     def _refusal(self, exchange: _Exchange, told: Any) -> DeviceFailure | TargetLost:
-        if isinstance(told, dict) and told.get("kind") == _LOST:
-            return TargetLost(f"{self._label}: {told.get('message', '')}; what was being measured is lost")
-        if not isinstance(told, dict) or not isinstance(told.get("kind"), str) or told["kind"] not in _KINDS:
-            raise frames.FrameError(f"a failure of unknown kind: {str(told)[:200]}")
-        message, trace = str(told.get("message", "")), told.get("traceback")
+        if not isinstance(told, dict) or not isinstance(told.get("kind"), str):
+            raise frames.FrameError("a failure without a kind")
+        if told["kind"] not in _KINDS and told["kind"] != _LOST:
+            raise frames.FrameError(f"a failure of the unknown kind {told['kind'][:_SHOWN]!r}")
+        message, trace = _one_line(str(told.get("message", "")), _WORDS), told.get("traceback")
+        if told["kind"] == _LOST:
+            return TargetLost(f"{self._label}: {message}; what was being measured is lost")
         return DeviceFailure(
             Failure(
                 kind=told["kind"],
                 stage=exchange.stage,
                 message=f"{self._label}: {message}",
-                traceback=None if trace is None else str(trace),
+                traceback=None if trace is None else str(trace)[-_LOG_TAIL:],
             )
         )
 
@@ -379,6 +395,14 @@ class AgentClient:
             message = f"{self._label}: {told[-1].removeprefix(codes.GUARD_SAYS)}"
             return DeviceFailure(failure.model_copy(update={"message": message}))
         return self._fatal(exchange, "crash", f"the process died during {exchange.op!r}: {how.said}")
+
+    def _garbled(self, error: Exception) -> TargetLost:
+        """The agent's answer cannot be read, so nothing is known of the model."""
+        self._end()
+        return TargetLost(
+            f"{self._label}: the agent answered garbage: {_why(error)}; what was being measured is lost; check the "
+            "device, or start again"
+        )
 
     def _fatal(self, exchange: _Exchange, kind: FailureKind, message: str) -> DeviceFailure:
         for _ in range(32):  # not until it is empty: a flood never is
@@ -406,3 +430,30 @@ def duration(reply: Mapping[str, Any], key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _AGES:
         raise frames.FrameError(f"{key!r} is {value!r}, not a duration")
     return float(value)
+
+
+def _ports(reply: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """A model's inputs or outputs out of a reply. Raises FrameError unless each is a table with a name."""
+    ports = reply.get(key)
+    if not isinstance(ports, list):
+        raise frames.FrameError(f"{key!r} is no list")
+    for port in ports:
+        if not isinstance(port, dict) or not isinstance(port.get("name"), str):
+            raise frames.FrameError(f"one of {key!r} has no name")
+    return ports
+
+
+def _why(error: Exception) -> str:
+    """What does not fit about a reply, as one line of bounded length."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return _one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", _SHOWN)
+    if isinstance(error, KeyError):
+        return _one_line(f"it has no {error}", _SHOWN)
+    return _one_line(str(error), _SHOWN) or "it has another form than was asked for"
+
+
+def _one_line(text: str, most: int) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * most]).split())[:most]

@@ -8,7 +8,6 @@ shape of each. Lengths are checked before anything is allocated, so a garbage pr
 from __future__ import annotations
 
 import json
-import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +16,10 @@ MAGIC = b"HWP1"
 PREFIX = struct.Struct("<4sIQ")
 MAX_HEADER = 16 << 20  # bytes
 MAX_PAYLOAD = 4 << 30  # bytes; the receiver may set a lower limit
+MAX_DIMENSIONS = 32  # of an array; numpy before version 2 knows no more
+
+_MOST_ELEMENTS = 1 << 40  # of an array, zeros among its dimensions taken as ones: numpy counts like that
+_SHOWN = 60  # characters of a peer's text in a message
 
 # What a tensor may be made of. Anything else (objects, ml_dtypes) has no stable spelling between two numpys.
 _PLAIN = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -89,13 +92,18 @@ def pack_arrays(arrays: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[m
             data = little.reshape(-1).view(np.uint8).data if little.size else memoryview(b"")
         else:
             raise ArrayError(f"{name!r} has elements of type {kind}, which cannot be sent")
+        if len(shape) > MAX_DIMENSIONS:
+            raise ArrayError(f"{name!r} has {len(shape)} dimensions; {MAX_DIMENSIONS} can be sent")
         specs.append({"name": name, "type": kind, "shape": shape, "bytes": data.nbytes})
         parts.append(data)
     return specs, parts
 
 
 def unpack_arrays(specs: list[dict[str, Any]], payload: bytearray) -> dict[str, Any]:
-    """Arrays by name. They share the payload's memory where they can and are writable."""
+    """Arrays by name. They share the payload's memory where they can and are writable.
+
+    `specs` must have passed `check_arrays`. Raises FrameError for text that is none.
+    """
     if not specs:
         return {}
     import numpy as np
@@ -125,22 +133,34 @@ def check_arrays(specs: Any, payload_size: int) -> None:
     for spec in specs:
         if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
             raise FrameError("an array without a name")
-        shape, size, kind = spec.get("shape"), spec.get("bytes"), spec.get("type")
-        if not isinstance(shape, list) or not all(type(d) is int and 0 <= d < 1 << 40 for d in shape):
-            raise FrameError("array {!r} has the impossible shape {!r}".format(spec["name"], shape))
-        if type(size) is not int or size < 0:
-            raise FrameError("array {!r} has the impossible size {!r}".format(spec["name"], size))
+        name, size, kind = repr(spec["name"][:_SHOWN]), spec.get("bytes"), spec.get("type")
+        elements = _elements(spec.get("shape"))
+        if elements is None:
+            raise FrameError(f"array {name} has an impossible shape")
+        if type(size) is not int or not 0 <= size <= payload_size:
+            raise FrameError(f"array {name} has an impossible size")
         if not isinstance(kind, str):
-            raise FrameError("array {!r} has no type".format(spec["name"]))
-        if kind != "str" and (kind not in PLAIN_TYPES or size != math.prod(shape) * _width(kind)):
-            raise FrameError(
-                "array {!r}: {} bytes do not hold {} elements of {!r}".format(
-                    spec["name"], size, math.prod(shape), kind
-                )
-            )
+            raise FrameError(f"array {name} has no type")
+        if kind != "str" and (kind not in PLAIN_TYPES or size != elements * _width(kind)):
+            shown = repr(kind[:_SHOWN])
+            raise FrameError(f"array {name}: {size} bytes do not hold {elements} elements of {shown}")
         total += size
     if total != payload_size:
         raise FrameError(f"{total} bytes of arrays are announced, {payload_size} of payload")
+
+
+def _elements(shape: Any) -> int | None:
+    """How many elements an array of this shape has; None if no array has it."""
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
+        return None
+    room = 1
+    for size in shape:
+        if type(size) is not int or not 0 <= size <= _MOST_ELEMENTS:
+            return None
+        room *= size or 1
+        if room > _MOST_ELEMENTS:
+            return None
+    return 0 if 0 in shape else room
 
 
 def _width(kind: str) -> int:
@@ -158,12 +178,15 @@ def _pack_text(name: str, array: Any) -> bytes:
 def _unpack_text(spec: dict[str, Any], piece: bytes) -> Any:
     import numpy as np
 
+    name, elements = repr(spec["name"][:_SHOWN]), _elements(spec["shape"])
     try:
         items = json.loads(piece)
     except ValueError as error:
-        raise FrameError("text array {!r} is not JSON: {}".format(spec["name"], error)) from error
-    if not isinstance(items, list) or len(items) != math.prod(spec["shape"]):
-        raise FrameError("text array {!r} does not have {} items".format(spec["name"], spec["shape"]))
+        raise FrameError(f"text array {name} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise FrameError(f"text array {name} is nested too deeply") from error
+    if not isinstance(items, list) or len(items) != elements:
+        raise FrameError(f"text array {name} does not have {elements} items")
     if not all(isinstance(item, str) for item in items):
-        raise FrameError("text array {!r} holds something else than text".format(spec["name"]))
+        raise FrameError(f"text array {name} holds something else than text")
     return np.array(items, dtype=object).reshape(spec["shape"])

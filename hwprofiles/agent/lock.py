@@ -19,7 +19,7 @@ import signal
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +166,22 @@ class _Claim:
 def is_current(token: int) -> bool:
     """Whether no later exclusive claim was given than the one with this token."""
     try:
-        return bool(_read(lock_folder() / "device.lock").get("token") == token)
+        return watch(token)()
     except LockError:
         return False
+
+
+def watch(token: int) -> Callable[[], bool]:
+    """`is_current` for calling again and again: one small file is read each time. Raises LockError."""
+    path = lock_folder() / "device.lock"
+
+    def current() -> bool:
+        try:
+            return bool(_read(path).get("token") == token)
+        except LockError:
+            return False
+
+    return current
 
 
 def lock_folder() -> Path:

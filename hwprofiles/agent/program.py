@@ -22,16 +22,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hwprofiles.agent import codes, counters, energy, frames, lock, policy, probe, supervisor, timing
+from hwprofiles.agent import codes, counters, emulation, energy, frames, lock, policy, probe, supervisor, timing
 from hwprofiles.agent.cache import BlobCache, Scratch
 
 PROTOCOL = 2
 LOST = "lost"  # kind of a refusal that says nothing about the model
 
+_STALE = "the lease of the device was lost to somebody else"
 _HEARTBEAT = 60.0  # seconds after which a silent parent is held for lost by whoever keeps the lock for it
 _LOCK_OPERATIONS = frozenset({"ping", "attempt", "leave", "holder", "evict"})
 _OPERATIONS = frozenset(
@@ -168,7 +169,22 @@ class Agent:
 
     def _refuse_stale(self, request: dict[str, Any]) -> None:
         if "token" in request and not lock.is_current(request["token"]):
-            raise Refused(LOST, "the lease of the device was lost to somebody else")
+            raise Refused(LOST, _STALE)
+
+    def _watch_claim(self, request: dict[str, Any]) -> Callable[[], None]:
+        """`_refuse_stale` for between the pairs: cheap, and soon, when somebody else was given the device by force."""
+        if "token" not in request:
+            return lambda: None
+        try:
+            current = lock.watch(request["token"])
+        except lock.LockError as error:
+            raise Refused(LOST, str(error)) from error
+
+        def check() -> None:
+            if not current():
+                raise Refused(LOST, _STALE)
+
+        return check
 
     def failure(self, error: Exception, stage: str) -> dict[str, Any]:
         """The `failure` of a reply: kind, one line, and the traceback."""
@@ -210,7 +226,7 @@ class Agent:
                 guard += "+rlimit_as"
         facts = {
             "identity": {**probe.identity(), "numpy": numpy.__version__},
-            "environment": {**probe.environment(), "memory_guard": guard},
+            "environment": {**probe.environment(), "memory_guard": guard, "emulator": emulation.noticed()},
         }
         return facts, {}
 
@@ -273,7 +289,13 @@ class Agent:
     def _time(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
         sides = {side: self._session(handle) for side, handle in request["sides"].items()}
         blocks = timing.time_pairs(
-            sides, feeds, request["counts"], request["pairs"], request["seed"], request["budget"]
+            sides,
+            feeds,
+            request["counts"],
+            request["pairs"],
+            request["seed"],
+            request["budget"],
+            self._watch_claim(request),
         )
         wall = array.array("d")
         for block in blocks:

@@ -9,6 +9,7 @@ import gc
 import math
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 from hwprofiles.agent import counters
@@ -49,9 +50,17 @@ def warm_up(session: Session, feeds: list[Feed], seconds: float, iterations: int
 
 
 def time_pairs(
-    sessions: dict[str, Session], feeds: list[Feed], counts: dict[str, int], pairs: int, seed: int, budget: float
+    sessions: dict[str, Session],
+    feeds: list[Feed],
+    counts: dict[str, int],
+    pairs: int,
+    seed: int,
+    budget: float,
+    check: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Blocks in the order they were run: at most `pairs` pairs, or as many as fit into `budget` seconds (>= 1).
+
+    `check` is called before each pair and raises what is to end the timing.
 
     Within a pair the order is drawn at random: slow drift cancels, and neither side always profits from the
     other's warm caches, as it would under strict alternation.
@@ -63,6 +72,7 @@ def time_pairs(
     gc.disable()
     try:
         for pair in range(pairs):
+            check()
             sides = sorted(sessions)
             order.shuffle(sides)
             for side in sides:

@@ -109,9 +109,10 @@ class Side(_Record):
 class Pairing(_Record):
     """`a` against `b`: ratio a / b with its interval and what may be said of it.
 
-    "less" and "more" are claims that the data carry; "tie" means that the difference is none or too small to matter;
-    "undecided" that the interval is too wide to say, and `more_pairs` about how many more pairs would settle it.
-    `paired`: both were timed against the same model on the same target, in turns.
+    "less" and "more" are claims that the data carry; "tie" is one, too: the difference, with its whole interval, is too
+    small to matter; "undecided" means that the data carry neither, and `more_pairs` is about how many more pairs would
+    settle it. `paired`: both were timed against the same model on the same target, in turns. `interval` is False for
+    what is a single number (memory, size): `low` and `high` of the ratio then only repeat its value.
     """
 
     a: Side
@@ -119,6 +120,7 @@ class Pairing(_Record):
     ratio: Estimate
     verdict: Verdict
     paired: bool
+    interval: bool = True
     more_pairs: int | None = None
 
 

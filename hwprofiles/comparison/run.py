@@ -221,9 +221,7 @@ def _costs(record: Measurement, inputs: Sequence[Feed], price: float | None) -> 
     found = {}
     for label, feeds in group_by_shape(inputs, record.scenario)[0].items():
         latency = next((part.latency for part in record.by_shape if part.label == label), record.latency)
-        cost = cost_of(latency, price, batch_of(feeds, record.scenario))
-        if cost is not None:
-            found[label] = cost
+        found[label] = cost_of(latency, price, batch_of(feeds, record.scenario))
     return found
 
 

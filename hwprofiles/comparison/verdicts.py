@@ -7,25 +7,31 @@ needs no common variance and keeps the skew of either.
 
 Numbers of two targets cannot be paired. Their interval covers the noise of each, not what moves a machine from one
 day to the next, so a difference must be larger before it is called one.
+
+A tie is a claim as well: that the difference, with its whole interval, is too small to matter (two one-sided tests). An
+interval that reaches beyond that and does not exclude zero says that too little is known.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 from hwprofiles.comparison.records import Metric, Pairing, Ranking, Row, Side, Subject, Verdict
 from hwprofiles.measurement import Estimate, Latency
+from hwprofiles.openings import LEAST_PAIRS
 
 Log = tuple[float, float, float]  # value, low, high of a logarithm
 
 # The smallest relative difference that is one. Paired time: what two openings of the same model may differ by.
-# Across targets: what the same model may differ by from one day to the next. Memory: what the allocator rounds to.
+# Across targets: what the same model may differ by from one day to the next. Memory: what the allocator rounds to, and
+# what the same process may differ by from start to start.
 PAIRED, UNPAIRED, MEMORY, SIZE = 0.01, 0.03, 0.02, 0.005
+MEMORY_BYTES = 2_000_000
 _MEMORY_FLOOR = 1 << 20  # bytes; less than the resolution of a process's peak
 _SLICES = 6  # of rest and work in turn, which the interval of an energy rests on
-_LARGEST_NEED = 100_000  # pairs; more is no advice
+LARGEST_NEED = 100_000  # pairs; more is no advice
 
 
 def rankings(subjects: Sequence[Subject], rows: Sequence[Row], shapes: Sequence[str]) -> tuple[Ranking, ...]:
@@ -47,25 +53,21 @@ def rankings(subjects: Sequence[Subject], rows: Sequence[Row], shapes: Sequence[
     return tuple(ranking for ranking in found if ranking is not None)
 
 
-def cost_of(latency: Latency, price: float, batch: int = 1) -> Estimate | None:
-    """Price of a million inferences when the target does nothing else, from a price per hour.
+def cost_of(latency: Latency, price: float, batch: int = 1) -> Estimate:
+    """Price of a million items when the target does nothing else, from a price per hour; `batch` items an inference.
 
-    Throughput is a mean and has no interval of its own. On a quiet machine it is what the median promises; where
-    something disturbed it, it is less, and nobody knows whether that would happen again. So the interval reaches from
-    the cost by the median's low end to that by the throughput, less certain by as much as the median is. None where no
-    throughput was recorded. `batch` is the number of items in an inference.
+    From the median and its interval, as speed is ranked by, so that the cheaper one of two on a target is the faster
+    one. A mean would hold every interruption of this session, of which nobody knows whether it comes again.
     """
-    if latency.throughput is None:
-        return None
-    hourly = price / 3600.0 * 1e6
-    value, undisturbed = hourly / latency.throughput, hourly * latency.median.value / batch
-    low, high = (end / latency.median.value for end in (latency.median.low, latency.median.high))
-    return Estimate(value=value, low=min(value, undisturbed) * low, high=max(value, undisturbed) * high)
+    scale = price / 3600.0 * 1e6 / batch
+    median = latency.median
+    return Estimate(value=median.value * scale, low=median.low * scale, high=median.high * scale)
 
 
 def _latency(rows: list[Row], target: str | None, shape: str) -> Ranking | None:
     times = _time_ratios(rows, shape)
-    return _rank("latency", target, shape, [row.side for row in rows], times, _openings(rows, shape))
+    sides = [row.side for row in rows]
+    return _rank("latency", target, shape, sides, times, openings=_openings(rows, shape), short=_short(rows))
 
 
 def _cost(rows: list[Row], shape: str) -> Ranking | None:
@@ -76,7 +78,19 @@ def _cost(rows: list[Row], shape: str) -> Ranking | None:
         """On one target the price cancels out, and what is left are the paired times."""
         return times(a, b) if a.target == b.target else (_quotient(costs[a], costs[b]), None)
 
-    return _rank("cost", None, shape, [row.side for row in rows], ratio, _openings(rows, shape))
+    sides = [row.side for row in rows]
+    return _rank("cost", None, shape, sides, ratio, openings=_openings(rows, shape), short=_short(rows))
+
+
+def _short(rows: list[Row]) -> dict[Side, int]:
+    """How many pairs those still need of whom too few were timed for any decision."""
+    found = {}
+    for row in rows:
+        record = row.measurement
+        if record is not None and "short" in record.quality:
+            needed = max(record.scenario.min_pairs, LEAST_PAIRS[record.scenario.phase])
+            found[row.side] = max(1, needed - (record.ratio.pairs if record.ratio is not None else 0))
+    return found
 
 
 def _openings(rows: list[Row], shape: str) -> int:
@@ -107,7 +121,7 @@ def _energy(rows: list[Row], target: str) -> Ranking | None:
         if row.measurement is not None and row.measurement.energy is not None
         if row.measurement.energy.joules.low > 0  # what does not stand out from rest cannot be ranked
     }
-    return _rank("energy", target, "", list(logs), lambda a, b: (_quotient(logs[a], logs[b]), None), _SLICES)
+    return _rank("energy", target, "", list(logs), lambda a, b: (_quotient(logs[a], logs[b]), None), openings=_SLICES)
 
 
 def _memory(rows: list[Row], target: str) -> Ranking | None:
@@ -116,7 +130,12 @@ def _memory(rows: list[Row], target: str) -> Ranking | None:
         for row in rows
         if row.measurement is not None and row.measurement.memory is not None
     }
-    return _rank("memory", target, "", list(peaks), _exactly(peaks))
+
+    def smallest(a: Side, b: Side) -> float:
+        """Both must be exceeded: a share of a tiny model is nothing, 2 MB of a large one neither."""
+        return max(MEMORY, math.log1p(MEMORY_BYTES / min(peaks[a], peaks[b])))
+
+    return _rank("memory", target, "", list(peaks), _exactly(peaks), smallest)
 
 
 def _size(subjects: Sequence[Subject]) -> Ranking | None:
@@ -139,9 +158,16 @@ def _rank(
     shape: str,
     sides: list[Side],
     ratio: Callable[[Side, Side], tuple[Log, int | None]],
+    smallest: Callable[[Side, Side], float] | None = None,
+    *,
     openings: int = 0,
+    short: Mapping[Side, int] | None = None,
 ) -> Ranking | None:
-    """None for fewer than two sides: there is nothing to compare. `openings` are what the intervals rest on."""
+    """None for fewer than two sides: there is nothing to compare.
+
+    `smallest` is the relative difference that counts, by default the metric's. `openings` are what the intervals rest
+    on. `short` are sides with too few pairs for a decision, and how many more they need.
+    """
     if len(sides) < 2:
         return None
     order = sorted(sides, key=lambda side: ratio(side, sides[0])[0][0])
@@ -150,7 +176,9 @@ def _rank(
     for a, b in combinations(order, 2):
         (value, low, high), pairs = ratio(a, b)
         log = (value, value - wider * (value - low), value + wider * (high - value))
-        verdict, more = judge(log, _smallest(metric, a, b), pairs)
+        missing = max((short or {}).get(a, 0), (short or {}).get(b, 0))
+        least = smallest(a, b) if smallest is not None else _smallest(metric, a, b)
+        verdict, more = judge(log, least, pairs, missing)
         pairings.append(
             Pairing(
                 a=a,
@@ -158,35 +186,46 @@ def _rank(
                 ratio=Estimate(value=math.exp(log[0]), low=math.exp(log[1]), high=math.exp(log[2])),
                 verdict=verdict,
                 paired=metric in ("latency", "cost") and a.target == b.target,
+                interval=metric not in ("memory", "size"),
                 more_pairs=more,
             )
         )
     return Ranking(metric=metric, target=target, shape=shape, order=tuple(order), pairings=tuple(pairings))
 
 
-def judge(log: Log, smallest: float, pairs: int | None) -> tuple[Verdict, int | None]:
+def judge(log: Log, smallest: float, pairs: int | None, missing: int = 0) -> tuple[Verdict, int | None]:
     """What may be said of a log ratio with its interval; and how many more pairs would settle what is undecided.
 
     `smallest` is the relative difference that counts as one; `pairs` is what the interval rests on (None: not pairs).
+    With `missing` pairs to go until any decision, nothing is decided.
     """
     value, low, high = log
-    half = (high - low) / 2
-    if not low <= 0 <= high:
-        if abs(value) < smallest:
-            return "tie", None
+    more = _more_pairs(log, smallest, pairs)
+    if missing:
+        return "undecided", max(missing, more or 0)
+    if not low <= 0 <= high and abs(value) >= smallest:
         return ("less" if value < 0 else "more"), None
-    if half <= smallest:
+    if -smallest <= low and high <= smallest:
         return "tie", None
+    return "undecided", more
+
+
+def _more_pairs(log: Log, smallest: float, pairs: int | None) -> int | None:
+    """Until the interval excludes zero or, for a difference that does not count, lies within what does not count.
+
+    If the value stays where it is, and since half widths shrink with the root of the number of pairs.
+    """
     if pairs is None:
-        return "undecided", None
-    # Half widths shrink with the root of the number of pairs, down to the difference that is to be seen.
-    goal = max(abs(value), smallest)
-    return "undecided", min(_LARGEST_NEED, max(1, math.ceil(pairs * ((half / goal) ** 2 - 1))))
+        return None
+    value, low, high = log
+    half = max(value - low, high - value)
+    goal = abs(value) if abs(value) >= smallest else smallest - abs(value)
+    if half >= goal * math.sqrt(LARGEST_NEED / pairs):
+        return LARGEST_NEED
+    return min(LARGEST_NEED, max(1, math.ceil(pairs * ((half / goal) ** 2 - 1))))
 
 
 def _smallest(metric: Metric, a: Side, b: Side) -> float:
-    if metric == "memory":
-        return MEMORY
     if metric == "size":
         return SIZE
     return PAIRED if metric != "energy" and a.target == b.target else UNPAIRED

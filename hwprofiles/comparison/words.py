@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from hwprofiles.comparison.records import Comparison, Pairing, Ranking, Row, Side
+from hwprofiles.comparison.verdicts import LARGEST_NEED
 from hwprofiles.measurement import Estimate, Quality
 
 MINUS = "\u2212"
@@ -16,11 +17,12 @@ FLAGS: dict[Quality, str] = {
     "noisy": "the times of single blocks scatter by more than 2.5 %: close other programs, fix the clock, or allow "
     "more seconds",
     "contended": "something else used the machine, and what was timed in quiet was too little: the paired comparison "
-    "holds up, the times themselves are too long; measure again when the machine is quiet",
+    "holds up, the times themselves are too long; wait longer for quiet (the target's option quiet_wait, seconds) or "
+    "allow more time (--seconds), and measure again",
     "throttled": "the processor slowed itself down for heat or power: cool it, or let the target's policy pause "
     "between measurements",
-    "short": "fewer pairs than a decision needs (20, or 50 in the final phase), or all from one opening: allow more "
-    "seconds",
+    "short": "fewer pairs than a decision needs (20, or 50 in the final phase), or all from one opening: nothing is "
+    "said of who wins; allow more time (--seconds)",
 }
 
 
@@ -50,7 +52,7 @@ def missing(comparison: Comparison) -> list[str]:
 def sentence(ranking: Ranking, comparison: Comparison) -> str:
     """What one ranking says: the winner, or who ties, or what is not known; then how far behind the others are."""
     first, contenders = ranking.order[0], ranking.contenders
-    where = _where(ranking)
+    where = f"{_where(ranking)}{_among(ranking, comparison)}"
     names = {side: _name(side, ranking) for side in ranking.order}
     if len(contenders) == 1:
         head = f"{names[first]} {_WINS[ranking.metric]}{_value(first, ranking, comparison)}"
@@ -59,7 +61,9 @@ def sentence(ranking: Ranking, comparison: Comparison) -> str:
         undecided = [pair for pair in pairs if pair.verdict == "undecided"]
         everybody = _listed([names[side] for side in contenders])
         if undecided:
-            head = f"{everybody} cannot be told apart {_WITHOUT[ranking.metric]}: {_need(undecided, ranking)}"
+            short = [names[side] for side in contenders if is_short(side, comparison)]
+            need = _need(undecided, ranking, short if ranking.metric in ("latency", "cost") else [])
+            head = f"{everybody} cannot be told apart {_WITHOUT[ranking.metric]}: {need}"
         else:
             value = _value(first, ranking, comparison)
             head = f"{everybody} tie {_TIES[ranking.metric]}{value}: {_differences(pairs)}"
@@ -73,6 +77,19 @@ def sentence(ranking: Ranking, comparison: Comparison) -> str:
     if len(beaten) > named:
         behind.append("the rest takes more" if len(beaten) > named + 1 else f"{names[beaten[-1]]} takes more")
     return f"{where}: {'; '.join([head, *behind])}."
+
+
+def is_short(side: Side, comparison: Comparison) -> bool:
+    """Whether too few pairs were timed of it for any decision."""
+    record = comparison.row(side.model, side.target).measurement if side.target else None
+    return record is not None and "short" in record.quality
+
+
+def unpriced(comparison: Comparison) -> bool:
+    """Whether costs speak of some of the targets only."""
+    ranked = {row.target for row in comparison.rows if row.ranked}
+    priced = {row.target for row in comparison.rows if row.cost}
+    return bool(priced) and priced < ranked
 
 
 def cautions(comparison: Comparison) -> list[str]:
@@ -172,6 +189,10 @@ def _where(ranking: Ranking) -> str:
     return f"{place}, {ranking.shape}" if ranking.shape else place
 
 
+def _among(ranking: Ranking, comparison: Comparison) -> str:
+    return ", among the targets with a price" if ranking.metric == "cost" and unpriced(comparison) else ""
+
+
 def _name(side: Side, ranking: Ranking) -> str:
     return side.model if ranking.target is not None else str(side)
 
@@ -189,6 +210,13 @@ def money(cost: Estimate, currency: str) -> str:
     unit = f" {currency}" if currency else ""
     interval = f", {number(cost.low)} to {number(cost.high)}" if cost.low < cost.high else ""
     return f"{number(cost.value)}{unit}{interval}"
+
+
+def about(pairs: int) -> str:
+    """How many more pairs, as far as a plan can tell."""
+    if pairs >= LARGEST_NEED:
+        return f"more than {LARGEST_NEED:,} more pairs"
+    return "about 1 more pair" if pairs == 1 else f"about {pairs:,} more pairs"
 
 
 def _between(ranking: Ranking, a: Side, b: Side) -> Pairing | None:
@@ -213,20 +241,22 @@ def _differences(pairs: Sequence[Pairing]) -> str:
     if ratio.low == ratio.high:
         return f"{several} {_percent(abs(ratio.value - 1))}, too little to matter"
     interval = f"{signed(1 / ratio.high - 1)} to {signed(1 / ratio.low - 1)}"
-    small = "" if ratio.low <= 1 <= ratio.high else ", too little to matter"
-    return f"{several} {_percent(abs(ratio.value - 1))} ({interval}){small}"
+    return f"{several} {_percent(abs(ratio.value - 1))} ({interval}), too little to matter"
 
 
-def _need(pairs: Sequence[Pairing], ranking: Ranking) -> str:
+def _need(pairs: Sequence[Pairing], ranking: Ranking, short: Sequence[str]) -> str:
+    """`short` are those of whom too few pairs were timed for any decision."""
     widest = max(pairs, key=lambda pair: pair.ratio.high / pair.ratio.low)
     interval = f"{signed(1 / widest.ratio.high - 1)} to {signed(1 / widest.ratio.low - 1)}"
     known = [pair.more_pairs for pair in pairs if pair.more_pairs is not None]
-    if not known:
-        longer = "a longer reading (energy_seconds)" if ranking.metric == "energy" else "more pairs on each target"
-        return f"the difference is anywhere from {interval}; {longer} would narrow it"
-    count = max(known)
-    more = "1 more pair" if count == 1 else f"{count:,} more pairs"
-    return f"not enough data, the difference is anywhere from {interval}; about {more} would settle it"
+    if short:
+        whose = "" if len(short) == len(ranking.contenders) else f" of {_listed(short)}"
+        more = f"; {about(max(known))} would do" if known else ""
+        return f"not enough data, too few pairs{whose} for a decision; so far the difference is {interval}{more}"
+    if known:
+        return f"the difference is anywhere from {interval}; {about(max(known))} would settle it"
+    longer = "a longer reading (energy_seconds)" if ranking.metric == "energy" else "more pairs on each target"
+    return f"the difference is anywhere from {interval}; {longer} would narrow it"
 
 
 def _percent(fraction: float) -> str:

@@ -1,4 +1,4 @@
-"""Makes a bundle out of Debian's and PyPI's packages: about 20 MB to load, half a minute."""
+"""Makes a bundle out of Debian's and PyPI's packages: about 50 MB to load, half a minute; 31 MB packed, 95 unpacked."""
 
 from __future__ import annotations
 

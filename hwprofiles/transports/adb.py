@@ -63,6 +63,9 @@ class _Link:
 class AdbTransport:
     """`hwprofiles.transports.protocol.Transport` for Android devices."""
 
+    def check(self, target: Target) -> None:
+        _checked(target)
+
     def start(self, target: Target, program: bytes, work: Path) -> AdbChannel:
         options = _read_options(target)
         server = Server(options.server, f"target {target.name!r}")
@@ -83,14 +86,25 @@ class AdbTransport:
         return AdbChannel(line, guard, lost, lambda code: _explain(code, words[0]))
 
 
-def _read_options(target: Target) -> _Link:
-    options, who = Options(target, ("serial", "bundle", "folder", "adb", "prefix")), f"target {target.name!r}"
-    folder = options.text("folder", FOLDER).rstrip("/")
-    if not folder.startswith("/"):
+def _checked(target: Target) -> Options:
+    """What is there is as it must be; the bundle's files are looked at when it is used. Raises `BadProfile`."""
+    options = Options(target, ("serial", "bundle", "folder", "adb", "prefix"))
+    if not options.text("folder", FOLDER).rstrip("/").startswith("/"):
         raise options.wrong("folder", "an absolute path on the device, other than /")
+    if options.text("bundle") and target.python:
+        raise BadProfile(
+            f"target {target.name!r}: option 'bundle' and `python` both name an interpreter; keep one of them"
+        )
+    check_serial(options.text("serial"), options)
+    if "adb" in target.options:
+        check_address(options.text("adb"), options)
+    options.words("prefix")
+    return options
+
+
+def _read_options(target: Target) -> _Link:
+    options, who = _checked(target), f"target {target.name!r}"
     named = options.text("bundle")
-    if named and target.python:
-        raise BadProfile(f"{who}: option 'bundle' and `python` both name an interpreter; keep one of them")
     if not named and not target.python:
         raise BadProfile(
             f"{who}: an Android device has no Python of its own; make one (autotune targets bundle FOLDER) and name "
@@ -99,7 +113,7 @@ def _read_options(target: Target) -> _Link:
     return _Link(
         serial=check_serial(options.text("serial"), options),
         server=check_address(options.text("adb"), options),
-        folder=folder,
+        folder=options.text("folder", FOLDER).rstrip("/"),
         prefix=options.words("prefix"),
         bundle=read_bundle(named) if named else None,
         python=target.python,

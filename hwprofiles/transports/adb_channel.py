@@ -33,10 +33,16 @@ _LOG = 1 << 20  # bytes of the log that are kept while nobody reads it
 _PIPE = 1 << 20
 _HINT = 0.7  # seconds that the end of stdin has to work before the guard is called
 _GRACE = 3.0  # seconds that the device has to end everything before the connection is cut
+_MESSAGE = 16 << 20  # bytes of data in one message; adbd sends less than a megabyte
+_TEXT = 1 << 20  # bytes that a command may print when its output is kept
+
+
+class GarbledError(ConnectionError):
+    """What comes is not what a device sends."""
 
 
 class Parser:
-    """Takes bytes as they come, gives whole messages."""
+    """Takes bytes as they come, gives whole messages. Raises `GarbledError` for one longer than any device sends."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -46,6 +52,8 @@ class Parser:
         self._data += data
         while len(self._data) >= _HEADER.size:
             kind, size = _HEADER.unpack_from(self._data)
+            if size > _MESSAGE:
+                raise GarbledError(f"a message of {size} bytes is announced, which no device sends")
             if len(self._data) < _HEADER.size + size:
                 return
             message = bytes(self._data[_HEADER.size : _HEADER.size + size])
@@ -70,7 +78,8 @@ class Result:
 def converse(line: socket.socket, source: BinaryIO | None, seconds: float) -> Result:
     """Feed `source` to the command at the other end of `line` and wait for its end.
 
-    Raises `TimeoutError`, `ConnectionError` if the line breaks before.
+    Raises `TimeoutError`, `ConnectionError` if the line breaks before, `GarbledError` for more text than a command
+    prints.
     """
     deadline = time.monotonic() + seconds
     feed: BinaryIO = source or io.BytesIO()
@@ -103,6 +112,8 @@ def converse(line: socket.socket, source: BinaryIO | None, seconds: float) -> Re
                         return Result(said[0] if said else 255, *texts)
                     if kind in output:
                         output[kind] += said
+                        if len(output[kind]) > _TEXT:
+                            raise GarbledError(f"the command printed more than {_TEXT >> 10} KiB")
 
 
 class AdbChannel:
@@ -155,6 +166,8 @@ class AdbChannel:
     def _run(self) -> None:
         try:
             self._pump.run()
+        except GarbledError as error:
+            self._lost = f"{self._lost}: {error}"
         finally:
             self._end(None)  # unless it has ended before
             if self._ending is not None and self._ending.code is not None:

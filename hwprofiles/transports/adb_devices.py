@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from hwprofiles.errors import TargetUnavailable
 from hwprofiles.transports.adb_channel import Result, converse
+from hwprofiles.transports.remote_capture import TooMuchText, run_captured
 from hwprofiles.transports.remote_options import Options
 
 if TYPE_CHECKING:
@@ -213,14 +214,13 @@ class Server:
         try:
             client = find_client()  # type: ignore[operator]
             command: Sequence[str] = [client, "-P", str(port), "start-server"]
-            found = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_STARTING, check=False
-            )
-            reason = found.stderr.strip().splitlines()[-1:] or [f"exit code {found.returncode}"]
-        except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+            found = run_captured(command, seconds=_STARTING)
+            said = found.stderr.decode(errors="replace").strip().splitlines()
+            reason = said[-1] if said else f"exit code {found.returncode}"
+        except (OSError, RuntimeError, subprocess.TimeoutExpired, TooMuchText) as error:
             raise TargetUnavailable(f"{told} and none can be started ({error}); install adb") from error
         if not _answers(host, port):
-            raise TargetUnavailable(f"{told} and starting one failed: {reason[0]}; try: adb -P {port} start-server")
+            raise TargetUnavailable(f"{told} and starting one failed: {reason}; try: adb -P {port} start-server")
 
 
 def check_serial(serial: str, options: Options) -> str:

@@ -25,15 +25,15 @@ from hwprofiles.transports.remote_words import why_not_started
 class CommandTransport:
     """`hwprofiles.transports.protocol.Transport` through the target's `prefix`."""
 
+    def check(self, target: Target) -> None:
+        _checked(target)
+
     def start(self, target: Target, program: bytes, work: Path) -> RemoteChannel:
-        options = Options(target, ("prefix", "folder", "shared"))
-        prefix = options.words("prefix")
+        options = _checked(target)
+        prefix, folder = options.words("prefix"), options.text("folder")
         if not prefix:
             raise options.wrong("prefix", 'a list of words, such as ["docker", "exec", "-i", "bench"]')
         python = "python3" if target.python is None else target.python
-        if not python or python.startswith("-") or not python.isprintable():
-            raise BadProfile(f"target {target.name!r}: python is {python!r}; give the name or path of an interpreter")
-        folder = checked_folder(options.text("folder"), target=target.name)
         try:
             if options.flag("shared", False):
                 place = Path(folder).expanduser() if folder else work.absolute()
@@ -50,3 +50,15 @@ class CommandTransport:
             raise TargetUnavailable(
                 f"target {target.name!r}: there is no command {prefix[0]!r} here; install it or change option `prefix`"
             ) from error
+
+
+def _checked(target: Target) -> Options:
+    """What is there is as it must be. Raises `BadProfile`."""
+    options = Options(target, ("prefix", "folder", "shared"))
+    options.words("prefix")
+    options.flag("shared", False)
+    checked_folder(options.text("folder"), target=target.name)
+    python = target.python
+    if python is not None and (not python or python.startswith("-") or not python.isprintable()):
+        raise BadProfile(f"target {target.name!r}: python is {python!r}; give the name or path of an interpreter")
+    return options

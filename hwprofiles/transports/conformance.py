@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from hwprofiles.agent import codes
 from hwprofiles.agent.archive import build_archive
-from hwprofiles.errors import TargetUnavailable
+from hwprofiles.errors import BadProfile, TargetUnavailable
 from hwprofiles.target import Target
 from hwprofiles.transports.protocol import Channel, Ending, Transport
 
@@ -201,6 +201,25 @@ class TransportConformance:
             assert codes.GUARD_SAYS.encode() in self._until(channel.log, b"MiB\n")
         finally:
             channel.kill()
+
+    def test_check_takes_what_start_takes(self) -> None:
+        check = getattr(self.transport, "check", None)
+        if check is not None:  # it may be left out
+            check(self.target)
+
+    def test_check_refuses_what_start_refuses(self, tmp_path: Path) -> None:
+        check = getattr(self.transport, "check", None)
+        if check is None:
+            return
+        options = {**self.target.options, "no_such_option": 1}
+        target = self.target.model_copy(update={"options": options, "runtime": "onnxruntime"})
+        for refuse in (check, lambda wrong: self.transport.start(wrong, build_archive(_ECHO), tmp_path)):
+            try:
+                refuse(target)
+            except BadProfile as error:
+                assert target.name in str(error) and "no_such_option" in str(error)
+            else:
+                raise AssertionError("an option that nobody knows was taken")
 
     def test_missing_interpreter_says_what_to_do(self, tmp_path: Path) -> None:
         target = self.target.model_copy(update={"python": "/no/such/python"})

@@ -17,6 +17,7 @@ from hwprofiles.agent import codes
 from hwprofiles.errors import TargetUnavailable
 from hwprofiles.target import Target
 from hwprofiles.transports.protocol import Ending
+from hwprofiles.transports.remote_options import Options
 
 _PIPE = 1 << 20  # bytes; 16 times the default, so that a batch takes few turns
 _CLEANING = 5.0  # seconds that a supervisor has to end its worker before it is killed itself
@@ -69,9 +70,13 @@ class LocalChannel:
 
 
 class LocalTransport:
-    """`hwprofiles.transports.protocol.Transport` for this machine."""
+    """`hwprofiles.transports.protocol.Transport` for this machine. It has no options of its own."""
+
+    def check(self, target: Target) -> None:
+        Options(target, ())
 
     def start(self, target: Target, program: bytes, work: Path) -> LocalChannel:
+        self.check(target)
         archive = write_once(work, program)
         interpreter = target.python or sys.executable
         command = [interpreter, str(archive), str(work.absolute()), str(target.memory_limit)]

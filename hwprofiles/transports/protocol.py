@@ -50,6 +50,15 @@ class Channel(Protocol):
 class Transport(Protocol):
     """Starts agents for one kind of connection."""
 
+    def check(self, target: Target) -> None:
+        """Refuse what the profile alone shows to be wrong. Looks at nothing else: no file, no device, no network.
+
+        What is only missing is let through (a template has no host yet); `start` refuses that. A transport made
+        elsewhere may leave this method out; then everything is found out by `start`.
+
+        Raises `BadProfile` naming target and option.
+        """
+
     def start(self, target: Target, program: bytes, work: Path) -> Channel:
         """Run `program` with the target's interpreter as `python PROGRAM FOLDER MEMORY_LIMIT`; the open channel.
 
@@ -58,5 +67,6 @@ class Transport(Protocol):
         device (the local transport takes `work`, a remote one chooses). May wait, for a bounded time, until the
         device has the program; what is found out later is told by `Channel.ended`.
 
-        Raises `TargetUnavailable` (device or interpreter not there) with what to do.
+        Raises `TargetUnavailable` (device or interpreter not there) with what to do, and `BadProfile` for whatever
+        `check` refuses.
         """

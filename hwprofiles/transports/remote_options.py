@@ -74,7 +74,8 @@ class Options:
         near = difflib.get_close_matches(name, sorted(self._known | _ELSEWHERE), n=2, cutoff=0.75 if foreign else 0.6)
         if foreign and not near:
             return  # a runtime from elsewhere knows its own options; a slip of the pen is told all the same
-        advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(self._known))}"
+        known = ", ".join(sorted(self._known or _ELSEWHERE))
+        advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {known}"
         raise BadProfile(
             f"target {self._target.name!r}: transport {self._target.transport!r} has no option {name!r}; {advice}"
         )

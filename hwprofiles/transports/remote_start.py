@@ -34,6 +34,9 @@ BOOT = "import sys;exec(sys.stdin.buffer.raw.readline())"
 _WORD = re.compile(r"(~/)?[A-Za-z0-9_./+-][A-Za-z0-9_./+@:,=-]*\Z")
 _NOISE = 64 << 10  # bytes of text that a login may print before our program answers
 _LAST_WORDS = 2.0  # seconds for the log and the exit status after the output has closed
+_BEHIND = 10.0  # seconds that one of the two outputs may lag behind the other
+_PART = 16  # characters of our marker by which it is known when it arrives damaged
+_SAID = 300  # characters of the bootstrap's reason that are shown
 _TAIL = 4 << 10  # bytes of its standard error that are kept to explain a failure
 _SOURCE = resources.files("hwprofiles.transports").joinpath("remote_bootstrap.py")
 
@@ -55,12 +58,13 @@ class NotStarted(Exception):
     """The program did not begin. The text is one line without a target's name; the process has ended.
 
     `why`: "ended" (the command ended with `code` before our program spoke), "refused" (our bootstrap says why not),
-    "silent" (nothing within the time), "noisy" (more text than a login would print). `lines`: the last of its log.
+    "silent" (nothing within the time), "noisy" (more text than a login would print), "garbled" (our bootstrap runs, and
+    its words do not arrive as it says them). `lines`: the last of its log, without what our bootstrap writes there.
     """
 
     def __init__(
         self,
-        why: Literal["ended", "refused", "silent", "noisy"],
+        why: Literal["ended", "refused", "silent", "noisy", "garbled"],
         text: str,
         *,
         code: int | None = None,
@@ -138,6 +142,7 @@ class _Handover:
         self._deadline = time.monotonic() + place.seconds
         self._to_send = memoryview(_line(facts))
         self._noise = 0
+        self._begun = False  # one of the two outputs says that the program begins
         self._log = bytearray()
         self._ready = selectors.DefaultSelector()
 
@@ -152,9 +157,12 @@ class _Handover:
                 self._to_send = memoryview(self._program)
                 self._ready.register(self._channel.requests, selectors.EVENT_WRITE)
                 answer = self._answer()
+            if answer.startswith("error "):
+                raise NotStarted("refused", answer.removeprefix("error ")[:_SAID], lines=self._lines())
             if answer != "go":
-                raise NotStarted("refused", answer.removeprefix("error "), lines=self._lines())
+                raise self._damaged()
             self._ready.unregister(self._channel.replies)  # the rest of them belongs to the program
+            self._expect_other()
             while self._channel.log in self._ready.get_map():
                 self._turn()
         os.set_blocking(self._channel.requests, True)
@@ -174,6 +182,8 @@ class _Handover:
     def _turn(self) -> bytes:
         """Wait for anything, take it. Returns a byte of the replies, if there was one."""
         left = self._deadline - time.monotonic()
+        if left <= 0 and self._begun:
+            raise self._damaged()
         if left <= 0:
             raise NotStarted("silent", f"no answer within {self._seconds:g} s", lines=self._lines())
         found = {key.fd for key, _ in self._ready.select(left)}
@@ -199,6 +209,13 @@ class _Handover:
             del self._log[:-_TAIL]
         if not byte or self._log.endswith(self._marker + b"\n"):
             self._ready.unregister(self._channel.log)
+        if byte and self._channel.log not in self._ready.get_map():
+            self._expect_other()
+
+    def _expect_other(self) -> None:
+        """One output says that the program begins; the other must say so soon."""
+        self._begun = True
+        self._deadline = min(self._deadline, time.monotonic() + _BEHIND)
 
     def _send(self) -> None:
         try:
@@ -209,6 +226,9 @@ class _Handover:
             self._to_send = memoryview(b"")  # the end of the replies follows
         if not self._to_send.nbytes:
             self._ready.unregister(self._channel.requests)
+
+    def _damaged(self) -> NotStarted:
+        return NotStarted("garbled", "its words arrive damaged", lines=self._lines())
 
     def _ended(self) -> NotStarted:
         self._ready.unregister(self._channel.replies)
@@ -222,8 +242,10 @@ class _Handover:
         return NotStarted("ended", ending.said, code=ending.code, lines=self._lines())
 
     def _lines(self) -> list[str]:
-        text = bytes(self._log).decode(errors="replace")
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        text, marker = bytes(self._log).decode(errors="replace"), self._marker.decode()
+        parts = {marker[start : start + _PART] for start in range(len(marker) - _PART + 1)}
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return [line for line in lines if not any(part in line.lower() for part in parts)]
 
 
 def _line(facts: dict[str, str | int]) -> bytes:

@@ -18,6 +18,11 @@ def why_not_started(error: NotStarted, python: str) -> str:
         return f"the device {error}; {advice}"
     if error.why == "silent":
         return f"{error}{_quoted(last)}; it may be overloaded, or its login files may wait for something"
+    if error.why == "garbled":
+        return (
+            f"our program began there, but {error}; what leads to the device must pass on every byte (no terminal, no "
+            "filter, nothing else that writes there)"
+        )
     if error.why == "noisy":
         return f"the login there prints {error}; make its login files silent for commands that are not typed"
     text = " ".join(error.lines).lower()

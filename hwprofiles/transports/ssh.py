@@ -31,6 +31,7 @@ from hwprofiles.mobile.bundle import Bundle, read_bundle
 from hwprofiles.target import Target
 from hwprofiles.transports.protocol import Ending
 from hwprofiles.transports.remote_bundle import BundlePlaces, PlacedBundle
+from hwprofiles.transports.remote_capture import TooMuchText, run_captured
 from hwprofiles.transports.remote_channel import RemoteChannel, spell
 from hwprofiles.transports.remote_options import Options
 from hwprofiles.transports.remote_start import (
@@ -60,6 +61,7 @@ _SETTINGS = (
     *("-T", "-a", "-x", "-o", "BatchMode=yes", "-o", "LogLevel=INFO", "-o", "RemoteCommand=none"),
     *("-o", "ClearAllForwardings=yes", "-o", "ServerAliveCountMax=3"),
 )
+_LOG = 64 << 10  # bytes of ssh's own words that are read
 _OWN = 255  # the exit status of ssh for its own failures; the bootstrap lets no program end with it
 
 
@@ -84,6 +86,9 @@ class SshTransport:
         self._lock = threading.Lock()
         self._sharing: dict[tuple[object, ...], Sharing] = {}
         self._bundles = BundlePlaces()
+
+    def check(self, target: Target) -> None:
+        _checked(target)
 
     def start(self, target: Target, program: bytes, work: Path) -> RemoteChannel:
         link = _link(target)
@@ -121,16 +126,11 @@ class SshTransport:
     def _place(self, key: tuple[str, ...], link: _Link, bundle: Bundle, command: Sequence[str]) -> PlacedBundle:
         def run(script: str, source: IO[bytes] | None, seconds: float) -> subprocess.CompletedProcess[bytes]:
             try:
-                return subprocess.run(
-                    [*command, script],
-                    stdin=subprocess.DEVNULL if source is None else source,
-                    capture_output=True,
-                    timeout=seconds,
-                    check=False,
-                    start_new_session=True,
-                )
+                return run_captured([*command, script], source=source, seconds=seconds)
             except subprocess.TimeoutExpired as error:
                 raise NotStarted("silent", f"no answer within {seconds:g} s") from error
+            except TooMuchText as error:
+                raise NotStarted("noisy", str(error)) from error
 
         any_machine = bool(link.prefix)
         return self._bundles.place(key, bundle, run, link.folder, seconds=link.seconds, any_machine=any_machine)
@@ -155,7 +155,9 @@ class _SshEnding:
     def take(self) -> list[str]:
         """The lines of the log, which is removed."""
         try:
-            text = self.log.read_bytes()[-65536:].decode(errors="replace")
+            with self.log.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG))
+                text = file.read(_LOG).decode(errors="replace")
         except OSError:
             return []
         with contextlib.suppress(OSError):
@@ -171,45 +173,65 @@ def _why(error: NotStarted, ending: _SshEnding, link: _Link, python: str) -> str
     return why_not_started(error, python)
 
 
+def _checked(target: Target) -> Options:
+    """What is there is as it must be; files and what is missing are looked at when it is used. Raises `BadProfile`."""
+    options = Options(target, _KNOWN)
+    if "host" in target.options:
+        _checked_host(options, "host", options.text("host"))
+    if jump := options.text("jump"):
+        for each in jump.split(","):
+            _checked_host(options, "jump", each)
+    if (user := options.text("user")) and not _USER.match(user):
+        raise options.wrong("user", "a user's name on the device")
+    if "port" in target.options:
+        options.number("port", 22, least=1, most=65535, whole=True)
+    options.number("connect_timeout", 15, least=1, most=3600)
+    for name in ("config", "identity"):
+        options.text(name)
+    options.flag("share", True)
+    if options.text("bundle") and target.python is not None:
+        raise BadProfile(f"target {target.name!r}: `python` and option `bundle` exclude each other; remove one")
+    folder = checked_folder(options.text("folder"), target=target.name)
+    if options.text("bundle") and folder:
+        checked_word(folder, what="folder", target=target.name)
+    for word in options.words("prefix"):
+        checked_word(word, what="prefix", target=target.name)
+    if target.python is not None:
+        checked_word(target.python, what="python", target=target.name)
+    return options
+
+
 def _link(target: Target) -> _Link:
     """Raises `BadProfile`, and `TargetUnavailable` if there is no ssh here."""
-    options = Options(target, _KNOWN)
+    options = _checked(target)
     ssh = shutil.which("ssh")
     if ssh is None:
         raise TargetUnavailable(f"target {target.name!r}: there is no `ssh` here; install the OpenSSH client")
-    host = _checked_host(options, "host", options.text("host"))
     # A connection that has gone silent is noticed within 20 seconds, and before a request runs out of time: otherwise
     # the model would be blamed.
     silence = max(1, min(5, int(target.timeout / 6)))
-    base = [ssh, *_SETTINGS, "-o", f"ServerAliveInterval={silence}"]
-    base += ["-o", f"ConnectTimeout={math.ceil(options.number('connect_timeout', 15, least=1, most=3600))}"]
+    seconds = options.number("connect_timeout", 15, least=1, most=3600)
+    base = [ssh, *_SETTINGS, "-o", f"ServerAliveInterval={silence}", "-o", f"ConnectTimeout={math.ceil(seconds)}"]
     if "port" in target.options:
-        base += ["-p", str(options.number("port", 22, least=1, most=65535, whole=True))]
+        base += ["-p", str(target.options["port"])]
     if user := options.text("user"):
-        if not _USER.match(user):
-            raise options.wrong("user", "a user's name on the device")
         base += ["-l", user]
     if config := options.text("config"):
         base += ["-F", str(_file(options, "config", config))]
     if identity := options.text("identity"):
         base += ["-i", str(_file(options, "identity", identity)).replace("%", "%%"), "-o", "IdentitiesOnly=yes"]
     if jump := options.text("jump"):
-        for each in jump.split(","):
-            _checked_host(options, "jump", each)
         base += ["-J", jump]
     bundle = options.text("bundle")
-    if bundle and target.python is not None:
-        raise BadProfile(f"target {target.name!r}: `python` and option `bundle` exclude each other; remove one")
-    folder = checked_folder(options.text("folder"), target=target.name)
     return _Link(
-        host=host,
+        host=_checked_host(options, "host", options.text("host")),
         base=tuple(base),
-        python=checked_word("python3" if target.python is None else target.python, what="python", target=target.name),
-        prefix=tuple(checked_word(word, what="prefix", target=target.name) for word in options.words("prefix")),
-        folder=checked_word(folder, what="folder", target=target.name) if bundle and folder else folder,
+        python="python3" if target.python is None else target.python,
+        prefix=options.words("prefix"),
+        folder=options.text("folder"),
         bundle=read_bundle(bundle) if bundle else None,
         share=options.flag("share", True),
-        seconds=options.number("connect_timeout", 15, least=1, most=3600) + target.timeout,
+        seconds=seconds + target.timeout,
     )
 
 

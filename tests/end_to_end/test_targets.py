@@ -180,6 +180,13 @@ def test_add_for_another_machine_does_not_take_this_ones_interpreter(run: Run) -
         (["x", "--set", "threads=many"], "key 'threads'"),
         (["x", "--set", "options.x=[1, 2]"], "options.x"),
         (["x", "--set", "description=a\x1b[31m"], "cannot be printed"),
+        (["x", "--like", "rpi5", "--host", "-oProxyCommand=x"], "option 'host' is '-oProxyCommand=x'"),
+        (["x", "--like", "rpi5", "--set", "options.jump=-oProxyCommand=x"], "option 'jump' is '-oProxyCommand=x'"),
+        (["x", "--like", "rpi5", "--host", "pi", "--set", "options.port=70000"], "a whole number from 1 to 65535"),
+        (["x", "--like", "rpi5", "--host", "pi", "--set", "options.hots=a"], "no option 'hots'; did you mean 'host'"),
+        (["x", "--like", "android-adb", "--serial", "-s"], "a serial number as `adb devices` shows it"),
+        (["x", "--set", "transport=command", "--set", "options.prefix=env"], "a list of words"),
+        (["x", "--set", "options.quiet_wiat=1"], "did you mean 'quiet_wait'"),
         (["x", "--runner", "/no/such/runner"], "the runner's file /no/such/runner is not there"),
         (["x", "--bundle", "/no/such/bundle"], "make one: autotune targets bundle /no/such/bundle"),
     ],
@@ -205,6 +212,17 @@ def test_remove_takes_only_the_users_own(run: Run) -> None:
     assert "did you mean 'my-pi'" in run("remove", "my-p", code=2)[1]
     run("remove", "my-pi")
     assert not list(user_folder().iterdir())
+    run("add", "local", "--set", "threads=2")
+    told = read(run, "remove", "local")
+    assert told == {"target": "local", "removed": str(user_folder() / "local.toml"), "ships": True}
+    assert find_target("local").threads == 1
+
+
+def test_add_with_a_transport_from_elsewhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not installed is told as a need; one that knows of no check is taken as it is."""
+    assert "a package that brings the transport 'pigeon'" in run("add", "bird", "--set", "transport=pigeon")[1]
+    monkeypatch.delattr("hwprofiles.transports.local.LocalTransport.check")
+    run("add", "odd", "--set", "options.quiet_wiat=1")
 
 
 def test_release(run: Run, tmp_path: Path) -> None:

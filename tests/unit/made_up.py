@@ -133,7 +133,7 @@ def row(record: Measurement, model: str, price: float | None = None) -> Row:
     cost = {}
     if price is not None and record.latency is not None and record.provenance == "hardware":
         found = {result.label: result.latency for result in record.by_shape} or {"": record.latency}
-        cost = {label: worth for label, one in found.items() if (worth := cost_of(one, price)) is not None}
+        cost = {label: cost_of(one, price) for label, one in found.items()}
     return Row(model=model, target=record.target, measurement=record, cost=cost)
 
 

@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 
 from hwprofiles.device import Device, open_device
+from hwprofiles.errors import BadProfile
 from hwprofiles.registry import find_target
 from hwprofiles.scenario import Scenario
 from hwprofiles.target import Target
@@ -65,6 +66,14 @@ def test_its_measurements_are_marked_as_emulated(aarch64: Device, tmp_path: Path
     )
     found = aarch64.measure(path, [zoo.feeds(onnx.load(path))], scenario=short)
     assert found.failure is None and found.provenance == "emulated"
+
+
+def test_it_is_never_taken_for_hardware(aarch64: Device, emulated: Target, locks: Path, tmp_path: Path) -> None:
+    if not Path("/proc/sys/kernel/arch").exists():
+        pytest.skip("a kernel before Linux 6.1 does not say what it is made for")
+    assert "aarch64" in str(aarch64.fingerprint.environment["emulator"])
+    with pytest.raises(BadProfile, match=r'it is emulated: .* set provenance = "emulated"'):
+        open_device(emulated.model_copy(update={"provenance": "hardware"}), work=tmp_path / "work")
 
 
 def _saved(model: onnx.ModelProto, folder: Path) -> Path:

@@ -65,7 +65,8 @@ def test_memory_is_beyond_the_runtime() -> None:
         (0.008, 0.005, "small.onnx is faster than big.onnx"),
         (0.013, 0.005, "big.onnx is faster than small.onnx"),
         (0.01001, 0.005, "a tie"),
-        (0.0102, 0.05, "not enough data to tell them apart, about 108 more pairs"),
+        (0.01001, 0.02, "they cannot be told apart yet"),
+        (0.0102, 0.05, "they cannot be told apart yet, about 108 more pairs would settle it"),
     ],
 )
 def test_the_ratio_makes_a_claim(seconds: float, half: float, claim: str) -> None:

@@ -12,7 +12,7 @@ from autotune import plugins
 from autotune.errors import DiskError
 from dashboards.figures import palette
 from dashboards.figures.compare import bars_figure, dots_figure
-from dashboards.info.compare import charts, facts, headline
+from dashboards.info.compare import charts, facts, headline, verdict
 from dashboards.page.compare import render_comparison, write_comparison
 from hwprofiles.comparison import Comparison, Row
 from tests.unit.made_up import compared, failed, measured, row
@@ -46,8 +46,8 @@ def test_charts_hold_what_was_measured_on_hardware() -> None:
         ("pi", "big.onnx"): "110 ms",
         ("pi", "small.onnx"): "46.0 ms, fastest",
         ("pi", "same.onnx"): "110 ms",
-        ("card", "big.onnx"): "4.00 ms, not enough data",
-        ("card", "same.onnx"): "4.10 ms, not enough data",
+        ("card", "big.onnx"): "4.00 ms, not told apart yet",
+        ("card", "same.onnx"): "4.10 ms, not told apart yet",
     }
     assert [panel.target for panel in found["energy"].panels] == ["pi"]
     assert any(p.label.endswith("EUR, cheapest") for panel in found["cost"].panels for p in panel.points)
@@ -58,6 +58,42 @@ def test_the_headline_is_about_money_where_there_is_a_price() -> None:
     assert first is not None and first.metric == "cost"
     alone = compared([row(measured("a", "t", 0.01), "a")])
     assert headline(alone) is None and "nothing to rank" in render_comparison(alone)
+
+
+def test_a_headline_claims_no_more_than_is_known() -> None:
+    def told(*rows: Row, **prices: float) -> str:
+        comparison = compared(rows, prices=prices)
+        first = headline(comparison)
+        assert first is not None
+        claim, _ = verdict(comparison, first)
+        assert claim in render_comparison(comparison)
+        return claim
+
+    a, b = row(measured("a", "t", 0.010), "a", 1.0), row(measured("b", "t", 0.020, 0.010), "b", 1.0)
+    assert told(a, b, t=1.0) == "a clear winner"
+    assert told(a, b, row(measured("a", "u", 0.010), "a"), t=1.0) == "ahead among the targets with a price"
+    busy = measured("b", "t", 0.020, 0.010, quality=("contended",))
+    assert told(a, row(busy, "b", 1.0), t=1.0) == "ahead, but measurements were disturbed"
+    few = measured("b", "t", 0.020, 0.010, pairs=6, quality=("short",))
+    assert told(a, row(few, "b", 1.0), t=1.0) == "not enough data"
+    # Two targets on one of which there is a winner, but which are not told apart themselves.
+    a, b = row(measured("a", "t", 0.010), "a"), row(measured("b", "t", 0.020, 0.010), "b")
+    assert told(a, b, row(measured("a", "u", 0.0105, half=0.1), "a")).startswith("cannot be told apart")
+    assert told(a, row(measured("b", "t", 0.010, 0.010), "b")) == "a tie"
+
+
+def test_no_table_of_the_page_is_wider_than_a_usual_screen() -> None:
+    page = render_comparison(rich())
+    heads = re.findall(r"<thead>(.*?)</thead>", page, re.S)
+    assert max(head.count("<th") for head in heads) <= 12
+    for column in ("time ratio", "p99", "throughput", "cold start", "EUR per million", "energy"):
+        assert f">{column}</th>" in page
+
+
+def test_what_was_read_once_has_no_interval() -> None:
+    rows = [row(measured("a", "t", 0.010, half=0.0), "a", 1.0)]
+    (fact,) = facts(compared(rows, prices={"t": 1.0}))
+    assert fact.interval == "" and "to" not in fact.cost
 
 
 def test_facts_say_why_a_percentile_is_missing() -> None:
@@ -78,7 +114,7 @@ def test_without_colour_a_figure_still_tells_who_is_best() -> None:
     symbols = [symbol for trace in figure.data if trace.marker.symbol for symbol in trace.marker.symbol]
     assert "circle" in symbols and "circle-open" in symbols
     texts = " ".join(text for trace in figure.data for text in trace.text or ())
-    assert "fastest" in texts and "not enough data" in texts and "not measured" in texts
+    assert "fastest" in texts and "not told apart yet" in texts and "not measured" in texts
 
 
 def test_shapes_differ_in_their_symbols() -> None:

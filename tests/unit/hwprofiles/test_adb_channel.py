@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
@@ -18,6 +19,7 @@ from hwprofiles.transports.adb_channel import (
     STDIN,
     STDOUT,
     AdbChannel,
+    GarbledError,
     Parser,
     Result,
     converse,
@@ -67,6 +69,48 @@ def test_a_conversation_that_breaks_or_hangs_is_told() -> None:
             there.sendall(message(STDOUT, b"half of it"))
         with pytest.raises(ConnectionError):
             converse(here, None, 5.0)
+
+
+def test_a_message_longer_than_any_is_refused_before_it_comes() -> None:
+    parser = Parser()
+    assert list(parser.feed(message(STDOUT, b"x"))) == [(STDOUT, b"x")]
+    with pytest.raises(GarbledError, match="4294967295 bytes"):
+        list(parser.feed(b"\x01\xff\xff\xff\xff"))
+
+
+def test_a_conversation_keeps_so_much_text_and_no_more() -> None:
+    piece = message(STDERR, b"e" * 1000)
+    for count, fits in ((1048, True), (1049, False)):
+        here, there = socket.socketpair()
+        with here, there:
+            data = piece * count + message(EXIT, b"\x00")
+            worker = threading.Thread(target=send_all, args=(there, data))
+            worker.start()
+            if fits:
+                assert len(converse(here, None, 20.0).stderr) == count * 1000
+            else:
+                with pytest.raises(GarbledError, match="more than 1024 KiB"):
+                    converse(here, None, 20.0)
+            here.close()
+            worker.join()
+
+
+def send_all(line: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):  # the other side has heard enough
+        line.sendall(data)
+
+
+def test_a_channel_on_which_garbage_comes_is_broken() -> None:
+    line, device, guard, watched = *socket.socketpair(), *socket.socketpair()
+    with device, watched:
+        channel = AdbChannel(line, guard, "it broke", lambda code: None)
+        device.sendall(b"\x01\xff\xff\xff\xff and so on")
+        ending = channel.ended(wait=5)
+        assert ending is not None and ending.code is None
+        assert ending.said.startswith("it broke: a message of 4294967295 bytes")
+        assert os.read(channel.replies, 1) == b""
+        channel.kill()
+        assert watched.recv(100) == b""
 
 
 def test_what_the_program_wrote_comes_before_its_end() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hwprofiles.agent import probe, processor
+from hwprofiles.device import Device
 from hwprofiles.fingerprint import Fingerprint, check_declared
 from hwprofiles.registry import find_target
 from hwprofiles.target import Declared, Target
@@ -145,9 +147,22 @@ def test_momentary_facts_are_not_part_of_the_identity() -> None:
     changes = [
         {"threads": 2}, {"runtime_version": "1.32"}, {"isa": ("asimd",)}, {"memory_total": 4 << 30}, {"libc": "bionic"},
         {"cpu_quota": 2.0}, {"accelerator": "NVIDIA L4"}, {"clusters": ()}, {"session": {"arena": "off"}},
-        {"board": "x"},
+        {"board": "x"}, {"cpus": "big"}, {"cpus": "4-7"},
     ]  # fmt: skip
     assert len({found(**change).key for change in changes} | {one.key}) == len(changes) + 1
+
+
+def test_the_cores_of_a_policy_are_part_of_the_identity(opened: Callable[..., Device]) -> None:
+    """What is measured on some of the cores is another number than that on all."""
+    free, pinned = opened().fingerprint, opened(policy={"cpus": "0"}).fingerprint
+    assert (free.cpus, pinned.cpus) == (None, "0")
+    assert free.key != pinned.key == free.model_copy(update={"cpus": "0"}).key
+    assert free.key == opened(policy={"cooldown": 0.5}).fingerprint.key
+
+
+def test_the_key_of_a_target_that_is_not_pinned_stays_what_it_was() -> None:
+    """Measurements that are in a store already are found under it."""
+    assert found().key == "41434bd45c0b7b03"
 
 
 def test_declared_facts_are_held_against_what_is_there() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwprofiles.agent import frames
@@ -67,15 +69,25 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
     max_leaves=12,
 )
+dimension = st.sampled_from([0, 1, 2, 3, 2**31, 2**39, 2**40, 2**40 + 1, 2**63, 2**64]) | st.integers()
+shape = st.lists(dimension, max_size=5) | st.lists(st.sampled_from([0, 1]), min_size=30, max_size=70)
 spec = st.fixed_dictionaries(
     {},
     optional={
         "name": anything | st.text(),
         "type": anything | st.sampled_from(DTYPES),
-        "shape": anything,
+        "shape": anything | shape,
         "bytes": anything,
     },
 )
+
+
+@st.composite
+def fitting(draw: st.DrawFn) -> dict[str, object]:
+    """A description whose bytes are those that its shape takes: only the shape itself can be wrong with it."""
+    kind, dims = draw(st.sampled_from([*DTYPES, "str"])), draw(shape)
+    size = 1 if kind in ("bool", "str") else np.dtype(kind).itemsize
+    return {"name": "x", "type": kind, "shape": dims, "bytes": size * math.prod(dims)}
 
 
 @given(st.binary(max_size=200) | st.just(b"[" * 100_000))
@@ -89,3 +101,50 @@ def test_random_array_specs_are_refused_or_unpack(specs: object, size: int) -> N
     with contextlib.suppress(frames.FrameError):
         header = frames.decode_header(json.dumps({"arrays": specs}).encode(), size)
         frames.unpack_arrays(header["arrays"], bytearray(size))
+
+
+@settings(max_examples=300, deadline=None)
+@given(fitting(), st.binary(max_size=40) | st.just(b"[" * 3000))
+def test_any_shape_is_refused_or_unpacks_to_it(spec: dict[str, Any], text: bytes) -> None:
+    if spec["type"] == "str":
+        payload = bytearray(text)
+        spec["bytes"] = len(payload)
+    else:
+        payload = bytearray(spec["bytes"] if 0 <= spec["bytes"] < 1 << 16 else 0)
+    header = json.dumps({"arrays": [spec]}).encode()
+    with contextlib.suppress(frames.FrameError):
+        found = frames.unpack_arrays(frames.decode_header(header, len(payload))["arrays"], payload)
+        assert found["x"].shape == tuple(spec["shape"])
+
+
+def described(dims: list[int], size: int = 0) -> list[dict[str, object]]:
+    return [{"name": "x", "type": "float64", "shape": dims, "bytes": size}]
+
+
+@pytest.mark.parametrize(
+    "dims", [[1] * 1_000_000, [1] * 33, [0] * 33, [0, 2**39, 2**39], [2**40, 2**40, 0], [0, 2**63], [0, -1], [0, True]]
+)
+@pytest.mark.parametrize("kind", ["float64", "str"])
+def test_impossible_shapes_are_refused_shortly(dims: list[int], kind: str) -> None:
+    with pytest.raises(frames.FrameError, match="impossible shape") as raised:
+        frames.check_arrays([{"name": "x" * 10_000, "type": kind, "shape": dims, "bytes": 0}], 0)
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("dims", [[1] * 32, [0] * 32, [0, 2**40], [2**39, 0, 2], []])
+def test_possible_shapes_unpack(dims: list[int]) -> None:
+    size = 8 * math.prod(dims)
+    frames.check_arrays(described(dims, size), size)
+    assert frames.unpack_arrays(described(dims, size), bytearray(size))["x"].shape == tuple(dims)
+
+
+def test_more_dimensions_than_can_be_read_are_not_sent() -> None:
+    with pytest.raises(frames.ArrayError, match="33 dimensions"):
+        frames.pack_arrays({"x": np.zeros(40, np.float32)[(None,) * 32]})
+
+
+def test_text_nested_too_deeply_is_refused() -> None:
+    text = bytearray(b"[" * 100_000)
+    spec = [{"name": "x", "type": "str", "shape": [1], "bytes": len(text)}]
+    with pytest.raises(frames.FrameError, match="nested"):
+        frames.unpack_arrays(spec, text)

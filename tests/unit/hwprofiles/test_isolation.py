@@ -422,3 +422,57 @@ def test_nothing_is_left_in_the_work_folder_but_the_cache(
         "blobs",
         "blobs",
     ]
+
+
+class Liar(OnnxRuntime):
+    """Changes what the agent answers: `lie` is a statement about `reply` and `arrays`, for the operation `op`."""
+
+    def __init__(self, op: str, lie: str) -> None:
+        self._patch = (
+            "\nimport sys\nprogram = sys.modules['hwprofiles.agent.program']\n"
+            f"honest_{op} = program.Agent._{op}\ndef lying_{op}(self, request, feeds):\n"
+            f"    reply, arrays = honest_{op}(self, request, feeds)\n    {lie}\n    return reply, arrays\n"
+            f"program.Agent._{op} = lying_{op}\n"
+        )
+
+    def backend(self) -> str:
+        return super().backend() + self._patch
+
+
+@pytest.mark.parametrize(
+    ("op", "lie"),
+    [
+        ("time", "reply['blocks'] = None"),
+        ("time", "reply['blocks'][0]['cpu'] = -1.0"),
+        ("time", "arrays['wall'][0] = float('nan')"),
+        ("time", "arrays = {}"),
+        ("open", "reply['inputs'] = 'x'"),
+        ("open", "reply['seconds'] = -1"),
+        ("warm", "reply['count'] = 10 ** 12"),
+        ("warm", "reply['typical'] = 1e9"),
+        ("warm", "del reply['first']"),
+        ("pressure", "reply['after']['load'] = 'high'"),
+        ("pressure", "del reply['after']['psi_total']"),
+        ("memory", "reply['run_peak'] = None"),
+    ],
+)
+def test_garbage_is_no_measurement_and_says_nothing_about_the_model(
+    opened: OpenDevice, dense: Path, quick: Scenario, op: str, lie: str
+) -> None:
+    device = opened(Liar(op, lie))
+    scenario = quick.model_copy(update={"memory_runs": 1})
+    for _ in range(2):  # the next call starts a process of its own, and is told the same
+        with pytest.raises(TargetLost, match="'here': the agent answered garbage: ") as raised:
+            device.measure(dense, [X], scenario=scenario)
+        assert "\n" not in str(raised.value) and "check the device" in str(raised.value)
+
+
+@pytest.mark.parametrize(("op", "lie"), [("infer", "arrays = {}"), ("infer", "arrays = {'0/z': arrays['0/y']}")])
+def test_answers_under_other_names_are_garbage(opened: OpenDevice, dense: Path, op: str, lie: str) -> None:
+    with pytest.raises(TargetLost, match="garbage: it has no '0/y'"):
+        run(opened(Liar(op, lie)), dense)
+
+
+def test_a_greeting_that_is_garbage_is_no_device(opened: OpenDevice) -> None:
+    with pytest.raises(TargetLost, match="garbage"):
+        opened(Liar("describe", "reply['runtime']['providers'] = 7"))

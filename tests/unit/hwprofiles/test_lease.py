@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import stat
@@ -18,7 +19,7 @@ import pytest
 
 from hwprofiles.agent.archive import build_archive
 from hwprofiles.agent.client import AgentClient, Limits, Moment
-from hwprofiles.agent.lock import DeviceLock, LockError, is_current, lock_folder
+from hwprofiles.agent.lock import DeviceLock, LockError, is_current, lock_folder, watch
 from hwprofiles.device import Device, open_keeper
 from hwprofiles.errors import TargetBusy, TargetLost, TargetUnavailable
 from hwprofiles.lease import Keeper, check_clocks
@@ -198,6 +199,62 @@ def test_a_measurement_whose_lease_was_taken_is_no_measurement(
     thread.join(timeout=120)
     assert len(raised) == 1
     assert device.measure(dense, [X], scenario=quick).failure is None
+
+
+def test_timing_ends_soon_after_the_lease_was_taken(
+    opened: OpenDevice, keep: OpenKeeper, dense: Path, quick: Scenario
+) -> None:
+    """Not only when its request ends: the next holder would measure next to it."""
+    device, first = opened(timeout=2000), keep()
+    agent = device._slots[0].agent()
+    sides, counts = {"a": "m"}, {"a": 20}
+    agent.open("m", dense, hashlib.sha256(dense.read_bytes()).hexdigest())
+    endless = {"sides": sides, "counts": counts, "pairs": 10**9, "seed": 1, "budget": 1800.0, "feeds": [X]}
+    raised: list[BaseException] = []
+
+    def work(token: int) -> None:
+        agent.token = token
+        try:
+            agent.request("time", stage="latency", **endless)
+        except TargetLost as error:
+            raised.append(error)
+
+    with pytest.raises(TargetLost), first.exclusive("timing") as token:
+        thread = threading.Thread(target=work, args=(token,))
+        thread.start()
+        thread.join(timeout=1.0)
+        assert thread.is_alive() and not raised
+        keep().release(force=True)
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert len(raised) == 1 and "lost to somebody else" in str(raised[0])
+    assert agent.alive  # it is the lease that is gone, not the agent
+
+
+def test_a_claim_is_watched_without_opening_it_anew(keep: OpenKeeper) -> None:
+    with keep().exclusive("one") as first:
+        current = watch(first)
+        assert current() and current()
+    with keep().exclusive("two"):
+        assert not current()
+
+
+@pytest.mark.parametrize("lie", ["{'got': True}", "{'got': True, 'token': 'x'}", "{'got': True, 'token': 1.5}"])
+def test_a_keeper_that_gives_no_token_holds_nothing(tmp_path: Path, locks: Path, lie: str) -> None:
+    prelude = f"program.lock.DeviceLock.attempt = lambda *_: {lie}"
+    with (
+        odd_keeper(tmp_path / "work", prelude) as keeper,
+        pytest.raises(TargetLost, match="garbage"),
+        keeper.exclusive("timing"),
+    ):
+        pytest.fail("nothing is held")
+
+
+@pytest.mark.parametrize("lie", ["'x'", "[1]", "{'pid': [], 'seconds': -5}", "{'what': '\\x1b[2J' * 9000}"])
+def test_a_holder_that_is_nonsense_is_still_spelled(tmp_path: Path, locks: Path, lie: str) -> None:
+    with odd_keeper(tmp_path / "work", f"program.lock.DeviceLock.holder = lambda *_: {lie}") as keeper:
+        said = keeper.holder()
+        assert said and said.isprintable() and len(said) <= 300
 
 
 def test_an_agent_with_a_stale_token_refuses(opened: OpenDevice, keep: OpenKeeper) -> None:

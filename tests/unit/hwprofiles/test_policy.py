@@ -13,7 +13,7 @@ import pytest
 
 from hwprofiles.agent import policy as device_side
 from hwprofiles.device import Device
-from hwprofiles.errors import DeviceFailure, Failure, TargetUnavailable
+from hwprofiles.errors import TargetLost, TargetUnavailable
 from hwprofiles.policy import apply_policy, check_afterwards
 from hwprofiles.scenario import Scenario
 from hwprofiles.target import Target
@@ -65,7 +65,7 @@ class InProcess:
         try:
             yield
         except (KeyError, TypeError, ValueError) as error:
-            raise DeviceFailure(Failure(kind="protocol", stage=stage, message=str(error))) from error
+            raise TargetLost(str(error)) from error
 
 
 class Clock:
@@ -241,9 +241,9 @@ def test_a_system_that_throttles_counts_as_hot(agent: InProcess, dumpsys: Callab
         {"thermal_status": True},
     ],
 )
-def test_garbage_is_the_agents_failure(agent: InProcess, garbage: dict[str, Any]) -> None:
+def test_garbage_is_the_devices_fault(agent: InProcess, garbage: dict[str, Any]) -> None:
     agent.garbage = garbage
-    with pytest.raises(DeviceFailure):
+    with pytest.raises(TargetLost):
         apply_policy(agent, _target(min_battery=5))
 
 

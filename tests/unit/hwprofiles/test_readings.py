@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,19 @@ def test_pairs_use_every_input_equally_and_both_sides_in_random_order() -> None:
     assert {block["side"] for block in blocks[:2]} == {"a", "b"} and "clock_hz" in blocks[0]
     one = timing.time_pairs(sessions, FEEDS, {"a": 3, "b": 3}, pairs=20, seed=1, budget=0.0)
     assert len(one) == 2
+
+
+def test_what_checks_between_pairs_ends_the_timing() -> None:
+    session, calls = Counting(), []
+
+    def check() -> None:
+        calls.append(len(session.seen))
+        if len(calls) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        timing.time_pairs({"a": session}, FEEDS, {"a": 6}, pairs=20, seed=1, budget=60.0, check=check)
+    assert calls == [0, 6, 12] and gc.isenabled()
 
 
 def test_a_model_elsewhere_is_timed_by_its_own_clock() -> None:

@@ -30,7 +30,7 @@ def test_a_clear_difference_has_a_winner() -> None:
 @pytest.mark.parametrize(
     ("seconds", "half"),
     [
-        (0.01003, 0.008),  # the interval includes 1 and is narrow
+        (0.01003, 0.006),  # the interval includes 1 and lies within 1 %
         (0.01006, 0.002),  # it excludes 1, but the difference is too small to matter
     ],
 )
@@ -40,6 +40,52 @@ def test_a_tie_is_called_a_tie(seconds: float, half: float) -> None:
     assert ranking is not None and ranking.winner is None and len(ranking.contenders) == 2
     assert ranking.pairings[0].verdict == "tie"
     assert "a and b tie in speed" in " ".join(summary(comparison))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "half"),
+    [
+        (0.01003, 0.008),  # the interval contains 1 and reaches beyond 1 %
+        (0.01006, 0.005),  # it excludes 1 and reaches beyond 1 %: faster, but nobody knows whether that matters
+        (0.00997, 0.008),
+    ],
+)
+def test_a_tie_lies_wholly_within_what_does_not_matter(seconds: float, half: float) -> None:
+    comparison = two(seconds, half=half)
+    ranking = comparison.ranking("latency", "t")
+    assert ranking is not None and ranking.winner is None
+    (pair,) = ranking.pairings
+    assert pair.verdict == "undecided" and pair.more_pairs is not None and pair.more_pairs > 0
+    told = summary(comparison)[0]
+    assert "cannot be told apart in speed yet" in told and f"about {pair.more_pairs} more pairs would settle it" in told
+    # As many more, and the interval lies within 1 % on both sides.
+    value = math.log(pair.ratio.value)
+    shrunk = half * math.sqrt(20 / (20 + pair.more_pairs)) * 0.999
+    assert judge((value, value - shrunk, value + shrunk), PAIRED, 20 + pair.more_pairs)[0] == "tie"
+
+
+def test_on_the_edge_of_what_matters_no_number_of_pairs_is_promised() -> None:
+    edge = PAIRED * (1 - 1e-9)
+    assert judge((edge, edge - 0.02, edge + 0.02), PAIRED, 20) == ("undecided", 100_000)
+    assert judge((edge, edge - 0.02, edge + 0.02), PAIRED, None) == ("undecided", None)
+
+
+def test_too_few_pairs_win_nothing() -> None:
+    """Twice as fast by six pairs: that is no decision."""
+    comparison = compared([
+        row(measured("a", "t", 0.010), "a", 1.0),
+        row(measured("b", "t", 0.005, 0.010, pairs=6, quality=("short",)), "b", 1.0),
+        row(measured("c", "t", 0.012, 0.010), "c", 1.0),
+    ], prices={"t": 1.0})  # fmt: skip
+    for metric in ("latency", "cost"):
+        ranking = comparison.ranking(metric, "t" if metric == "latency" else None)  # type: ignore[arg-type]
+        assert ranking is not None and ranking.winner is None and ranking.order[0].model == "b"
+        assert {pair.more_pairs for pair in ranking.pairings if pair.verdict == "undecided"} == {14}
+    assert "not enough data, too few pairs of b for a decision" in summary(comparison)[0]
+    # The two that have enough are told apart.
+    ranking = comparison.ranking("latency", "t")
+    assert ranking is not None
+    assert ranking.pairing(Side(model="a", target="t"), Side(model="c", target="t")).verdict == "less"
 
 
 def test_a_wide_interval_asks_for_more_pairs() -> None:
@@ -120,13 +166,13 @@ def test_emulated_times_take_part_in_no_ranking() -> None:
     assert any("fake is emulated, not hardware" in line for line in summary(comparison))
 
 
-def test_cost_is_price_over_throughput() -> None:
+def test_cost_is_price_times_median() -> None:
     comparison = compared(
         [
             row(measured("a", "cheap", 0.010), "a", 0.02),
             row(measured("b", "cheap", 0.008, 0.010), "b", 0.02),
             row(measured("a", "fast", 0.001), "a", 0.36),
-            row(measured("b", "fast", 0.001004, 0.001), "b", 0.36),
+            row(measured("b", "fast", 0.001001, 0.001), "b", 0.36),
         ],
         prices={"cheap": 0.02, "fast": 0.36},
     )
@@ -146,18 +192,30 @@ def test_a_batch_makes_an_inference_cheaper() -> None:
     from hwprofiles.comparison.verdicts import cost_of
 
     one, eight = cost_of(latency(0.010), 1.0), cost_of(latency(0.010, batch=8), 1.0, batch=8)
-    assert one is not None and eight is not None
     for end in ("value", "low", "high"):
         assert math.isclose(getattr(one, end), 8 * getattr(eight, end))
 
 
-def test_a_cost_is_as_unsure_as_its_throughput() -> None:
+def test_cost_follows_the_median_and_its_interval() -> None:
     """A busy machine: the median is 10 ms, but a mean inference took 20."""
     from hwprofiles.comparison.verdicts import cost_of
 
-    cost = cost_of(latency(0.010).model_copy(update={"throughput": 50.0}), 3.6)
-    assert cost is not None and math.isclose(cost.value, 20.0)
-    assert cost.low < 10.0 and cost.high > 20.0
+    busy = latency(0.010, 0.02).model_copy(update={"throughput": 50.0})
+    cost = cost_of(busy, 3.6)
+    assert math.isclose(cost.value, 10.0)
+    assert math.isclose(cost.low / cost.value, busy.median.low / busy.median.value)
+    assert math.isclose(cost.high / cost.value, busy.median.high / busy.median.value)
+
+
+def test_costs_speak_only_of_targets_with_a_price() -> None:
+    rows = [
+        row(measured("a", "priced", 0.010), "a", 1.0),
+        row(measured("b", "priced", 0.020, 0.010), "b", 1.0),
+        row(measured("a", "free", 0.010), "a"),
+    ]
+    text = " ".join(summary(compared(rows, prices={"priced": 1.0})))
+    assert "cost, among the targets with a price: a on priced is cheapest" in text
+    assert "among the targets" not in " ".join(summary(compared(rows[:2], prices={"priced": 1.0})))
 
 
 @pytest.mark.parametrize(
@@ -181,6 +239,25 @@ def test_memory_and_energy_ties() -> None:
     assert memory is not None and memory.winner == Side(model="c", target="t")
     assert memory.pairing(Side(model="a", target="t"), Side(model="b", target="t")).verdict == "tie"
     assert energy is not None and [side.model for side in energy.order] == ["a", "b"]  # c has no energy
+
+
+@pytest.mark.parametrize(
+    ("other", "verdict"),
+    [
+        (11_900_000, "tie"),  # 19 %, but less than 2 MB
+        (12_100_000, "less"),
+    ],
+)
+def test_memory_differs_by_a_share_and_by_an_amount(other: int, verdict: str) -> None:
+    comparison = compared([
+        row(measured("a", "t", 0.01, peak=10_000_000), "a"),
+        row(measured("b", "t", 0.02, 0.01, peak=other), "b"),
+        row(measured("large", "u", 0.01, peak=1_000_000_000), "large"),
+        row(measured("larger", "u", 0.02, 0.01, peak=1_010_000_000), "larger"),
+    ])  # fmt: skip
+    small, large = comparison.ranking("memory", "t"), comparison.ranking("memory", "u")
+    assert small is not None and small.pairings[0].verdict == verdict and not small.pairings[0].interval
+    assert large is not None and large.pairings[0].verdict == "tie"  # 10 MB, but 1 %
 
 
 def test_tiny_models_tie_in_memory() -> None:
@@ -226,7 +303,9 @@ def test_flags_become_cautions_with_what_to_do() -> None:
         row(measured("b", "t", 0.02, 0.01, quality=("contended",)), "b"),
     ]
     text = " ".join(summary(compared(rows)))
-    assert "a and b on t: contended" in text and "a on t: noisy" in text and "measure again" in text
+    assert (
+        "a and b on t: contended" in text and "a on t: noisy" in text and "quiet_wait" in text and "--seconds" in text
+    )
 
 
 def test_a_comparison_survives_json() -> None:
