@@ -102,6 +102,8 @@ def parity(
         raise UsageError(f"--output {output} is a folder; give the name of a file, e.g. {output / 'parity.html'}")
     limits = Tolerance(agreement=agreement, distance=tolerance, layer=layer_tolerance)
     report = _check(given, limits, numbers=numbers)
+    if not Path(model).exists():  # of a trial, whose file is called by its digest
+        report = report.model_copy(update={"name": model})
     if as_json:
         print_json(report)
     else:

@@ -75,7 +75,8 @@ def sentence(ranking: Ranking, comparison: Comparison) -> str:
         if (pair := _between(ranking, first, side)) is not None
     ]
     if len(beaten) > named:
-        behind.append("the rest takes more" if len(beaten) > named + 1 else f"{names[beaten[-1]]} takes more")
+        verb = "costs" if ranking.metric == "cost" else "takes"
+        behind.append(f"the rest {verb} more" if len(beaten) > named + 1 else f"{names[beaten[-1]]} {verb} more")
     return f"{where}: {'; '.join([head, *behind])}."
 
 
