@@ -179,7 +179,8 @@ class _Supervisor:
         if self._group is not None and self._group.kills():
             self._say(f"the process grew over its limit of {self._limit >> 20} MiB")
             return codes.OUT_OF_MEMORY
-        if _kernel_kills() > self._kernel_kills:
+        # The count of the whole machine also grows when somebody else's process dies; a group counts its own.
+        if self._group is None and _kernel_kills() > self._kernel_kills:
             self._say("the kernel killed the process: the machine is out of memory")
             return codes.OUT_OF_MEMORY
         return code
