@@ -102,7 +102,7 @@ class _OverLast(OpRun):
         return (self.along(rows, 1).reshape(x.shape),)
 
     def along(self, x: Array, axis: int) -> Array:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} along an axis")
 
 
 class Softmax(_OverLast):
