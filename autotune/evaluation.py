@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from hwprofiles.measurement import Estimate
 
 Verdict = Literal["pass", "fail", "undecided", "insufficient"]
+SliceKind = Literal["declared", "automatic", "perturbed", "intersection", "discovered"]
 
 
 class _Record(BaseModel):
@@ -39,6 +40,20 @@ class SliceResult(_Record):
     verdict: Verdict = "undecided"
     needed: int | None = None  # about how many more samples would decide
     damage: float | None = None
+    metric: str = ""  # "" is the evaluation's first metric; the slices of another one are named METRIC:SLICE
+    kind: SliceKind = "declared"
+    hypothesis: bool = False  # a discovered slice that fresh data have not confirmed
+    limit: float | None = None  # the drop its verdict was judged against; None: the evaluation's
+    detectable: float | None = None  # true drop that would have been found with 80 % power at this n and flip rate
+    kl: Estimate | None = None  # mean divergence of the candidate's outputs from the original's, over all its samples
+    kl_p99: float | None = None
+    ece_original: float | None = None  # expected calibration error, 15 bins of equal mass; from 1,000 samples on
+    ece_candidate: float | None = None
+    ece_change: Estimate | None = None  # candidate - original, paired bootstrap
+    overconfident_original: float | None = None  # share of samples that are wrong with a confidence of at least 0.9
+    overconfident_candidate: float | None = None
+    noise: float | None = None  # the largest |drop| of the original against itself
+    within_noise: bool = False  # the drop is no larger than that
 
 
 class Outcome(_Record):
@@ -49,6 +64,9 @@ class Outcome(_Record):
     candidate: Any
     original_score: float
     candidate_score: float
+    original_confidence: float | None = None
+    candidate_confidence: float | None = None
+    divergence: float | None = None  # of the outputs, candidate from original
 
 
 class Evaluation(_Record):
@@ -64,6 +82,7 @@ class Evaluation(_Record):
     worst_slice: str  # the slice with the largest shrunk drop (floor on n applied)
     worst_drop: Estimate
     limit: float  # the drop that the verdicts were judged against
+    worst_raw: Estimate | None = None  # the largest drop as measured, neither shrunk nor corrected
     outcomes: tuple[Outcome, ...] = ()
     seconds: float = 0.0
 

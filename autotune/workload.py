@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autotune.slices import Declaration
+
 if TYPE_CHECKING:
     import onnx
     import torch
@@ -30,6 +32,7 @@ class Sample:
     label: Any
     metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     display: bytes | str | None = None
+    perturbation: str = ""  # how it was made from another sample, e.g. "blur(2)"; "" for one as it was given
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Dataset:
         """sha256 over ids, inputs, labels and metadata: two data sets with one digest are the same data."""
         state = hashlib.sha256()
         for sample in self.samples:
-            state.update(repr((sample.id, sample.label, sorted(sample.metadata.items()))).encode())
+            parts: tuple[object, ...] = (sample.id, sample.label, sorted(sample.metadata.items()))
+            state.update(repr((*parts, sample.perturbation) if sample.perturbation else parts).encode())
             for name in sorted(sample.inputs):
                 array = np.ascontiguousarray(sample.inputs[name])
                 state.update(f"{name}{array.dtype}{array.shape}".encode())
@@ -56,6 +60,16 @@ class Dataset:
 
 Metric = Callable[[Sequence[Any], Sequence[Any]], float]  # (predictions, labels) -> float, larger is better
 Decode = Callable[[Arrays], Sequence[Any]]  # outputs of one batch -> one prediction per sample
+Confidence = Callable[[Arrays], Sequence[float]]  # outputs of one batch -> 0 to 1 per sample: how sure it is
+Perturb = Callable[[Sample, float, np.random.Generator], Sample]  # sample, strength, random numbers
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of several tasks of a model: its predictions and labels are mappings, this is what is under `key`."""
+
+    key: str
+    metric: str | Metric = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -66,8 +80,13 @@ class Workload:
     arguments for its export, and `dynamic_axes` names the axes that vary: {input name: {axis: "batch"}}).
     `calibration` holds input dictionaries only and must not share samples with `search` or `heldout`.
     `decode` turns the outputs of one batch into predictions that `metric` understands and that are JSON-serialisable.
-    `metric` is the name of a registered metric or a callable on (predictions, labels).
+    `metric` is the name of a registered metric, a callable on (predictions, labels), or several of them by name, the
+    first of which is the one that tables show; a `Task` looks at one key of predictions and labels only.
     `slices` are declared as in `autotune.slices`: a metadata column name gives one slice per value.
+    `confidence` tells how sure the model is of each prediction; None: read off an output that holds probabilities or
+    logits, where there is one.
+    `perturbations` are the user's own ways to disturb a sample, by the name that slices use; `encode` turns a text
+    (`Sample.display`) into inputs, which perturbations of text need.
     `latency_inputs` are the inputs whose shape is measured; None: the first sample of `search`.
     """
 
@@ -76,14 +95,19 @@ class Workload:
     heldout: Dataset
     calibration: Sequence[Arrays]
     decode: Decode
-    metric: str | Metric = "accuracy"
-    slices: Sequence[str] = ()
+    metric: str | Metric | Mapping[str, str | Metric | Task] = "accuracy"
+    slices: Sequence[str | Declaration] = ()
     latency_inputs: Arrays | None = None
     example_inputs: Sequence[Any] = ()
     dynamic_axes: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     name: str = "workload"
+    confidence: Confidence | None = None
+    perturbations: Mapping[str, Perturb] = field(default_factory=dict)
+    encode: Callable[[str], Arrays] | None = None
 
     @property
     def metric_name(self) -> str:
-        """The name that appears in metric keys."""
+        """The name of the first metric, which appears in metric keys."""
+        if isinstance(self.metric, Mapping):
+            return next(iter(self.metric))
         return self.metric if isinstance(self.metric, str) else self.metric.__name__

@@ -25,13 +25,16 @@ class WorkloadTable(_Table):
 
 
 class SearchTable(_Table):
-    """`objectives` are metric keys. The run stops after `trials` or `hours`, whichever comes first."""
+    """`objectives` are metric keys. The run stops after `trials` or `hours`, whichever comes first, or with
+    `until_stable` when the front has stopped moving."""
 
     objectives: tuple[str, ...] = ()  # default: size_bytes, latency_ratio@<each target>, drop/worst
     sampler: str = "surrogate"
     sampler_options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     trials: int = Field(default=40, ge=1)
     hours: float | None = Field(default=None, gt=0)
+    until_stable: bool = False  # stop before that when more trials promise nothing
+    warm_start: tuple[str, ...] = ()  # stores, store files with #STUDY, or recipe files to learn from
     seed: int = 0
 
 
@@ -61,6 +64,10 @@ class JudgeTable(_Table):
     shrinkage: float = Field(default=50.0, ge=0)
     probe: int = Field(default=96, ge=0)
     batch: int = Field(default=1, ge=1)
+    automatic: tuple[Literal["difficulty", "size"], ...] = ("difficulty", "size")  # slices that nobody has to declare
+    discover: int = Field(default=3, ge=0)  # most slices that are discovered from disagreement
+    noise: bool = True  # judge the original against itself, so that a drop inside the noise is called that
+    sequential: bool = True  # judge in growing parts of the search data and stop when a recipe is hopeless
     workers: int | None = Field(default=None, ge=1)  # processes that judge; None: one per core and target thread
 
 
@@ -107,6 +114,8 @@ class StudyConfig(_Table):
     groups: tuple[GroupTable, ...] = ()
     exclude: tuple[str, ...] = ()  # glob patterns of layers that stay as they are
     constraints: dict[str, float] = Field(default_factory=dict)  # metric key -> largest (or smallest) allowed value
+    budget: dict[str, float] = Field(default_factory=dict)  # the same, but solved for: trials are spent near it
+    slices: dict[str, str] = Field(default_factory=dict)  # name -> declaration, beside those of the workload
     judge: JudgeTable = JudgeTable()
     measure: Scenario = SEARCH
     remeasure: Scenario = FINAL
@@ -124,12 +133,14 @@ class StudyConfig(_Table):
 
     @property
     def limits(self) -> dict[str, float]:
-        """What a trial has to meet to be recommended: the constraints, and `judge.limit` on the largest loss.
+        """What a trial has to meet to be recommended: constraints, budget, and `judge.limit` on the largest loss.
 
         A constraint on `drop/worst` may be wider than that: it then says what is not worth measuring any further.
         """
+        if "drop/worst" in self.budget:  # what ships may lose what its budget says
+            return {**self.constraints, **self.budget}
         worst = min(self.judge.limit, self.constraints.get("drop/worst", self.judge.limit))
-        return {**self.constraints, "drop/worst": worst}
+        return {**self.constraints, **self.budget, "drop/worst": worst}
 
 
 def not_on_hardware(config: StudyConfig, targets: Sequence[Target]) -> Iterator[tuple[str, str]]:

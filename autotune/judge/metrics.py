@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from autotune import plugins
 from autotune.errors import TrialFailure, UsageError
 from autotune.judge.user_code import user_code, user_code_failure
+from autotune.workload import Metric, Task
 
 GROUP = "hw_autotune.metrics"
 
@@ -117,6 +118,41 @@ def resolve_metric(
     if not callable(metric):
         raise UsageError(f"metric {metric!r} is neither a name nor callable; give (predictions, labels) -> float")
     return ResolvedMetric(getattr(metric, "__name__", type(metric).__name__), metric)
+
+
+def resolve_metrics(
+    metric: str | Metric | Mapping[str, str | Metric | Task],
+) -> tuple[ResolvedMetric, ...]:
+    """All metrics of a workload, the first one first, under the names that it gives them.
+
+    Raises `UsageError` as `resolve_metric` does, and for no metric at all.
+    """
+    if not isinstance(metric, Mapping):
+        return (resolve_metric(metric),)
+    if not metric:
+        raise UsageError("the workload has no metric; name at least one")
+    found = []
+    for name, each in metric.items():
+        task = each if isinstance(each, Task) else None
+        inner = resolve_metric(task.metric if task is not None else each)  # type: ignore[arg-type]
+        function = inner.function if task is None else _of_task(name, task.key, inner)
+        found.append(ResolvedMetric(name, function))
+    return tuple(found)
+
+
+def _of_task(name: str, key: str, metric: ResolvedMetric) -> Metric:
+    """The metric on what is under `key` of each prediction and label."""
+
+    def pick(values: Sequence[Any], what: str) -> list[Any]:
+        try:
+            return [value[key] for value in values]
+        except (TypeError, KeyError, IndexError) as error:
+            raise user_code_failure(
+                f"metric {name!r} is of the task {key!r}, but a {what} has no such key; decode must give mappings "
+                "from task to prediction, and labels must be such mappings"
+            ) from error
+
+    return lambda predictions, labels: metric.function(pick(predictions, "prediction"), pick(labels, "label"))
 
 
 def _equal(prediction: Any, label: Any) -> bool:

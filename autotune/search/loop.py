@@ -13,6 +13,7 @@ from autotune.config import StudyConfig
 from autotune.errors import Infeasible, TrialFailure
 from autotune.keys import COST_METRICS, MetricKey
 from autotune.recipe import Recipe
+from autotune.search.effort import Effort
 from autotune.search.prepare import Prepared
 from autotune.search.progress import Progress, Watcher
 from autotune.search.runner import TrialRunner, Waiting
@@ -27,27 +28,6 @@ _LEAST_UNIFORM = 4
 SENSITIVITY_SHARE = 0.2  # of the search time that is left after the uniform recipes
 _USEFUL_DROPS = 5.0  # a drop beyond this many limits is never wanted
 FINALIST_FACTOR = 4.0  # a finalist costs about this many search trials
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Stop after `trials` trials beyond the baseline, or `hours` after `begun` (monotonic seconds)."""
-
-    trials: int
-    hours: float | None
-    begun: float
-
-    def spent(self, finished: int) -> bool:
-        """`finished`: trials of the study that have ended, the baseline not counted."""
-        late = self.hours is not None and time.monotonic() - self.begun >= self.hours * 3600
-        return late or finished >= self.trials
-
-    def seconds_left(self, finished: int, per_trial: float) -> float:
-        """What the search will still take, at `per_trial` seconds a trial."""
-        by_trials = (self.trials - finished) * per_trial
-        if self.hours is None:
-            return by_trials
-        return max(0.0, min(by_trials, self.hours * 3600 - (time.monotonic() - self.begun)))
 
 
 @dataclass(frozen=True)
@@ -81,78 +61,78 @@ class SearchLoop:
         self._targets = runner.targets
         self._waiting: dict[int, Waiter] = {}  # trial -> what it waits for, the oldest first
 
-    def run(self, budget: Budget) -> None:
-        """Until the budget is spent or the space exhausted, and every trial that waited for a target has ended.
+    def run(self, effort: Effort) -> None:
+        """Until the effort is spent or the space exhausted, and every trial that waited for a target has ended.
 
         Raises `Stopped` when the user asks to stop, `Waiting` when trials are left whose targets do not come back.
         """
         unfinished = [t for t in self._store.trials(details=False) if t.state == "running" and t.number]
         for trial in unfinished:
-            self._make_room(budget)
-            self._run(trial.number, Recipe(trial.recipe), budget)
+            self._make_room(effort)
+            self._run(trial.number, Recipe(trial.recipe), effort)
         for label, recipe in self._anchors():
-            self._make_room(budget)
-            if not self._spent(budget) and self._store.find_trial(recipe) is None:
-                self._run(self._store.start_trial(recipe, f"uniform {label}"), recipe, budget)
-        self._find_sensitive_layers(budget)
+            self._make_room(effort)
+            if not self._spent(effort) and self._store.find_trial(recipe) is None:
+                self._run(self._store.start_trial(recipe, f"uniform {label}"), recipe, effort)
+        self._find_sensitive_layers(effort)
         while self._space.variables:
-            self._make_room(budget)
-            if self._spent(budget):
+            self._make_room(effort)
+            if self._spent(effort):
                 break
             proposed, asked = self._propose()
             if proposed is None:
-                self._tell_watcher("every recipe of the space has been tried", budget, None)
+                self._tell_watcher("every recipe of the space has been tried", effort, None)
                 break
             number = self._store.start_trial(proposed, self._config.search.sampler)
-            self._run(number, proposed, budget, asked)
-        self._finish_waiting(budget)
+            self._run(number, proposed, effort, asked)
+        self._finish_waiting(effort)
 
     # -- trials that wait for a target
 
-    def _spent(self, budget: Budget) -> bool:
-        return budget.spent(self._count() + len(self._waiting))
+    def _spent(self, effort: Effort) -> bool:
+        return effort.spent(self._count() + len(self._waiting))
 
-    def _make_room(self, budget: Budget) -> None:
+    def _make_room(self, effort: Effort) -> None:
         """Work off what waits for targets that are back; wait while too much waits, or nothing is there to work on."""
         patience = self._targets.patience
         begun = time.monotonic()
         while True:
-            self._work_off(budget)
-            if self._spent(budget) or (len(self._waiting) < patience.waiting and self._targets.any_there()):
+            self._work_off(effort)
+            if self._spent(effort) or (len(self._waiting) < patience.waiting and self._targets.any_there()):
                 return
             left = patience.seconds - (time.monotonic() - begun)
             if left <= 0 and not self._targets.hopeful(self._targets.paused):
                 self._give_up()
-            self._tell_watcher("waiting for a target", budget, None)
+            self._tell_watcher("waiting for a target", effort, None)
             self._targets.wait(max(left, 0.0) if left > 0 else float("inf"))
 
-    def _work_off(self, budget: Budget) -> None:
+    def _work_off(self, effort: Effort) -> None:
         self._targets.retry()
         for number, waiter in list(self._waiting.items()):
             if not waiter.targets <= self._targets.paused:
                 del self._waiting[number]
-                self._run(number, waiter.recipe, budget, waiter.asked)
+                self._run(number, waiter.recipe, effort, waiter.asked)
 
-    def _finish_waiting(self, budget: Budget) -> None:
-        """The budget is spent: what waits gets its measurements if its target comes back."""
+    def _finish_waiting(self, effort: Effort) -> None:
+        """The effort is spent: what waits gets its measurements if its target comes back."""
         while self._waiting:
             if not self._targets.outlast({name for waiter in self._waiting.values() for name in waiter.targets}):
                 self._give_up()
-            self._work_off(budget)
+            self._work_off(effort)
 
     def _give_up(self) -> None:
         gone = self._targets.state()
         raise Waiting(frozenset(gone), "; ".join(f"target {name} is {how}" for name, how in gone.items()))
 
-    def _find_sensitive_layers(self, budget: Budget) -> None:
+    def _find_sensitive_layers(self, effort: Effort) -> None:
         """Which layers are to blame where a uniform recipe loses too much: each takes the choice alone.
 
         Needs neither the clock of the target nor labels, only the outputs on the probe samples, so it costs a fraction
-        of a trial; it ends when its share of the budget is spent.
+        of a trial; it ends when its share of the time is spent.
         """
         if self._runner.damage is None or not self._seconds:
             return
-        share = SENSITIVITY_SHARE * budget.seconds_left(self._count(), sum(self._seconds) / len(self._seconds))
+        share = SENSITIVITY_SHARE * effort.seconds_left(self._count(), sum(self._seconds) / len(self._seconds))
         end = time.monotonic() + share
         nothing = {v.name: v.choices[0] for v in self._space.variables}
         for label, recipe in self._anchors():
@@ -164,7 +144,7 @@ class SearchLoop:
                     raise Stopped
                 if choice == nothing[name] or time.monotonic() > end:
                     continue
-                self._tell_watcher(f"how much {label} costs in layer {index + 1} of {len(params)}", budget, None)
+                self._tell_watcher(f"how much {label} costs in layer {index + 1} of {len(params)}", effort, None)
                 try:
                     self._remember_probe(nothing | {name: choice})
                 except TargetPaused:
@@ -195,20 +175,20 @@ class SearchLoop:
 
     # -- one trial
 
-    def _run(self, number: int, recipe: Recipe, budget: Budget, asked: optuna.Trial | None = None) -> None:
+    def _run(self, number: int, recipe: Recipe, effort: Effort, asked: optuna.Trial | None = None) -> None:
         if self._runner.stop.is_set():
             raise Stopped
-        self._tell_watcher(f"trial {number}", budget, None)
+        self._tell_watcher(f"trial {number}", effort, None)
         begun = time.monotonic()
         try:
             trial = self._runner.run(number, recipe)
         except Waiting as waiting:
             self._waiting[number] = Waiter(recipe, asked, waiting.targets)
-            self._tell_watcher(f"trial {number} waits for {', '.join(sorted(waiting.targets))}", budget, None)
+            self._tell_watcher(f"trial {number} waits for {', '.join(sorted(waiting.targets))}", effort, None)
             return
         self._seconds.append(time.monotonic() - begun)
         self._remember(trial, asked)
-        self._tell_watcher(_headline(trial), budget, trial)
+        self._tell_watcher(_headline(trial), effort, trial)
 
     def _propose(self) -> tuple[Recipe | None, optuna.Trial | None]:
         """The sampler's next recipe that has no trial yet, and what was asked for it; no recipe when there is none."""
@@ -340,13 +320,13 @@ class SearchLoop:
 
     # -- telling
 
-    def _tell_watcher(self, message: str, budget: Budget, trial: Trial | None) -> None:
+    def _tell_watcher(self, message: str, effort: Effort, trial: Trial | None) -> None:
         done = self._count()
         recent = self._seconds[-10:]
         left = None
         if recent:
             each = sum(recent) / len(recent)
-            left = budget.seconds_left(done, each) + self._config.finalists.count * each * FINALIST_FACTOR
+            left = effort.seconds_left(done, each) + self._config.finalists.count * each * FINALIST_FACTOR
         paused = self._targets.state()
         self._watch(Progress("search", message, done, self._config.search.trials, left, self._best(), trial, paused))
 

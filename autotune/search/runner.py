@@ -7,7 +7,6 @@ target, with everything else recorded.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 import traceback
@@ -23,13 +22,12 @@ import onnx
 from autotune.compress.kernels import layer_outcomes
 from autotune.config import StudyConfig
 from autotune.errors import AutotuneError, TrialFailure
-from autotune.evaluation import Evaluation
 from autotune.judge.damage import Damage, probe_indices
-from autotune.judge.metrics import ResolvedMetric
-from autotune.judge.predictions import Predictions, check_finite, predict
+from autotune.judge.predictions import Predictions, check_finite
 from autotune.judge.user_code import user_code
 from autotune.judge.verdicts import judge
 from autotune.recipe import Recipe
+from autotune.search.judging import Judged, Judging
 from autotune.search.prepare import Prepared
 from autotune.search.targets import Stopped, TargetPaused, Targets
 from autotune.search.values import broken, cost_metrics, judged_metrics
@@ -49,17 +47,6 @@ class Waiting(TargetUnavailable):
         self.targets = targets
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A data set with everything that is fixed about judging on it. `key` names the rules of judging."""
-
-    dataset: Dataset
-    masks: Mapping[str, np.ndarray]
-    original: Predictions
-    digest: str  # of the data
-    key: str
-
-
 @dataclass
 class TrialRunner:
     """Runs trials of one prepared study. `limits` are the study's constraints (key -> bound)."""
@@ -67,7 +54,7 @@ class TrialRunner:
     config: StudyConfig
     prepared: Prepared
     store: Store
-    metric: ResolvedMetric
+    judging: Judging
     limits: Mapping[str, float]
     smaller: Mapping[str, bool]  # constraint key -> the bound is a maximum
     stop: threading.Event
@@ -131,7 +118,7 @@ class TrialRunner:
         if number and (reason := self._broken(metrics)):
             return reason
         with clock.step("judge"), _noting(away):
-            evaluation = self.evaluate(artifact.digest, self.judged_search())
+            evaluation = self.judging.evaluate(artifact.digest, self.judged_search())
             metrics.update(judged_metrics(evaluation, self.config.judge.floor))
         # The original is the measure of all others, whatever it is.
         if number and (reason := self._broken(metrics)):
@@ -197,7 +184,7 @@ class TrialRunner:
         Raises `TargetPaused`.
         """
         device = self.prepared.devices[target]
-        baseline = self.baseline_digest()
+        baseline = self.judging.baseline()
         key = device.fingerprint.key
         found = self.store.find_measurement(digest, baseline, target, key, scenario)
         if found is not None:
@@ -211,41 +198,6 @@ class TrialRunner:
             self.store.add_measurement(measurement)
         return measurement
 
-    def evaluate(self, digest: str, judged: Judged) -> Evaluation:
-        """Judgement of an artifact on a data set; from the store if it is there. Raises `TargetPaused`."""
-        target = self.prepared.judge_target
-        found = self.store.find_evaluation(digest, judged.digest, target, fingerprint_key=judged.key)
-        if found is not None:
-            return found
-        candidate = judged.original if digest == self.baseline_digest() else self._predict(digest, judged.dataset)
-        evaluation = judge(
-            artifact=digest,
-            target=target,
-            dataset=judged.dataset,
-            masks=judged.masks,
-            metric=self.metric,
-            original=judged.original,
-            candidate=candidate,
-            table=self.config.judge,
-            dataset_digest=judged.digest,
-        )
-        self.store.add_evaluation(evaluation, fingerprint_key=judged.key)
-        return evaluation
-
-    def judged(self, dataset: Dataset, masks: Mapping[str, np.ndarray]) -> Judged:
-        """The original's predictions on a data set: read back from the baseline's judgement, or made now."""
-        digest = self.baseline_digest()
-        rules = (self.config.judge.model_dump(include={"limit", "floor", "shrinkage", "batch"}), sorted(masks))
-        key = hashlib.sha256(repr(rules).encode()).hexdigest()[:16]
-        target = self.prepared.judge_target
-        data = dataset.digest()
-        found = self.store.find_evaluation(digest, data, target, fingerprint_key=key)
-        if found is not None and found.outcomes:
-            predictions = tuple(outcome.original for outcome in found.outcomes)
-            ids = tuple(outcome.id for outcome in found.outcomes)
-            return Judged(dataset, masks, Predictions(ids, predictions, found.seconds), data, key)
-        return Judged(dataset, masks, self._predict(digest, dataset), data, key)
-
     def judged_search(self) -> Judged:
         """Raises `RuntimeError` before `start`: the original is judged first."""
         if self.search is None:
@@ -255,24 +207,15 @@ class TrialRunner:
     def start(self, masks: Mapping[str, np.ndarray]) -> None:
         """Judge the original on the search data and keep its outputs on the probe samples."""
         dataset = self.prepared.workload.search
-        self.search = self.judged(dataset, masks)
+        self.search = self.judging.judged(dataset, masks)
         count = self.config.judge.probe
         if not count:
             return
         indices = probe_indices(masks, count, self.config.search.seed)
         self.probe = Dataset("probe", [dataset.samples[i] for i in indices])
-        path = self.store.artifact_path(self.baseline_digest())
+        path = self.store.artifact_path(self.judging.baseline())
         with self.targets.using(self.prepared.judge_target), closing(self._probe_outputs(path)) as outputs:
             self.damage = Damage(indices, masks, outputs)
-
-    def baseline_digest(self) -> str:
-        """Digest of the artifact of the empty recipe."""
-        kept = self.store.meta("baseline")
-        if isinstance(kept, str):
-            return kept
-        artifact, _ = self.build(Recipe())
-        self.store.set_meta("baseline", artifact.digest)
-        return artifact.digest
 
     def sensitivity(self, recipe: Recipe) -> dict[str, float]:
         """Slice -> damage of a recipe on the probe samples; built in passing, not a trial. Kept in the store.
@@ -301,17 +244,6 @@ class TrialRunner:
             kept = self.store.meta(f"damage/{number}")
             self.damages[number] = dict(kept) if isinstance(kept, Mapping) else {}
         return self.damages[number] or None
-
-    def _predict(self, digest: str, dataset: Dataset) -> Predictions:
-        with self.targets.using(self.prepared.judge_target):
-            return predict(
-                self.prepared.judge_device,
-                self.store.artifact_path(digest),
-                dataset,
-                self.prepared.workload.decode,
-                batch=self.config.judge.batch,
-                workers=self.prepared.workers,
-            )
 
     def _probe(self, number: int, artifact: Artifact, path: Path) -> str:
         """Damage on a few samples, before any device time; why the recipe is hopeless, or ""."""
@@ -351,7 +283,7 @@ class TrialRunner:
             target=self.prepared.judge_target,
             dataset=self.probe,
             masks={"all": np.ones(len(ids), bool)},
-            metric=self.metric,
+            metric=self.judging.metric,
             original=Predictions(ids, tuple(by_id[i] for i in ids), 0.0),
             candidate=Predictions(ids, tuple(decoded), 0.0),
             table=self.config.judge,

@@ -21,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.errors import DataError, UsageError, did_you_mean
+from autotune.slices.declaration import Declaration
+
+__all__ = ["ALL", "LABEL", "Declaration", "Mask", "SliceRule", "assign", "parse"]
 
 ALL = "all"  # the slice of every sample; always the first
 LABEL = "label"
@@ -126,7 +129,7 @@ def parse(declaration: str) -> SliceRule:
         raise UsageError(f"slice {declaration!r}: {bound!r} is not a number") from None
 
 
-def assign(data: Collection, slices: Iterable[str], *, expected: Iterable[str] = ()) -> dict[str, Mask]:
+def assign(data: Collection, slices: Iterable[str | Declaration], *, expected: Iterable[str] = ()) -> dict[str, Mask]:
     """Which samples are in which slice: name -> `[n]` bool, "all" first, then in the order of declaration.
 
     `expected` are slice names that must be there, e.g. those of the search data when the held-out data are
@@ -140,7 +143,7 @@ def assign(data: Collection, slices: Iterable[str], *, expected: Iterable[str] =
     _check_ids(data)
     masks: dict[str, Mask] = {ALL: np.ones(len(data.samples), dtype=bool)}
     for declaration in slices:
-        for name, mask in parse(declaration).masks(data).items():
+        for name, mask in parse(str(declaration)).masks(data).items():
             if "@" in name or name in (ALL, "worst"):
                 raise DataError(f"slice {name!r} of {data.name} cannot be named in metric keys; rename the value")
             if not mask.any():
