@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from autotune.config import StudyConfig, load_study, load_workload
     from autotune.errors import AutotuneError, ConfigError, DataError, Infeasible, UsageError
     from autotune.evaluation import Evaluation
+    from autotune.judge.models import ModelJudgement, judge_models
     from autotune.keys import MetricKey, parse_key
     from autotune.layers import Inspection, Layer
     from autotune.recipe import Recipe
     from autotune.search.study import Study
+    from autotune.slices import Declaration
     from autotune.trial import Trial
-    from autotune.workload import Dataset, Sample, Workload
+    from autotune.workload import Dataset, Sample, Task, Workload
 
 __version__ = "0.1.0"
 
@@ -30,20 +32,24 @@ _HOME = {  # public name -> module that defines it
     "ConfigError": "autotune.errors",
     "DataError": "autotune.errors",
     "Dataset": "autotune.workload",
+    "Declaration": "autotune.slices",
     "Evaluation": "autotune.evaluation",
     "Infeasible": "autotune.errors",
     "Inspection": "autotune.layers",
     "Layer": "autotune.layers",
     "MetricKey": "autotune.keys",
+    "ModelJudgement": "autotune.judge.models",
     "Recipe": "autotune.recipe",
     "Result": "autotune.api",
     "Sample": "autotune.workload",
     "Study": "autotune.search.study",
     "StudyConfig": "autotune.config",
+    "Task": "autotune.workload",
     "Trial": "autotune.trial",
     "UsageError": "autotune.errors",
     "Workload": "autotune.workload",
     "export_bundle": "autotune.bundle",
+    "judge_models": "autotune.judge.models",
     "load_study": "autotune.config",
     "load_workload": "autotune.config",
     "optimize": "autotune.api",
@@ -56,21 +62,25 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Dataset",
+    "Declaration",
     "Evaluation",
     "Infeasible",
     "Inspection",
     "Layer",
     "MetricKey",
+    "ModelJudgement",
     "Recipe",
     "Result",
     "Sample",
     "Study",
     "StudyConfig",
+    "Task",
     "Trial",
     "UsageError",
     "Workload",
     "__version__",
     "export_bundle",
+    "judge_models",
     "load_study",
     "load_workload",
     "optimize",

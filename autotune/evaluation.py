@@ -10,6 +10,7 @@ from hwprofiles.measurement import Estimate
 
 Verdict = Literal["pass", "fail", "undecided", "insufficient"]
 SliceKind = Literal["declared", "automatic", "perturbed", "intersection", "discovered"]
+LOSSLESS = 0.01  # a drop that must have been detectable
 
 
 class _Record(BaseModel):
@@ -19,7 +20,8 @@ class _Record(BaseModel):
 class SliceResult(_Record):
     """One slice. `drop` = original - candidate on the same samples (positive: the candidate is worse).
 
-    `shrunk_drop` pulls the drop of a small slice towards the overall drop: d n/(n+n0) + overall n0/(n+n0).
+    `shrunk_drop` is what is believed of the true drop: the measured one, pulled towards what the other slices lose as
+    far as the data say that slices are alike (`judge.optimism`).
     `flips_worse` counts samples that the original got right and the candidate wrong; `flips_better` the
     reverse. For metrics without right and wrong, flips count changed predictions' per-sample scores going
     down or up. `p_value` is that of the exact McNemar test for right-or-wrong scores, of the paired t test
@@ -36,7 +38,7 @@ class SliceResult(_Record):
     flips_worse: int
     flips_better: int
     p_value: float | None = None  # of "no difference", paired, two sided; None where no test applies
-    q_value: float | None = None  # the same after Benjamini-Hochberg over the slices that are large enough
+    q_value: float | None = None  # of "no loss", one sided, Benjamini-Hochberg over the slices that are large enough
     verdict: Verdict = "undecided"
     needed: int | None = None  # about how many more samples would decide
     damage: float | None = None
@@ -54,6 +56,11 @@ class SliceResult(_Record):
     overconfident_candidate: float | None = None
     noise: float | None = None  # the largest |drop| of the original against itself
     within_noise: bool = False  # the drop is no larger than that
+
+    @property
+    def lossless(self) -> bool:
+        """It passes, and a true drop of one point would have been found: only then may it be called that."""
+        return self.verdict == "pass" and self.detectable is not None and self.detectable <= LOSSLESS
 
 
 class Outcome(_Record):
@@ -80,7 +87,7 @@ class Evaluation(_Record):
     n: int
     slices: tuple[SliceResult, ...]
     worst_slice: str  # the slice with the largest shrunk drop (floor on n applied)
-    worst_drop: Estimate
+    worst_drop: Estimate  # the largest true drop of any of them: the optimism of having looked at all is taken off
     limit: float  # the drop that the verdicts were judged against
     worst_raw: Estimate | None = None  # the largest drop as measured, neither shrunk nor corrected
     outcomes: tuple[Outcome, ...] = ()

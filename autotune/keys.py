@@ -49,7 +49,7 @@ class MetricKey:
 def parse_key(text: str, *, metric: str | None = None) -> MetricKey:
     """Parse `text`; `metric` is the name of the workload's own metric where it is known.
 
-    Raises `UsageError` for a malformed key, an unknown name, a missing `@target`, or a slice on a cost.
+    Raises `UsageError` for a malformed key, an unknown name, a missing `@target` or one too many, or a slice on a cost.
     """
     match = _KEY.fullmatch(text)
     if match is None:
@@ -60,6 +60,8 @@ def parse_key(text: str, *, metric: str | None = None) -> MetricKey:
             raise UsageError(f"metric key {text!r}: {key.name} has no slices; drop '/{key.slice}'")
         if COST_METRICS[key.name][2] and key.target is None:
             raise UsageError(f"metric key {text!r} needs a target; write {key.name}@TARGET")
+        if not COST_METRICS[key.name][2] and key.target is not None:
+            raise UsageError(f"metric key {text!r}: {key.name} is the same on every target; drop '@{key.target}'")
     elif metric is not None and key.name != metric and key.name not in JUDGED_METRICS:
         raise UsageError(
             f"metric key {text!r}: unknown metric {key.name!r}; "

@@ -1,6 +1,7 @@
 """Extensions by name: built-ins and third parties register through the same entry points.
 
-Groups: `hw_autotune.techniques`, `.dialects`, `.samplers`, `.metrics`, `.reports`; `hwprofiles.runtimes`,
+Groups: `hw_autotune.techniques`, `.dialects`, `.samplers`, `.metrics`, `.perturbations`,
+`.reports`; `hwprofiles.runtimes`,
 `hwprofiles.transports`.
 """
 

@@ -82,11 +82,12 @@ class Workload:
     `decode` turns the outputs of one batch into predictions that `metric` understands and that are JSON-serialisable.
     `metric` is the name of a registered metric, a callable on (predictions, labels), or several of them by name, the
     first of which is the one that tables show; a `Task` looks at one key of predictions and labels only.
-    `slices` are declared as in `autotune.slices`: a metadata column name gives one slice per value.
+    `slices` are declared as in `autotune.slices`: a metadata column name gives one slice per value, signs combine them.
     `confidence` tells how sure the model is of each prediction; None: read off an output that holds probabilities or
     logits, where there is one.
-    `perturbations` are the user's own ways to disturb a sample, by the name that slices use; `encode` turns a text
-    (`Sample.display`) into inputs, which perturbations of text need.
+    `perturbations` are the user's own ways to disturb a sample, by the name that slices use, beside those of
+    `autotune.perturbations`; only the inputs of the sample that they return are taken. `encode` turns a text
+    (`Sample.display`) into inputs, which the perturbation `casing` needs.
     `latency_inputs` are the inputs whose shape is measured; None: the first sample of `search`.
     """
 
@@ -110,4 +111,6 @@ class Workload:
         """The name of the first metric, which appears in metric keys."""
         if isinstance(self.metric, Mapping):
             return next(iter(self.metric))
-        return self.metric if isinstance(self.metric, str) else self.metric.__name__
+        if isinstance(self.metric, str):
+            return self.metric
+        return getattr(self.metric, "__name__", type(self.metric).__name__)  # a partial has none

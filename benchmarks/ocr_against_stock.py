@@ -31,6 +31,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from autotune import slices
 from autotune.compress.ingest import load_model
 from autotune.config import load_study, load_workload
+from autotune.judge.metrics import resolve_metrics
 from autotune.judge.predictions import predict
 from autotune.judge.verdicts import judge
 from hwprofiles.device import open_device
@@ -89,7 +90,7 @@ def main() -> None:
                 target="local",
                 dataset=heldout,
                 masks=masks,
-                metric=workload.metric,
+                metrics=resolve_metrics(workload.metric),
                 original=before,
                 candidate=predict(model=path, **asked),
                 table=loaded.config.judge,

@@ -1,14 +1,18 @@
-"""The decision that the command line and `Result` share: which trials are the front, and which one to ship."""
+"""The decision that the command line and `Result` share: which trials are the front, and which one to ship; with
+several targets also what that one costs each of them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune import pareto
 from autotune.config import StudyConfig
-from autotune.errors import Infeasible
+from autotune.errors import Infeasible, UsageError, did_you_mean
 from autotune.keys import MetricKey
+from autotune.search import budget
 from autotune.trial import Trial
 
 
@@ -16,13 +20,24 @@ from autotune.trial import Trial
 class Choice:
     """The front and the trial to ship. `explanation` is there when limits were asked for that no trial meets.
 
-    `reason` says why nothing is recommended. Finalists count with what was measured last, on held-out data.
+    `reason` says why nothing is recommended. Finalists count with what was measured last, on held-out data. `targets`
+    has an entry for each target whose costs were measured, where there are several: `recommended` is the one model for
+    all of them.
     """
 
     front: list[Trial]
     recommended: Trial | None
     reason: str = ""
     explanation: pareto.Explanation | None = None
+    targets: tuple[pareto.Served, ...] = ()
+
+    def target(self, name: str) -> pareto.Served:
+        """How one target is served. Raises `UsageError` where nothing was measured on it, or there are no others."""
+        known = [served.target for served in self.targets]
+        if name not in known:
+            why = did_you_mean(name, known) if known else "the study has costs of one target only; `best` is its best"
+            raise UsageError(f"target {name!r}: nothing was timed there for a choice of its own; {why}")
+        return self.targets[known.index(name)]
 
 
 def choose(
@@ -50,8 +65,26 @@ def choose(
     members = pareto.front(inside, keys or config.objective_keys)
     originals = {trial.number: trial for trial in trials}
     front = [originals[member.number] for member in members]
-    recommended, reason = _recommend(known, config, {} if limits is None else wanted)
-    return Choice(front, originals[recommended.number] if recommended else None, reason, explanation)
+    beside = {} if limits is None else wanted
+    recommended, reason = _recommend(known, config, beside)
+    served: list[pareto.Served] = []
+    timed = pareto.timed_targets(trials, config.targets)
+    if len(timed) > 1 and not keys and any(trial.state == "complete" for trial in known):
+        needed = {**config.limits, **beside}
+        for target in timed:
+            found = pareto.serve(known, target, config.objective_keys, needed, recommended, shown=wanted)
+            served.append(_original(found, originals))
+    return Choice(front, originals[recommended.number] if recommended else None, reason, explanation, tuple(served))
+
+
+def _original(served: pareto.Served, originals: Mapping[int, Trial]) -> pareto.Served:
+    """The same with the trials as they are recorded; their differences are those of what was measured last."""
+    return dataclasses.replace(
+        served,
+        front=tuple(originals[trial.number] for trial in served.front),
+        own=originals[served.own.number] if served.own else None,
+        common=originals[served.common.number] if served.common else None,
+    )
 
 
 def _latest(trial: Trial) -> Trial:
@@ -73,7 +106,10 @@ def _recommend(trials: Sequence[Trial], config: StudyConfig, limits: Mapping[str
     pool = [trial for trial in compressed if trial.final] or compressed
     original = [trial for trial in trials if trial.number == 0 and trial.state == "complete"]
     try:
-        found = pareto.best([*original, *pool], {**config.limits, **limits}, config.objective_keys)
+        if limits:
+            found = pareto.best([*original, *pool], {**config.limits, **limits}, config.objective_keys)
+        else:
+            found = budget.best([*original, *pool], config)
     except Infeasible as error:
         return None, str(error)
     if found.number == 0:

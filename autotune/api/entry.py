@@ -12,18 +12,32 @@ from pydantic import ValidationError
 
 from autotune.api.result import Result
 from autotune.api.watch import ProgressView
-from autotune.config import StudyConfig
+from autotune.config import StudyConfig, impossible, read_budget
 from autotune.config.task import check_workload
 from autotune.errors import UsageError, did_you_mean
 from autotune.keys import parse_amount, parse_key
-from autotune.workload import Arrays, Dataset, Decode, Metric, Sample, Workload
+from autotune.slices import Declaration
+from autotune.workload import (
+    Arrays,
+    Confidence,
+    Dataset,
+    Decode,
+    Metric,
+    Perturb,
+    Sample,
+    Task,
+    Workload,
+)
 from hwprofiles.errors import TargetUnavailable
+from hwprofiles.registry import find_target
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
     from autotune.search.progress import Progress
+
+_NAMED = {"name", "targets", "constraints", "budget", "workload", "search"}  # tables that are arguments of their own
 
 
 def optimize(
@@ -33,33 +47,39 @@ def optimize(
     search: Dataset | Sequence[Sample],
     heldout: Dataset | Sequence[Sample],
     decode: Decode,
-    metric: str | Metric = "accuracy",
-    slices: Sequence[str] = (),
+    metric: str | Metric | Mapping[str, str | Metric | Task] = "accuracy",
+    slices: Sequence[str | Declaration] = (),
     targets: Sequence[str] = ("local",),
     trials: int = 40,
     hours: float | None = None,
     constraints: Mapping[str, float | str] | None = None,
+    budget: Mapping[str, float | str] | None = None,
     store: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     name: str = "workload",
     latency_inputs: Arrays | None = None,
     example_inputs: Sequence[Any] = (),
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+    confidence: Confidence | None = None,
+    perturbations: Mapping[str, Perturb] | None = None,
+    encode: Callable[[str], Arrays] | None = None,
     **options: Any,
 ) -> Result:
     """Search for the smallest and fastest versions of `model` whose worst slice keeps its accuracy.
 
     The data are as in `Workload`; `search` and `heldout` may be plain sequences of `Sample`. `constraints`
-    map metric keys to limits, as numbers in SI units or as text such as "10MB". `options` are tables of a
-    study file, e.g. `judge={"limit": 0.02}` or `search_options={"sampler": "tpe"}`. The study is recorded in
-    `store`, by default autotune-runs/NAME/store.db, and the same call goes on with it. Without `progress` a
-    bar is shown on stderr.
+    map metric keys to limits, as numbers in SI units or as text such as "10MB". `budget` does the same, and the
+    search solves for the best recipe within it: `{"size_bytes": "10MB", "latency_p90": "8ms", "drop/worst": "1pt"}`; a
+    cost without a target is meant for all of them. `options` are tables of a study file, e.g. `judge={"limit": 0.02}`
+    or `search_options={"sampler": "tpe"}`. The study is recorded in `store`, by default autotune-runs/NAME/store.db,
+    and the same call goes on with it. Without `progress` a bar is shown on stderr.
 
     Nothing is lost by an interrupt, nor by a target that goes away and does not come back, which raises
-    `TargetUnavailable`; the same call goes on. Raises `UsageError` for an option that does not exist, `DataError` for
-    data that cannot be searched, a `HardwareError` for a target that is not there.
+    `TargetUnavailable`; the same call goes on. Raises `UsageError` for an option that does not exist or a limit that
+    cannot be, `DataError` for data that cannot be searched, `Infeasible` for a budget that no model of the space can
+    meet, a `HardwareError` for a target that is not there.
     """
-    config = _config(name, targets, trials, hours, constraints or {}, options)
+    config = _config(name, targets, trials, hours, constraints or {}, budget or {}, options)
     workload = Workload(
         model=model,
         search=search if isinstance(search, Dataset) else Dataset("search", search),
@@ -72,8 +92,11 @@ def optimize(
         example_inputs=example_inputs,
         dynamic_axes=dynamic_axes or {},
         name=name,
+        confidence=confidence,
+        perturbations=perturbations or {},
+        encode=encode,
     )
-    check_workload(workload)
+    check_workload(workload, table=config.slices, floor=config.judge.floor)
     _run(config, workload, store, progress)
     return Result.load(config, workload, store)
 
@@ -84,22 +107,31 @@ def _config(
     trials: int,
     hours: float | None,
     constraints: Mapping[str, float | str],
+    budget: Mapping[str, float | str],
     options: Mapping[str, Any],
 ) -> StudyConfig:
-    known = {*StudyConfig.model_fields, "search_options"} - {"name", "targets", "constraints", "workload", "search"}
+    known = {*StudyConfig.model_fields, "search_options"} - _NAMED
     for option in options:
         if option not in known:
             named = inspect.signature(optimize).parameters
             raise UsageError(f"optimize() has no option {option!r}; {did_you_mean(option, {*known, *named})}")
     tables = dict(options)
     search = {**tables.pop("search_options", {}), "trials": trials, "hours": hours}
-    amounts = {
-        text: parse_amount(value, parse_key(text)) if isinstance(value, str) else value
-        for text, value in constraints.items()
-    }
+    amounts = {}
+    for text, value in constraints.items():
+        amounts[text] = parse_amount(value, parse_key(text)) if isinstance(value, str) else value
+        if problem := impossible(parse_key(text), amounts[text]):
+            raise UsageError(f"optimize(): constraints: {problem}")
     try:
         return StudyConfig.model_validate(
-            {"name": name, "targets": tuple(targets), "search": search, "constraints": amounts, **tables}
+            {
+                "name": name,
+                "targets": tuple(targets),
+                "search": search,
+                "constraints": amounts,
+                "budget": read_budget(budget, [find_target(target) for target in targets]) if budget else {},
+                **tables,
+            }
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autotune.api.choice import choose
+from autotune.api.choice import Choice, choose
+from autotune.api.several import common_text, own_best
 from autotune.api.tables import as_text, front_html, front_table
 from autotune.api.watch import ProgressView
 from autotune.config import StudyConfig
 from autotune.errors import Infeasible, UsageError
+from autotune.pareto import Served
 from autotune.search.agreement import doubts
 from autotune.trial import Trial
 from autotune.workload import Workload
@@ -18,7 +21,8 @@ from autotune.workload import Workload
 @dataclass(frozen=True)
 class Result:
     """What a search found. Everything is read from the store at `store`; `front` is ordered by the first
-    objective.
+    objective. `targets` says for each of several targets how it is served by its own best and by `best`, the one
+    model for all of them.
     """
 
     config: StudyConfig
@@ -29,6 +33,7 @@ class Result:
     folder: Path
     reason: str = ""  # why there is no best
     doubt: str = ""  # what stands against the best: its answers differ between targets
+    targets: tuple[Served, ...] = ()
     _workload: Workload | None = field(default=None, repr=False)
     _store: str | Path | None = field(default=None, repr=False)
 
@@ -43,8 +48,40 @@ class Result:
             choice = choose(trials, config)
             doubt = doubts(opened, choice.recommended)
         return cls(
-            config, trials, choice.front, choice.recommended, place, folder, choice.reason, doubt, workload, store
+            config=config,
+            trials=trials,
+            front=choice.front,
+            best=choice.recommended,
+            store=place,
+            folder=folder,
+            reason=choice.reason,
+            doubt=doubt,
+            targets=choice.targets,
+            _workload=workload,
+            _store=store,
         )
+
+    @property
+    def fronts(self) -> dict[str, list[Trial]]:
+        """Target -> its own front, in size, its own costs and what is judged."""
+        if not self.targets:
+            return dict.fromkeys(self.config.targets[:1], self.front)
+        return {served.target: list(served.front) for served in self.targets}
+
+    def best_for(self, target: str) -> Trial:
+        """The best trial for one target alone. Raises `Infeasible`, and `UsageError` for an unknown target."""
+        if not self.targets and target in self.config.targets:
+            if self.best is None:
+                raise Infeasible(self.reason or "no trial can be recommended")
+            return self.best
+        return own_best(self._choice().target(target))
+
+    def prices(self) -> str:
+        """What the one model for all targets costs each of them; "" with a single target."""
+        return common_text(self._choice(), self.config)
+
+    def _choice(self) -> Choice:
+        return Choice(self.front, self.best, self.reason, targets=self.targets)
 
     def __getitem__(self, number: int) -> Trial:
         """The trial of that number. Raises `UsageError`."""
@@ -54,12 +91,13 @@ class Result:
         raise UsageError(f"there is no trial {number}; known: 0 to {max((t.number for t in self.trials), default=0)}")
 
     def table(self, *, columns: int = 110) -> str:
-        """The front as text, at most `columns` wide, as `autotune front` prints it."""
+        """The front in all objectives as text, at most `columns` wide; `fronts` and `prices` are those of targets."""
         return as_text(front_table(self.front, self.trials, self.config, self.best, columns=columns), columns)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the front as an HTML table."""
-        return front_html(self.front, self.trials, self.config, self.best)
+        prices = "".join(f"<p>{html.escape(line)}</p>" for line in self.prices().splitlines())
+        return front_html(self.front, self.trials, self.config, self.best) + prices
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML report; by default beside the store. Returns its path."""
@@ -73,7 +111,7 @@ class Result:
 
     def export(self, folder: str | Path, trial: int | Trial | None = None) -> Path:
         """Measure a trial (default: the best) again, judge it on held-out data and write its bundle to
-        `folder`.
+        `folder`. The best for one of several targets is `best_for(target)`.
 
         Raises `Infeasible` when there is no best, `UsageError` for a folder that holds something else.
         """

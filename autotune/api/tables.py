@@ -23,6 +23,7 @@ from autotune.trial import LayerOutcome, Trial, Value
 NARROW = 110  # columns; below this, intervals stand on a second line
 _PER_TARGET = 40  # columns that each further target needs beside
 RECOMMENDED = "★"
+OWN = "☆"  # the best for one of several targets
 STALE = "~"  # behind an absolute time that was taken before its target drifted
 _TIES_SHOWN = 5
 FOLDED = ("worst slice", "worst drop, pt")  # columns that hold names and may break them
@@ -36,15 +37,18 @@ def front_table(
     recommended: Trial | None,
     *,
     columns: int,
+    target: str | None = None,
+    own: Trial | None = None,
 ) -> Table:
     """The front, one trial a row: size, size against the original, latency and its ratio per target, worst
-    slice.
+    slice. With `target` only its latency; `own` is the best trial for it alone, which gets a mark of its own.
 
     Fits into 80 columns for up to two targets: below 110 columns intervals stand on a second line, and several targets
     have one column each.
     """
-    narrow = columns < NARROW + _PER_TARGET * (len(config.targets) - 1)
-    header, rows = _front_rows(front, trials, config, recommended, narrow=narrow)
+    targets = config.targets if target is None else (target,)
+    narrow = columns < NARROW + _PER_TARGET * (len(targets) - 1)
+    header, rows = _front_rows(front, trials, targets, recommended, narrow=narrow, own=own)
     table = _table(None, narrow=narrow)
     for name in header:
         left = name in ("worst slice", "verdict")
@@ -56,7 +60,7 @@ def front_table(
 
 def front_html(front: Sequence[Trial], trials: Sequence[Trial], config: StudyConfig, recommended: Trial | None) -> str:
     """The same as an HTML table, with the legend below."""
-    header, rows = _front_rows(front, trials, config, recommended, narrow=False)
+    header, rows = _front_rows(front, trials, config.targets, recommended, narrow=False)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -73,14 +77,15 @@ def as_text(table: Table, columns: int) -> str:
 def _front_rows(
     front: Sequence[Trial],
     trials: Sequence[Trial],
-    config: StudyConfig,
+    targets: Sequence[str],
     recommended: Trial | None,
     *,
     narrow: bool,
+    own: Trial | None = None,
 ) -> tuple[list[str], list[list[str | Text]]]:
     header = ["trial", "size", "smaller"]
-    several = len(config.targets) > 1
-    for target in config.targets:
+    several = len(targets) > 1
+    for target in targets:
         at = f"\n@{target}" if several else ""
         header += [f"time{at}"] if several and narrow else [f"latency{at}", f"time ratio{at}"]
     header += ["worst drop, pt", "verdict"] if narrow else ["worst slice", "drop", "verdict"]
@@ -92,9 +97,17 @@ def _front_rows(
     rows = []
     for trial in front:
         values = shown_values(trial)
-        mark = f"{RECOMMENDED} " if recommended is not None and trial.number == recommended.number else ""
-        row: list[str | Text] = [f"{mark}{trial.number}", _plain(values, "size_bytes"), _smaller(values, original)]
-        for target in config.targets:
+        marks = "".join(
+            mark
+            for mark, marked in ((RECOMMENDED, recommended), (OWN, own))
+            if marked and trial.number == marked.number
+        )
+        row: list[str | Text] = [
+            f"{marks} {trial.number}".lstrip(),
+            _plain(values, "size_bytes"),
+            _smaller(values, original),
+        ]
+        for target in targets:
             mark = STALE if trial.number in stale.get(target, ()) else ""
             times = [_plain(values, f"latency_p50@{target}") + mark, _ratio(trial, target, separator)]
             row += ["\n".join(times)] if several and narrow else times
@@ -114,7 +127,7 @@ def legend(front: Sequence[Trial], recommended: Trial | None, trials: Sequence[T
     if finalists:
         parts.append(f"measured again and judged on held-out data: {', '.join(finalists)}; the others as searched")
     parts.append(
-        "drop: the largest loss of any slice against the original, small slices shrunk towards the average; brackets: "
+        "drop: the largest loss of any slice against the original, corrected for being the largest of many; brackets: "
         "95 % intervals"
     )
     if any(_is_tie(trial, target) for trial in front for target in config.targets):

@@ -53,7 +53,7 @@ class ProgressView:
         if step == self._shown and now - self._shown_at < _SECONDS_BETWEEN_LINES:
             return
         self._shown, self._shown_at = step, now
-        parts = [f"{progress.stage} {count}".rstrip(), progress.message, left, best]
+        parts = [f"{progress.stage} {count}".rstrip(), progress.message, left, best, progress.outlook]
         if progress.stage != "targets":
             parts += [f"target {name} {how}" for name, how in progress.paused.items()]
         self._console.print("  ".join(part for part in parts if part), markup=False, soft_wrap=True)
@@ -64,7 +64,11 @@ def _picture(progress: Progress, count: str, left: str, best: str) -> Group:
     bar = Table.grid(padding=(0, 1))
     shown = ProgressBar(total=max(progress.total, 1), completed=progress.done, width=_BAR, pulse=not progress.total)
     bar.add_row(progress.stage, shown, count, left)
-    lines = [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in (progress.message, best) if line]
+    lines = [
+        Text(f"  {line}", no_wrap=True, overflow="ellipsis")
+        for line in (progress.message, best, progress.outlook)
+        if line
+    ]
     gone = [
         Text(f"  target {name} {how}", no_wrap=True, overflow="ellipsis", style="yellow")
         for name, how in progress.paused.items()

@@ -1,5 +1,5 @@
 """The command line: `autotune new | check | run | front | show | export | report`, and without a study
-`measure | compare | parity | targets`.
+`measure | compare | judge | parity | targets`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `--debug` is understood anywhere on the line."""
     from autotune.cli.app import app
     from autotune.cli.boundary import guarded
+    from autotune.cli.limits import spread_limits
 
     words = list(sys.argv[1:] if arguments is None else arguments)
     before, dashes, after = _split(words)
     debug = "--debug" in before
-    kept = _spread([word for word in before if word != "--debug"])
+    kept = spread_limits(_spread([word for word in before if word != "--debug"]))
     return guarded(app, [*kept, *dashes, *after], debug=debug)
 
 

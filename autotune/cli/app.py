@@ -13,6 +13,7 @@ from autotune.cli.check import check
 from autotune.cli.compare import compare
 from autotune.cli.export import export
 from autotune.cli.front import front
+from autotune.cli.judge import judge
 from autotune.cli.measure import measure
 from autotune.cli.new import new
 from autotune.cli.parity import parity
@@ -59,12 +60,13 @@ def _options(
 for command, example in (
     (new, "autotune new my-study && autotune run my-study"),
     (check, "autotune check digits"),
-    (run, "autotune run digits --trials 20"),
+    (run, "autotune run digits --max-size 100kB --max-drop 1pt"),
     (front, "autotune front digits --max size_bytes=100kB --max drop/worst=1pt"),
     (show, "autotune show digits 7"),
     (export, "autotune export digits best ./bundle"),
     (report, "autotune report digits --output report.html"),
     (measure, "autotune measure small.onnx --against original.onnx --target local"),
+    (judge, "autotune judge original.onnx small.onnx --data task.py:workload --limit 1pt"),
     (parity, "autotune parity small.onnx --targets local rpi5 --inputs samples.npz"),
     (compare, "autotune compare original.onnx small.onnx --targets local rpi5 --price rpi5=0.02"),
 ):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from autotune.search.check import CheckReport
 
 _LAYERS_SHOWN = 12
+_SLICES_SHOWN = 30
 
 
 def check(
@@ -60,6 +61,7 @@ def _print(console: Console, report: CheckReport) -> None:
         if parse_key(text).name in ("size_bytes", "latency_p50", "memory_peak") or "/" not in text:
             console.print(f"  original {text}: {format_amount(value.value, parse_key(text))}", markup=False)
     console.print(_layers(report))
+    console.print(_slices(report))
     for skipped in report.skipped:
         console.print(f"  not searchable: {skipped.name} ({skipped.op}): {skipped.reason}", markup=False)
     for note in report.notes:
@@ -86,6 +88,18 @@ def _layers(report: CheckReport) -> Table:
     if len(largest) > _LAYERS_SHOWN:
         rest = largest[_LAYERS_SHOWN:]
         table.add_row(f"and {len(rest)} smaller ones", "", f"{sum(layer.parameters for layer in rest):,}", "")
+    return table
+
+
+def _slices(report: CheckReport) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("slice", "kind", "n", "held-out"):
+        table.add_column(column, justify="right" if column in ("n", "held-out") else "left", overflow="fold")
+    for each in report.slices[:_SLICES_SHOWN]:
+        there = "" if each.heldout is None else f"{each.heldout:,}"
+        table.add_row(each.name, each.kind, f"{each.n:,}", there)
+    if len(report.slices) > _SLICES_SHOWN:
+        table.add_row(f"and {len(report.slices) - _SLICES_SHOWN} more", "", "", "")
     return table
 
 

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 def export(
     study: StudyArgument,
-    trial: Annotated[str, typer.Argument(metavar="TRIAL|best", help="A trial's number, or best: the recommended one.")],
+    trial: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRIAL|best|best@T",
+            help="A trial's number, best: the recommended one, or best@T: the best for target T alone.",
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write the bundle; new, empty, or a bundle.")],
     store: StoreOption = None,
     as_json: JsonFlag = False,
@@ -50,11 +56,15 @@ def export(
 
 def _number(text: str, trials: list[Trial], config: StudyConfig) -> int:
     from autotune.api import choose
+    from autotune.api.several import own_best
     from autotune.cli.front import explain
 
-    if text != "best":
+    word, at, target = text.partition("@")
+    if word != "best":
         return parse_trial(text)
     choice = choose(trials, config)
+    if at and not (len(config.targets) == 1 and target in config.targets):
+        return own_best(choice.target(target)).number
     if choice.recommended is not None:
         return choice.recommended.number
     raise Infeasible(explain(choice.explanation) if choice.explanation is not None else choice.reason)

@@ -1,7 +1,9 @@
-"""`autotune front`: the Pareto front of a recorded study, also within limits."""
+"""`autotune front`: the Pareto front of a recorded study, also within limits; with several targets one for each."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,8 +14,9 @@ from autotune.errors import Infeasible, UsageError
 from autotune.keys import MetricKey, format_amount, parse_key
 
 if TYPE_CHECKING:
+    from autotune.api import Choice
     from autotune.config import StudyConfig
-    from autotune.pareto import Explanation
+    from autotune.pareto import Explanation, Served
     from autotune.trial import Trial
 
 
@@ -30,35 +33,62 @@ def front(
         list[str] | None,
         typer.Option("--min", metavar="KEY=VALUE", help="Only trials from this on, e.g. accuracy=90%."),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="T", help="Of several targets only this one."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show the Pareto front, in all objectives of the study or in --x and --y, within --max and --min.
+
+    With several targets: the front of each in its own costs, the one model for all of them, and what it costs each
+    against the best for that target alone.
 
     When nothing is within the limits, it says which limit binds, by how much, and the nearest trial (exit
     code 3).
     """
     from autotune.api import choose
+    from autotune.api.several import as_json as target_json
     from autotune.search.agreement import doubts
+    from autotune.search.shortfall import Shortfall, kept_predicted, outcome
 
+    if target is not None and (x is not None or y is not None):
+        raise UsageError("--target is a front of that target's own metrics, --x and --y name others; give one of them")
     config, opened = open_recorded(study, store)
     with opened:
         trials = opened.trials()
         metric = metric_of(trials)
         limits = parse_limits(largest or [], smallest or [], config, metric)
-        choice = choose(trials, config, keys=_axes(x, y, config, metric), limits=limits)
+        choice = choose(trials, config, keys=_axes(x, y, config, metric), limits=limits or None)
         doubt = doubts(opened, choice.recommended)
-    if choice.explanation is not None or not choice.front:
+        met = None if limits else outcome(trials, config, kept_predicted(opened))
+    if (limits and choice.explanation is not None) or not choice.front:
         _nothing(choice.explanation, as_json)
+    shown = choice.targets if target is None else (choice.target(target),)
     if as_json:
-        recommended = choice.recommended.number if choice.recommended else None
-        front_points = [point(trial) for trial in choice.front]
-        print_json({"front": front_points, "recommended": recommended, "doubt": doubt})
+        members = choice.front if target is None else shown[0].front
+        print_json(
+            {
+                "front": [point(trial) for trial in members],
+                "recommended": choice.recommended.number if choice.recommended else None,
+                "doubt": doubt,
+                "budget": None if met is None else met.as_json(),
+                "targets": {served.target: target_json(served) for served in shown},
+            }
+        )
         return
-    show_front(choice.front, trials, config, choice.recommended)
+    if shown:
+        _show_targets(shown, choice, trials, config)
+    else:
+        show_front(choice.front, trials, config, choice.recommended)
     if doubt:
         say(doubt)
-    if choice.recommended is None and choice.reason:
+    if met is not None:
+        results().print("\n".join(met.lines), markup=False, soft_wrap=True)
+    elif choice.recommended is None and choice.reason:
         say(f"No trial is recommended: {choice.reason}")
+    if isinstance(met, Shortfall):
+        raise Infeasible(met.line)
 
 
 def show_front(front: list[Trial], trials: list[Trial], config: StudyConfig, recommended: Trial | None) -> None:
@@ -67,6 +97,37 @@ def show_front(front: list[Trial], trials: list[Trial], config: StudyConfig, rec
 
     show(front_table(front, trials, config, recommended, columns=results().width))
     results().print(legend(front, recommended, trials, config), style="dim")
+
+
+def show_common(choice: Choice, config: StudyConfig) -> None:
+    """Print the one model for all targets and what it costs each; nothing with a single target."""
+    from autotune.api.several import common_text
+
+    text = common_text(choice, config)
+    if text:
+        results().print(text, markup=False, soft_wrap=True)
+
+
+def _show_targets(targets: Sequence[Served], choice: Choice, trials: list[Trial], config: StudyConfig) -> None:
+    from autotune.api.several import marks, rows_of, title, union
+    from autotune.api.tables import front_table, legend
+
+    for served in targets:
+        results().print(title(served), style="bold", markup=False)
+        show(
+            front_table(
+                rows_of(served),
+                trials,
+                config,
+                choice.recommended,
+                columns=results().width,
+                target=served.target,
+                own=served.own,
+            )
+        )
+    said = (marks(targets), legend(union(targets), None, trials, config))
+    results().print(" ".join(part for part in said if part), style="dim", markup=False)
+    show_common(dataclasses.replace(choice, targets=tuple(targets)), config)
 
 
 def point(trial: Trial) -> dict[str, Any]:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autotune.cli import limits
 from autotune.cli.boundary import INTERRUPTED
 from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, messages, print_json, results, say, shown
 from autotune.errors import Infeasible
+from autotune.keys import parse_key
 from hwprofiles.errors import TargetUnavailable
 
 if TYPE_CHECKING:
     from autotune.api import Choice
-    from autotune.config import StudyConfig
+    from autotune.config import LoadedStudy, StudyConfig
+    from autotune.search.shortfall import Shortfall, Within
     from autotune.search.study import RunSummary
     from autotune.trial import Trial
 
@@ -38,6 +41,23 @@ def run(
         list[str] | None,
         typer.Option("--target", metavar="T", help="Instead of the study's targets; repeatable."),
     ] = None,
+    until_stable: Annotated[
+        bool, typer.Option("--until-stable", help="Stop before that when more trials promise nothing.")
+    ] = False,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option("--warm-start", metavar="PATH", help="Learn from a store, FILE#STUDY or a recipe; repeatable."),
+    ] = None,
+    max_size: limits.MaxSize = None,
+    max_latency_p50: limits.MaxP50 = None,
+    max_latency_p90: limits.MaxP90 = None,
+    max_latency_ratio: limits.MaxRatio = None,
+    max_memory: limits.MaxMemory = None,
+    max_energy: limits.MaxEnergy = None,
+    max_drop: limits.MaxDrop = None,
+    min_accuracy: limits.MinAccuracy = None,
+    largest: limits.Largest = None,
+    smallest: limits.Smallest = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a study, or go on with it: nothing that is recorded is measured again.
@@ -45,15 +65,39 @@ def run(
     Ends with the Pareto front and the path of the report. Ctrl-C stops after the current step (exit code
     130), a second one at once. A target that goes away pauses only itself; when it does not come back, the run
     ends with what there is (exit code 69).
+
+    With a budget the search solves for the best recipe within it and spends its trials there. Ends with that
+    recipe and its margins, or with what keeps there from being one (exit code 3).
     """
     from autotune.api import choose
     from autotune.api.watch import ProgressView
     from autotune.config import load_study, load_workload, override
     from autotune.report import write_report
     from autotune.search.agreement import doubts
+    from autotune.search.shortfall import Shortfall, kept_predicted, outcome
     from autotune.search.study import Study
+    from autotune.search.transfer import stored_transfer
 
-    loaded = override(load_study(study), trials=trials, hours=hours, targets=list(dict.fromkeys(target or ())))
+    named = {
+        "--max-size": max_size,
+        "--max-latency-p50": max_latency_p50,
+        "--max-latency-p90": max_latency_p90,
+        "--max-latency-ratio": max_latency_ratio,
+        "--max-memory": max_memory,
+        "--max-energy": max_energy,
+        "--max-drop": max_drop,
+        "--min-accuracy": min_accuracy,
+    }
+    loaded = override(
+        load_study(study),
+        trials=trials,
+        hours=hours,
+        targets=list(dict.fromkeys(target or ())),
+        budget=limits.asked(named, largest, smallest),
+        until_stable=until_stable,
+        warm_start=warm_start or (),
+    )
+    _tell_spread(loaded)
     workload = load_workload(loaded, say=say)
     with Study.open(loaded.config, workload, store=store, folder=loaded.folder) as opened:
         with ProgressView(messages()) as view, Stopping() as stopping:
@@ -63,19 +107,38 @@ def run(
         write_report(opened.store, report)
         choice = choose(rows, loaded.config)
         doubt = doubts(opened.store, choice.recommended)
+        budget = outcome(rows, loaded.config, kept_predicted(opened.store))
+        helped = stored_transfer(opened.store)
     if as_json:
-        print_json(_summary(choice, len(rows), str(report), summary) | {"doubt": doubt})
+        met = None if budget is None else budget.as_json()
+        print_json(_summary(choice, len(rows), str(report), summary) | {"doubt": doubt, "budget": met})
     else:
-        _print(choice, rows, loaded.config, str(report), doubt)
+        _print(choice, rows, loaded.config, budget, str(report), doubt)
+        if helped is not None:
+            say(helped.sentence)
     if stopping.event.is_set():
         say("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)
     if summary.gone:
         raise TargetUnavailable(_gone(summary, study))
+    if isinstance(budget, Shortfall):
+        raise Infeasible(budget.line)
     if choice.explanation is not None:
         from autotune.cli.front import explain
 
         raise Infeasible(explain(choice.explanation))
+
+
+def _tell_spread(loaded: LoadedStudy) -> None:
+    """Say what a limit without a target is meant for, where there are several."""
+    meant: dict[str, list[str]] = {}
+    for key, asked in loaded.asked.items():
+        target = parse_key(key).target
+        if target is not None and "@" not in asked.said:
+            meant.setdefault(asked.said, []).append(target)
+    for said, targets in meant.items():
+        if len(loaded.config.targets) > 1:
+            say(f"{said} is meant for {' and '.join(targets)}")
 
 
 class Stopping:
@@ -131,17 +194,27 @@ def _summary(choice: Choice, trials: int, report: str, summary: RunSummary) -> d
     }
 
 
-def _print(choice: Choice, rows: list[Trial], config: StudyConfig, report: str, doubt: str) -> None:
-    from autotune.cli.front import show_front
+def _print(
+    choice: Choice,
+    rows: list[Trial],
+    config: StudyConfig,
+    budget: Within | Shortfall | None,
+    report: str,
+    doubt: str,
+) -> None:
+    from autotune.cli.front import show_common, show_front
 
     if choice.front:
         show_front(choice.front, rows, config, choice.recommended)
+        show_common(choice, config)
     failed = [str(trial.number) for trial in rows if trial.state == "failed"]
     if failed:
         some = ", ".join(failed[:8]) + (", ..." if len(failed) > 8 else "")
         say(f"{len(failed)} trials failed ({some}); `autotune show` says why")
     if doubt:
         say(doubt)
-    if choice.recommended is None and choice.reason:
+    if budget is not None:
+        results().print("\n".join(budget.lines), markup=False, soft_wrap=True)
+    elif choice.recommended is None and choice.reason:
         say(f"No trial is recommended: {choice.reason}")
     results().print(f"report: {shown(report)}", markup=False, soft_wrap=True)

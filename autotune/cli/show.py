@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autotune.config import StudyConfig
+    from autotune.store import Store
     from autotune.trial import Trial
 
 
@@ -33,14 +34,17 @@ def show(
         found = opened.trial(parse_trial(trial))
         others = opened.trials()
         parity = stored_parity(opened, found.artifact.digest if found.artifact is not None else None)
+        said = _judged(opened, found, others)
     command = again(study, store, found)
     if as_json:
         agreement = parity.model_dump(mode="json") if parity is not None else None
-        print_json({**found.model_dump(mode="json"), "parity": agreement, "command": command})
+        print_json({**found.model_dump(mode="json"), "parity": agreement, "judgement": said, "command": command})
         return
     console = results()
     _header(console, found, config, others)
     _tables(console, found)
+    for line in said:
+        console.print(line, markup=False, soft_wrap=True)
     if parity is not None:
         console.print(f"parity on {parity.samples} held-out samples: {parity.sentence}", markup=False, soft_wrap=True)
         for target in parity.targets:
@@ -50,6 +54,27 @@ def show(
         if found.failure.traceback:
             console.print(found.failure.traceback.rstrip(), markup=False, style="dim")
     console.print(f"make it again: {command}", markup=False, soft_wrap=True)
+
+
+def _judged(opened: Store, trial: Trial, others: list[Trial]) -> list[str]:
+    """What the judgement of a trial says in words, its noise, and how often held-out data were used."""
+    from autotune.api.tables import judged
+    from autotune.judge.noise import NoiseFloor
+    from autotune.judge.words import evaluation_sentences, points, record_sentence
+
+    evaluation = judged(trial)
+    if evaluation is None or not trial.number:
+        return []
+    lines = evaluation_sentences(evaluation)
+    kept = opened.meta(f"noise/{evaluation.dataset_digest}")
+    if kept is not None:
+        lines.append(NoiseFloor.model_validate(kept["floor"]).sentence)
+    worst = "drop/worst"
+    if worst in trial.metrics and worst in trial.final:
+        search, heldout = trial.metrics[worst].value, trial.final[worst].value
+        lines.append(f"Worst slice: {points(search)} points on search data, {points(heldout)} on held-out data.")
+    said = record_sentence(others, opened.heldout_uses())
+    return [*lines, said] if said else lines
 
 
 def again(study: str, store: str | None, trial: Trial) -> str:
@@ -88,11 +113,15 @@ def _header(console: Console, trial: Trial, config: StudyConfig, others: list[Tr
 
 def _tables(console: Console, trial: Trial) -> None:
     from autotune.api.tables import judged, layers_table, metrics_table, slices_table
+    from autotune.cli.judged import evidence_table, verdict_table
 
     if trial.metrics or trial.final:
         console.print(metrics_table(trial, columns=console.width))
     evaluation = judged(trial)
-    if evaluation is not None:
+    if evaluation is not None and trial.number:
+        console.print(verdict_table(evaluation, columns=console.width))
+        console.print(evidence_table(evaluation))
+    elif evaluation is not None:
         console.print(slices_table(evaluation, columns=console.width))
     if trial.layers:
         console.print(layers_table(trial.layers, columns=console.width))

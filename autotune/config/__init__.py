@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autotune.config.amounts import Asked, idle, impossible, read_budget
 from autotune.config.loader import LoadedStudy, load_study, override
 from autotune.config.tables import (
     FinalistsTable,
@@ -13,10 +14,12 @@ from autotune.config.tables import (
     StudyConfig,
     WorkloadTable,
     not_on_hardware,
+    tightest,
 )
 from autotune.config.task import load_workload
 
 __all__ = [
+    "Asked",
     "FinalistsTable",
     "GroupTable",
     "JudgeTable",
@@ -26,8 +29,12 @@ __all__ = [
     "SearchTable",
     "StudyConfig",
     "WorkloadTable",
+    "idle",
+    "impossible",
     "load_study",
     "load_workload",
     "not_on_hardware",
     "override",
+    "read_budget",
+    "tightest",
 ]

@@ -7,24 +7,27 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from autotune import plugins
+from autotune import plugins, slices
+from autotune.config.amounts import Asked, impossible, read_asked
 from autotune.config.positions import Positions
 from autotune.config.tables import QuantizeTable, StudyConfig, not_on_hardware
 from autotune.errors import AutotuneError, ConfigError, UsageError, did_you_mean
-from autotune.keys import parse_amount, parse_key
+from autotune.keys import WORST, parse_amount, parse_key
 from hwprofiles.errors import HardwareError
 from hwprofiles.registry import find_target
+from hwprofiles.target import Target
 
 FILE = "study.toml"
 MAX_BYTES = 1 << 20  # a study file is a page of text; anything larger is something else
 _TECHNIQUE_TABLES: dict[str, type[BaseModel]] = {"quantize": QuantizeTable}
+_LIMITS = ("constraints", "budget")  # tables of metric key -> limit
 
 Location = Sequence[str | int]
 Table = TypeVar("Table", bound=BaseModel)
@@ -46,11 +49,17 @@ class Source:
 
 @dataclass(frozen=True)
 class LoadedStudy:
-    """A checked study file and the folder it lies in."""
+    """A checked study file and the folder it lies in. `asked` is what the command line limits: key -> who asked."""
 
     config: StudyConfig
     folder: Path
     source: Source
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+
+    def error(self, path: Location, problem: str) -> UsageError:
+        """What is wrong with a key: in the file, or on the command line where that said it."""
+        asked = self.asked.get(str(path[-1])) if path[0] == "budget" else None
+        return self.source.error(path, problem) if asked is None else UsageError(f"{asked}: {problem}")
 
 
 def key_text(path: Location) -> str:
@@ -90,11 +99,14 @@ def override(
     trials: int | None = None,
     hours: float | None = None,
     targets: Sequence[str] = (),
+    budget: Iterable[Asked] = (),
+    until_stable: bool = False,
+    warm_start: Sequence[str] = (),
 ) -> LoadedStudy:
     """The study with what the command line says instead. Raises `UsageError` for values that cannot be.
 
-    Where `targets` replace those of the file, objectives and constraints that name a removed target are
-    refused.
+    Where `targets` replace those of the file, objectives and limits that name a removed target are refused. `budget`
+    replaces the limits of the file key by key; the rest of its budget stays.
     """
     data = loaded.config.model_dump(mode="json", exclude_unset=True)
     search = data.setdefault("search", {})
@@ -106,11 +118,21 @@ def override(
         if not (math.isfinite(hours) and hours > 0):
             raise UsageError(f"--hours {hours}: must be a positive number of hours")
         search["hours"] = hours
+    if until_stable:
+        search["until_stable"] = True
+    if warm_start:
+        if "" in warm_start:
+            raise UsageError("--warm-start needs a store, a store file with #STUDY, or a recipe file")
+        search["warm_start"] = list(warm_start)
     if targets:
         data["targets"] = list(targets)
+    found = _targets(loaded.source, loaded.folder, targets or loaded.config.targets)
+    given = read_asked(budget, found)
+    if given:
+        data["budget"] = {**loaded.config.budget, **{key: limit for key, (limit, _) in given.items()}}
     config = _validate(loaded.source, data)
     _check_names(loaded.source, loaded.folder, config)
-    return LoadedStudy(config, loaded.folder, loaded.source)
+    return LoadedStudy(config, loaded.folder, loaded.source, {key: asked for key, (_, asked) in given.items()})
 
 
 def _find(name_or_folder: str, studies: Path) -> Path:
@@ -160,7 +182,7 @@ def _validate(source: Source, data: dict[str, Any]) -> StudyConfig:
     for path, value in _leaves(data):
         if isinstance(value, float) and not math.isfinite(value):
             raise source.error(path, f"must be a finite number, not {value}")
-    data = {**data, "constraints": _amounts(source, data.get("constraints", {}))}
+    data = {**data, **{table: _amounts(source, table, data[table]) for table in _LIMITS if table in data}}
     config = _parse(source, StudyConfig, data, ())
     for name, options in config.techniques.items():
         if name in _TECHNIQUE_TABLES:
@@ -179,17 +201,22 @@ def _leaves(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[t
         yield path, value
 
 
-def _amounts(source: Source, constraints: object) -> object:
-    """Constraints may be written for people, e.g. size_bytes = "10MB"."""
-    if not isinstance(constraints, dict):
-        return constraints
-    result = dict(constraints)
-    for text, value in constraints.items():
+def _amounts(source: Source, table: str, limits: object) -> object:
+    """Limits may be written for people, e.g. size_bytes = "10MB". Those that cannot be are refused."""
+    if not isinstance(limits, dict):
+        return limits
+    result = dict(limits)
+    for text, value in limits.items():
         try:
             key = parse_key(text)
             result[text] = parse_amount(value, key) if isinstance(value, str) else value
         except UsageError as error:
-            raise source.error(("constraints", text), str(error)) from error
+            raise source.error((table, text), str(error)) from error
+        number = result[text]
+        plain = isinstance(number, int | float) and not isinstance(number, bool)
+        problem = impossible(key, number) if plain else ""
+        if problem:
+            raise source.error((table, text), problem)
     return result
 
 
@@ -238,10 +265,7 @@ def _check_names(source: Source, folder: Path, config: StudyConfig) -> None:
     _check_unique(source, ("groups",), [group.name for group in config.groups])
     if not config.targets:
         raise source.error(("targets",), 'name at least one target, e.g. targets = ["local"]')
-    targets = []
-    for index, name in enumerate(config.targets):
-        with _at(source, ("targets", index)):
-            targets.append(find_target(name, folders=[folder]))
+    targets = _targets(source, folder, config.targets)
     with _at(source, ("search", "sampler")):
         check_sampler(config.search.sampler)
     known = plugins.names("hw_autotune.techniques")
@@ -252,20 +276,31 @@ def _check_names(source: Source, folder: Path, config: StudyConfig) -> None:
             _make_technique(name, config.techniques[name])
     for index, text in enumerate(config.search.objectives):
         _check_key(source, ("search", "objectives", index), text, config.targets, None)
-    for text in config.constraints:
-        _check_key(source, ("constraints", text), text, config.targets, None)
+    for table in _LIMITS:
+        for text in getattr(config, table):
+            _check_key(source, (table, text), text, config.targets, None)
+    _check_slices(source, config.slices)
     for text, why in not_on_hardware(config, targets):
         raise source.error(_place_of(text, config), why)
     if Path(config.workload.task.partition(":")[0]).is_absolute():
         raise source.error(("workload", "task"), "must be FILE.py:FUNCTION inside the study folder")
 
 
+def _targets(source: Source, folder: Path, names: Sequence[str]) -> list[Target]:
+    targets = []
+    for index, name in enumerate(names):
+        with _at(source, ("targets", index)):
+            targets.append(find_target(name, folders=[folder]))
+    return targets
+
+
 def _place_of(text: str, config: StudyConfig) -> Location:
-    """Where in the file a key stands that is an objective or a constraint; a default objective comes from a target."""
+    """Where in the file a key stands that is an objective or a limit; a default objective comes from a target."""
     if text in config.search.objectives:
         return ("search", "objectives", config.search.objectives.index(text))
-    if text in config.constraints:
-        return ("constraints", text)
+    for table in _LIMITS:
+        if text in getattr(config, table):
+            return (table, text)
     return ("targets", config.targets.index(text.rpartition("@")[2]))
 
 
@@ -281,12 +316,27 @@ def check_metric_keys(loaded: LoadedStudy, metric: str) -> None:
     """Now that the workload's metric is known: are all keys of the study about it? Raises `ConfigError`."""
     config = loaded.config
     for index, text in enumerate(config.search.objectives):
-        _check_key(loaded.source, ("search", "objectives", index), text, config.targets, metric)
-    for text in config.constraints:
-        _check_key(loaded.source, ("constraints", text), text, config.targets, metric)
+        _check_key(loaded, ("search", "objectives", index), text, config.targets, metric)
+    for table in _LIMITS:
+        for text in getattr(config, table):
+            _check_key(loaded, (table, text), text, config.targets, metric)
 
 
-def _check_key(source: Source, path: Location, text: str, targets: Sequence[str], metric: str | None) -> None:
+def _check_slices(source: Source, declared: Mapping[str, str]) -> None:
+    """Can each be named in a metric key, and is its declaration understood? Which samples it covers is known later."""
+    for name, text in declared.items():
+        path = ("slices", name)
+        if not name or name != name.strip() or not name.isprintable() or "@" in name:
+            raise source.error(path, f"{name!r} cannot be named in a metric key; use a word without '@', e.g. night")
+        if name in (slices.ALL, WORST):
+            raise source.error(path, f"{name!r} means something else in metric keys; give the slice another name")
+        with _at(source, path):
+            slices.parse(text)
+
+
+def _check_key(
+    source: Source | LoadedStudy, path: Location, text: str, targets: Sequence[str], metric: str | None
+) -> None:
     with _at(source, path):
         key = parse_key(text, metric=metric)
     if key.target is not None and key.target not in targets:
@@ -316,7 +366,7 @@ def check_sampler(name: str) -> None:
 class _at:
     """Says where in the study file an error of another room comes from."""
 
-    def __init__(self, source: Source, path: Location) -> None:
+    def __init__(self, source: Source | LoadedStudy, path: Location) -> None:
         self._source = source
         self._path = path
 

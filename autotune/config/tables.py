@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autotune.keys import COST_METRICS, MetricKey, parse_key
+from autotune.keys import COST_METRICS, WORST, MetricKey, parse_key
 from hwprofiles.scenario import FINAL, SEARCH, Scenario
 from hwprofiles.target import Target
 
@@ -55,12 +55,12 @@ class GroupTable(_Table):
 
 
 class JudgeTable(_Table):
-    """`limit` is the largest acceptable drop of any slice (fraction); `floor` the smallest slice that may
-    decide alone;
-    `shrinkage` is n0 of d n/(n+n0) + overall n0/(n+n0); `probe` the number of samples of the cheap gate."""
+    """`limit` is the largest acceptable drop of any slice (fraction); `floor` the smallest slice that gets a verdict;
+    `shrinkage` how many samples at the overall rate are pooled into a slice's variance; `probe` the number of samples
+    on which damage is computed."""
 
     limit: float = Field(default=0.01, gt=0, lt=1)
-    floor: int = Field(default=30, ge=1)
+    floor: int = Field(default=200, ge=1)
     shrinkage: float = Field(default=50.0, ge=0)
     probe: int = Field(default=96, ge=0)
     batch: int = Field(default=1, ge=1)
@@ -121,7 +121,7 @@ class StudyConfig(_Table):
     remeasure: Scenario = FINAL
     finalists: FinalistsTable = FinalistsTable()
     patience: PatienceTable = PatienceTable()
-    drop_probe_gate: bool = True  # reject before device time when the probe already breaks a drop constraint
+    drop_probe_gate: bool = True  # judge the first part of the data before device time
 
     @property
     def objective_keys(self) -> tuple[MetricKey, ...]:
@@ -133,29 +133,55 @@ class StudyConfig(_Table):
 
     @property
     def limits(self) -> dict[str, float]:
-        """What a trial has to meet to be recommended: constraints, budget, and `judge.limit` on the largest loss.
+        """What a trial has to meet to be recommended: constraints, budget, and a limit on the largest loss.
 
-        A constraint on `drop/worst` may be wider than that: it then says what is not worth measuring any further.
+        Of two limits on one key the tighter counts. The largest loss is limited by the budget, or by `judge.limit`
+        where the budget says nothing of it. A constraint on `drop/worst` may be wider than that: it then says what is
+        not worth measuring any further.
         """
-        if "drop/worst" in self.budget:  # what ships may lose what its budget says
-            return {**self.constraints, **self.budget}
-        worst = min(self.judge.limit, self.constraints.get("drop/worst", self.judge.limit))
-        return {**self.constraints, **self.budget, "drop/worst": worst}
+        return tightest({"drop/worst": self.drop_limit}, self.constraints, self.budget)
+
+    @property
+    def drop_limit(self) -> float:
+        """The largest drop that a slice without a limit of its own may have to pass: the budget's, or `judge.limit`."""
+        return self.budget.get("drop/worst", self.judge.limit)
+
+    @property
+    def slice_limits(self) -> dict[str, float]:
+        """Slice -> its own largest drop, where budget or constraints name one ("all": the drop over all samples).
+
+        No slice may lose more than `drop/worst` allows, so the tighter of the two counts.
+        """
+        worst = self.limits["drop/worst"]
+        drops = {parse_key(text): limit for text, limit in self.limits.items()}
+        own = {key: limit for key, limit in drops.items() if key.name == "drop" and key.slice != WORST}
+        return {key.slice or "all": min(limit, worst) for key, limit in own.items()}
+
+
+def tightest(*tables: Mapping[str, float]) -> dict[str, float]:
+    """All limits together; of several on one key the one that is hardest to meet."""
+    found: dict[str, float] = {}
+    for table in tables:
+        for text, limit in table.items():
+            harder = min if parse_key(text).smaller_is_better else max
+            found[text] = harder(found.get(text, limit), limit)
+    return found
 
 
 def not_on_hardware(config: StudyConfig, targets: Sequence[Target]) -> Iterator[tuple[str, str]]:
-    """Objectives and constraints on what something costs on a target that is not hardware: (the key, what is wrong).
+    """Objectives and limits on what something costs on a target that is not hardware: (the key, what is wrong).
 
     Emulators invert rankings, so such a number may not decide anything. Judged metrics from there are welcome.
     """
     provenance = {target.name: target.provenance for target in targets}
-    for key in dict.fromkeys((*config.objective_keys, *(parse_key(text) for text in config.constraints))):
+    limited = {**config.constraints, **config.budget}
+    for key in dict.fromkeys((*config.objective_keys, *(parse_key(text) for text in limited))):
         kind = provenance.get(key.target or "", "hardware")
         if key.name in COST_METRICS and kind != "hardware":
-            said = "" if config.search.objectives or str(key) in config.constraints else ", a default objective,"
+            said = "" if config.search.objectives or str(key) in limited else ", a default objective,"
             yield (
                 str(key),
                 f"{key}{said} is a cost on target {key.target!r}, which is {kind}: its times and bytes are not those "
-                "of hardware and may not decide; name objectives and constraints without it (accuracy and parity "
-                "from there count)",
+                "of hardware and may not decide; name objectives, constraints and budget without it (accuracy and "
+                "parity from there count)",
             )

@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from autotune import slices
 from autotune.config.loader import LoadedStudy, check_metric_keys
 from autotune.errors import AutotuneError, ConfigError, DataError, did_you_mean
-from autotune.workload import Arrays, Dataset, Workload
+from autotune.keys import COST_METRICS, JUDGED_METRICS
+from autotune.perturbations import BUILT_IN, perturbed
+from autotune.workload import Arrays, Dataset, Task, Workload
 
 _SHOWN_NAMES = 5
 _TOLERATED_REPEATS = 0.02  # share of a data set; real collections hold the odd duplicate
@@ -49,7 +52,7 @@ def load_workload(loaded: LoadedStudy, *, say: Callable[[str], None] | None = No
         raise DataError(
             f"{file}: {function_name}() must return an autotune.Workload, it returned {type(workload).__name__}"
         )
-    check_workload(workload)
+    check_workload(workload, table=loaded.config.slices, floor=loaded.config.judge.floor)
     check_metric_keys(loaded, workload.metric_name)
     return workload
 
@@ -120,26 +123,114 @@ class _UserCode:
         raise DataError(f"{place}: {type(error).__name__}: {message}") from error
 
 
-def check_workload(workload: Workload) -> None:
+def check_workload(workload: Workload, *, table: Mapping[str, str] | None = None, floor: int = slices.FLOOR) -> None:
     """Can this be searched at all? Raises `DataError` that names the data set, the sample and the input.
 
     Checked: samples are there and have unique ids, every sample has the same inputs with a batch axis of 1,
     no NaN in them, calibration and held-out data share no sample with the search data, the functions are
-    functions.
+    functions, metrics and perturbations have names that can be used, labels are of one kind and have what the tasks
+    look at, and every slice, those of the study's `table` included, covers some samples of both data sets and not all.
+    What cannot be read or is not known is a `UsageError`. `floor` is what one of all intersections must hold.
     """
+    _check_functions(workload)
+    _check_metrics(workload)
+    names = _check_dataset(workload.name, workload.search, None)
+    _check_dataset(workload.name, workload.heldout, names)
+    _check_calibration(workload, names)
+    if workload.latency_inputs is not None:
+        _check_inputs(f"{workload.name}: latency_inputs", workload.latency_inputs, names)
+    _check_labels(workload)
+    _check_overlap(workload)
+    _check_slices(workload, slices.declared(workload.slices, table), floor)
+
+
+def _check_functions(workload: Workload) -> None:
     name = workload.name
     if not callable(workload.decode):
         raise DataError(f"{name}: decode must be a function of a batch's outputs, not {workload.decode!r}")
-    if not (isinstance(workload.metric, str) or callable(workload.metric)):
-        raise DataError(f"{name}: metric must be a name or a function (predictions, labels) -> float")
-    if not workload.metric_name.isidentifier():
-        raise DataError(f"{name}: the metric's name {workload.metric_name!r} must be usable in metric keys; name it")
-    names = _check_dataset(name, workload.search, None)
-    _check_dataset(name, workload.heldout, names)
-    _check_calibration(workload, names)
-    if workload.latency_inputs is not None:
-        _check_inputs(f"{name}: latency_inputs", workload.latency_inputs, names)
-    _check_overlap(workload)
+    if workload.confidence is not None and not callable(workload.confidence):
+        raise DataError(f"{name}: confidence must be a function of a batch's outputs, not {workload.confidence!r:.60}")
+    if workload.encode is not None and not callable(workload.encode):
+        raise DataError(f"{name}: encode must be a function of a text, not {workload.encode!r:.60}")
+    if not isinstance(workload.perturbations, Mapping):
+        raise DataError(f"{name}: perturbations must be a dictionary of name -> function")
+    for called, function in workload.perturbations.items():
+        if not isinstance(called, str) or not called.isidentifier() or called in (*BUILT_IN, "bands", "cuts"):
+            why = "is built in" if called in (*BUILT_IN, "bands", "cuts") else "is no plain name"
+            raise DataError(f"{name}: perturbations: {called!r} {why}; call it by another word")
+        if not callable(function):
+            raise DataError(
+                f"{name}: perturbations: {called!r} must be a function (sample, strength, random numbers) -> sample, "
+                f"not {function!r:.60}"
+            )
+
+
+def _check_metrics(workload: Workload) -> None:
+    name, metric = workload.name, workload.metric
+    if isinstance(metric, Mapping) and not metric:
+        raise DataError(f"{name}: metric is an empty dictionary; name at least one")
+    if not isinstance(metric, Mapping):
+        _check_metric(f"{name}: metric", metric)
+        metric = {workload.metric_name: metric}
+    for called, each in metric.items():
+        if not isinstance(called, str) or not called.isidentifier():
+            raise DataError(f"{name}: the metric's name {called!r} must be usable in metric keys; name it")
+        if called in COST_METRICS or called in JUDGED_METRICS:
+            raise DataError(f"{name}: the metric's name {called!r} means something else in metric keys; rename it")
+        if isinstance(each, Task) and not isinstance(each.key, str):
+            raise DataError(f"{name}: the task of metric {called!r} needs a key, a text, not {each.key!r:.60}")
+        _check_metric(f"{name}: metric {called!r}:", each.metric if isinstance(each, Task) else each)
+
+
+def _check_metric(where: str, metric: object) -> None:
+    if not (isinstance(metric, str) or callable(metric)):
+        raise DataError(f"{where} must be a name or a function (predictions, labels) -> float, or several by name")
+
+
+def _check_labels(workload: Workload) -> None:
+    """Labels are of one kind throughout, and hold what every task looks at."""
+    metric = workload.metric
+    tasks = [each.key for each in metric.values() if isinstance(each, Task)] if isinstance(metric, Mapping) else []
+    kind = _label_kind(workload.search.samples[0].label)
+    for dataset in (workload.search, workload.heldout):
+        for sample in dataset.samples:
+            where, label = f"{workload.name}: data set {dataset.name!r}, sample {sample.id!r}", sample.label
+            missing = [key for key in tasks if not isinstance(label, Mapping) or key not in label]
+            if missing:
+                raise DataError(
+                    f"{where}: the label {label!r:.60} has no entry for the task {missing[0]!r}; it must be a "
+                    f"dictionary with {_some(tasks)}"
+                )
+            if _label_kind(label) != kind:
+                raise DataError(f"{where}: the label is {_label_kind(label)}, those before are {kind}")
+
+
+def _label_kind(label: object) -> str:
+    if label is None:
+        return "missing (None)"
+    if isinstance(label, Mapping):
+        return "a dictionary"
+    if isinstance(label, np.ndarray) and label.ndim:
+        return f"an array with {label.ndim} axes"
+    return "a list" if isinstance(label, list | tuple) else "one value"
+
+
+def _check_slices(workload: Workload, declarations: Sequence[slices.Declaration], floor: int) -> None:
+    """Every declaration finds samples in both data sets. What is computed from the original's answers is not known
+    yet."""
+    data = workload.search
+    given = {column for sample in data.samples for column in sample.metadata}
+    computed = {*slices.AUTOMATIC} - given
+    for column in sorted({column for each in declarations for column in slices.columns_of(each)} - computed):
+        slices.Population.of(data).column(column)  # raises for one that does not exist
+    known = [each for each in declarations if not slices.columns_of(each) & computed]
+    known = list(slices.fixed(data, known))
+    found = slices.assign(perturbed(data, known, workload), known, floor=floor)
+    metrics = workload.metric if isinstance(workload.metric, Mapping) else ()
+    for name in found:
+        if name.partition(":")[0] in metrics:  # tables call the slices of further metrics METRIC:SLICE
+            raise DataError(f"{workload.name}: the slice {name!r} reads like one of a metric; give it another name")
+    slices.assign(perturbed(workload.heldout, known, workload), known, expected=found, floor=floor)
 
 
 def _check_dataset(workload: str, dataset: Dataset, names: Sequence[str] | None) -> Sequence[str]:

@@ -7,6 +7,7 @@ candidate; it does not rank good ones (near the original, divergence and loss of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ MEMORY = 256 << 20  # bytes of original outputs that are kept, at most
 _TINY = 1e-7  # below this a probability counts as this
 
 Floats = NDArray[np.float32]
+Kind = Literal["exact", "distribution", "numbers"]
 
 
 def probe_indices(masks: Mapping[str, Mask], count: int, seed: int = 0) -> list[int]:
@@ -72,9 +74,7 @@ class Damage:
         """Slice -> mean divergence of a candidate's outputs, given in the order of `indices`, one sample
         each.
 
-        KL(original || candidate) in nats per row where the output is a distribution over its last axis; the
-        relative L2 distance elsewhere; the fraction that differs for integers; 1.0 for an output of another
-        shape. Several outputs count alike. Slices without a probe sample are left out.
+        The rule is that of `divergence`. Slices without a probe sample are left out.
         """
         values = np.array(
             [
@@ -90,30 +90,72 @@ class _Kept:
 
     def __init__(self, array: np.ndarray, share: int) -> None:
         self.shape = array.shape
-        self.exact = array.dtype.kind != "f"
         rows = _rows(array)
-        width = max(1, rows.shape[1]) * (rows.itemsize if self.exact else 2)
+        width = max(1, rows.shape[1]) * (rows.itemsize if array.dtype.kind != "f" else 2)
         keep = min(len(rows), max(1, share // width))
         self.picked = np.linspace(0, len(rows) - 1, keep).astype(int) if len(rows) else np.zeros(0, dtype=int)
         kept = rows[self.picked]
-        self.distribution = not self.exact and _is_distribution(kept)
+        self.kind = _kind(kept)
         # float16 ends at 65504: larger values are stored as parts of the largest
-        self.scale = float(np.abs(kept).max(initial=0.0)) if not self.exact and not self.distribution else 1.0
-        self.values = kept if self.exact else (kept / (self.scale or 1.0)).astype(np.float16)
+        self.scale = float(np.abs(kept).max(initial=0.0)) if self.kind == "numbers" else 1.0
+        self.values = kept if self.kind == "exact" else (kept / (self.scale or 1.0)).astype(np.float16)
 
     def divergence(self, array: np.ndarray) -> float:
         if array.shape != self.shape:
             return 1.0
-        if not len(self.picked):
-            return 0.0
-        other = _rows(array)[self.picked]
-        if self.exact:
-            return float(np.mean(other != self.values))
-        mine = self.values.astype(np.float32) * np.float32(self.scale)
-        if self.distribution:
-            return _divergence_kl(mine, other.astype(np.float32))
-        norm = float(np.linalg.norm(mine))
-        return float(np.linalg.norm(other - mine)) / max(norm, _TINY)
+        mine = self.values if self.kind == "exact" else self.values.astype(np.float32) * np.float32(self.scale)
+        return _divergence_rows(mine, _rows(array)[self.picked], self.kind)
+
+
+def divergence(original: Arrays, candidate: Arrays) -> float | None:
+    """How far a candidate's outputs for one sample are from the original's; the mean over the outputs that both have.
+
+    KL(original || candidate) in nats per row where the original's output is a distribution over its last axis; the
+    relative L2 distance elsewhere; the fraction that differs for integers; 1.0 for an output of another shape. None
+    where the two have no output in common.
+    """
+    shared = [name for name in original if name in candidate]
+    if not shared:
+        return None
+    return float(np.mean([_divergence_array(original[name], candidate[name]) for name in shared]))
+
+
+def divergence_logits(original: np.ndarray, candidate: np.ndarray) -> float:
+    """KL(original || candidate) in nats of the softmax over the last axis, the mean over all rows; 1.0 for another
+    shape."""
+    if original.shape != candidate.shape:
+        return 1.0
+    return _divergence_kl(_softmax(_rows(original)), _softmax(_rows(candidate)))
+
+
+def _softmax(rows: np.ndarray) -> Floats:
+    powers = np.exp(rows.astype(np.float32) - rows.max(axis=1, keepdims=True).astype(np.float32))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _divergence_array(original: np.ndarray, candidate: np.ndarray) -> float:
+    if original.shape != candidate.shape:
+        return 1.0
+    mine = _rows(original)
+    return _divergence_rows(mine, _rows(candidate), _kind(mine))
+
+
+def _divergence_rows(mine: np.ndarray, other: np.ndarray, kind: Kind) -> float:
+    """The rule behind all divergences, for rows of equal shape; `kind` is that of the original's."""
+    if not mine.size:
+        return 0.0
+    if kind == "exact":
+        return float(np.mean(other != mine))
+    mine, other = mine.astype(np.float32), other.astype(np.float32)
+    if kind == "distribution":
+        return _divergence_kl(mine, other)
+    return float(np.linalg.norm(other - mine)) / max(float(np.linalg.norm(mine)), _TINY)
+
+
+def _kind(rows: np.ndarray) -> Kind:
+    if rows.dtype.kind != "f":
+        return "exact"
+    return "distribution" if _is_distribution(rows) else "numbers"
 
 
 def _rows(array: np.ndarray) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Metrics: any callable (predictions, labels) -> float, larger is better, by name or as an object."""
+"""Metrics: any callable (predictions, labels) -> float, larger is better, by name or as an object.
+
+Those that come with the package are in `scoring`.
+"""
 
 from __future__ import annotations
 
@@ -13,46 +16,44 @@ from numpy.typing import NDArray
 
 from autotune import plugins
 from autotune.errors import TrialFailure, UsageError
+from autotune.judge.scoring import accuracy, edit_similarity, f1_macro
 from autotune.judge.user_code import user_code, user_code_failure
 from autotune.workload import Metric, Task
+
+__all__ = ["GROUP", "ResolvedMetric", "accuracy", "edit_similarity", "f1_macro", "resolve_metric", "resolve_metrics"]
 
 GROUP = "hw_autotune.metrics"
 
 Floats = NDArray[np.float64]
 
 
-def accuracy(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
-    """Fraction of predictions that equal their label exactly."""
-    return sum(_equal(p, label) for p, label in zip(predictions, labels, strict=True)) / len(labels)
-
-
-def f1_macro(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
-    """F1 of each class that occurs in predictions or labels, averaged without weights."""
-    pairs = list(zip(predictions, labels, strict=True))
-    classes = {*predictions, *labels}
-    scores: list[float] = []
-    for name in classes:
-        hits = sum(p == name and label == name for p, label in pairs)
-        named = sum((p == name) + (label == name) for p, label in pairs)
-        scores.append(2 * hits / named)
-    return sum(scores) / len(scores)
-
-
-def edit_similarity(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
-    """1 - Levenshtein distance / length of the longer one, averaged; 1.0 for equal texts (or sequences of
-    tokens)."""
-    return sum(_similarity(p, label) for p, label in zip(predictions, labels, strict=True)) / len(labels)
-
-
 @dataclass(frozen=True)
 class ResolvedMetric:
-    """A metric that was found, and the checks around calling it."""
+    """A metric that was found, and the checks around calling it. `key`: it sees only what is under this key of
+    predictions and labels, which are then mappings."""
 
     name: str
     function: Callable[[Sequence[Any], Sequence[Any]], float]
+    key: str | None = None
 
     def __call__(self, predictions: Sequence[Any], labels: Sequence[Any]) -> float:
         """The metric over all samples. Raises `TrialFailure` when it raises, or gives no finite number."""
+        return self.of_parts(self.parts(predictions), self.parts(labels))
+
+    def parts(self, values: Sequence[Any]) -> Sequence[Any]:
+        """What the metric sees of predictions or labels. Raises `TrialFailure` where its key is missing."""
+        if self.key is None:
+            return values
+        try:
+            return [value[self.key] for value in values]
+        except (TypeError, KeyError, IndexError) as error:
+            raise user_code_failure(
+                f"metric {self.name!r} is of the task {self.key!r}, but a prediction or label has no such key; decode "
+                "must give mappings from task to prediction, and labels must be such mappings"
+            ) from error
+
+    def of_parts(self, predictions: Sequence[Any], labels: Sequence[Any]) -> float:
+        """The metric of what `parts` gave."""
         advice = f"it was given {len(predictions)} predictions, the first one {_short(predictions)}"
         with user_code(f"metric {self.name!r}", advice):
             value = self.function(predictions, labels)
@@ -64,7 +65,8 @@ class ResolvedMetric:
 
     def scores(self, predictions: Sequence[Any], labels: Sequence[Any]) -> Floats:
         """`[n]` scores of the single samples."""
-        return np.array([self.score(p, label) for p, label in zip(predictions, labels, strict=True)])
+        pairs = zip(self.parts(predictions), self.parts(labels), strict=True)
+        return np.array([self.of_parts([p], [label]) for p, label in pairs])
 
     def decomposable(self, predictions: Sequence[Any], labels: Sequence[Any]) -> bool:
         """True when the metric over these data is the mean of the metrics of single samples.
@@ -72,6 +74,7 @@ class ResolvedMetric:
         Checked on the data as they are and with the labels moved on by one, so that a metric that only looks
         decomposable while everything is right (F1 without any error) is found out.
         """
+        predictions, labels = self.parts(predictions), self.parts(labels)
         moved = [*labels[1:], *labels[:1]]
         with user_code(f"metric {self.name!r}", "it must take lists of predictions and labels"):
             whole = [self.function(predictions, each) for each in (labels, moved)]
@@ -135,40 +138,8 @@ def resolve_metrics(
     for name, each in metric.items():
         task = each if isinstance(each, Task) else None
         inner = resolve_metric(task.metric if task is not None else each)  # type: ignore[arg-type]
-        function = inner.function if task is None else _of_task(name, task.key, inner)
-        found.append(ResolvedMetric(name, function))
+        found.append(ResolvedMetric(name, inner.function, task.key if task is not None else None))
     return tuple(found)
-
-
-def _of_task(name: str, key: str, metric: ResolvedMetric) -> Metric:
-    """The metric on what is under `key` of each prediction and label."""
-
-    def pick(values: Sequence[Any], what: str) -> list[Any]:
-        try:
-            return [value[key] for value in values]
-        except (TypeError, KeyError, IndexError) as error:
-            raise user_code_failure(
-                f"metric {name!r} is of the task {key!r}, but a {what} has no such key; decode must give mappings "
-                "from task to prediction, and labels must be such mappings"
-            ) from error
-
-    return lambda predictions, labels: metric.function(pick(predictions, "prediction"), pick(labels, "label"))
-
-
-def _equal(prediction: Any, label: Any) -> bool:
-    same = prediction == label
-    return bool(np.all(same)) if isinstance(same, np.ndarray) else bool(same)
-
-
-def _similarity(one: Sequence[Any], other: Sequence[Any]) -> float:
-    """Wagner and Fischer (1974), row by row."""
-    row = list(range(len(other) + 1))
-    for i, a in enumerate(one, start=1):
-        diagonal, row[0] = row[0], i
-        for j, b in enumerate(other, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
-    longer = max(len(one), len(other))
-    return 1.0 - row[-1] / longer if longer else 1.0
 
 
 def _short(values: Sequence[Any]) -> str:

@@ -3,22 +3,25 @@ cannot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 from scipy import stats
 
 from autotune.config import JudgeTable
-from autotune.errors import DataError
-from autotune.evaluation import Evaluation, Outcome, SliceResult, Verdict
-from autotune.judge import intervals
-from autotune.judge.intervals import Floats, Indices, Paired
-from autotune.judge.metrics import ResolvedMetric, accuracy, resolve_metric
+from autotune.errors import DataError, TrialFailure
+from autotune.evaluation import Evaluation, SliceKind, SliceResult, Verdict
+from autotune.judge import intervals, optimism, power
+from autotune.judge.intervals import Paired
+from autotune.judge.metrics import ResolvedMetric
+from autotune.judge.outputs import Outputs, outcomes
 from autotune.judge.predictions import Predictions
+from autotune.judge.scores import Scored, score
+from autotune.judge.user_code import user_code_failure
 from autotune.slices import ALL, Mask
-from autotune.workload import Dataset, Metric
+from autotune.workload import Dataset
 from hwprofiles.measurement import Estimate
 
 SIGNIFICANT = 0.05  # of the q value: the expected share of false alarms among the slices that are called worse
@@ -30,150 +33,165 @@ def judge(
     target: str,
     dataset: Dataset,
     masks: Mapping[str, Mask],
-    metric: str | Metric | ResolvedMetric,
+    metrics: Sequence[ResolvedMetric],
     original: Predictions,
     candidate: Predictions,
     table: JudgeTable,
+    limits: Mapping[str, float] = {},
+    kinds: Mapping[str, str] = {},
+    hypotheses: Collection[str] = (),
+    noise: Mapping[str, float] | None = None,
     damage: Mapping[str, float] | None = None,
     dataset_digest: str | None = None,
 ) -> Evaluation:
     """Judge a candidate's predictions against the original's, per slice of `masks` (from `slices.assign`).
 
-    A slice passes when the upper end of the 95 % interval of its drop is within the limit. It fails when the
-    lower end is beyond the limit, or when the loss is certain (Benjamini-Hochberg over all slices) and more
-    than half the limit. Otherwise it is undecided, and `needed` says about how many more samples would
-    decide. Slices with fewer than `table.floor` samples get no verdict and never are the worst slice.
+    The first of `metrics` names its results after the slices; those of another one are called METRIC:SLICE. All of
+    them are one family: they share the correction for many tests, and the largest drop is that of all.
 
-    `damage` (slice -> divergence on the probe samples) is passed on; `dataset_digest` saves reading all
-    inputs again.
+    A result passes when the upper end of the 95 % interval of its drop is within its limit (`limits`, by the name of
+    the result, or `table.limit`). It fails when the lower end is beyond the limit, widened so that at most 2.5 % of
+    judgements have such a failure anywhere by chance (Bonferroni), or when the loss is certain (Benjamini-Hochberg
+    over the family) and more than half the limit. Otherwise it is undecided, and `needed` says about how many more
+    samples would decide. Slices with fewer than `table.floor` samples get no verdict and never are the worst one.
 
-    Raises `DataError` when the predictions are not of these samples, `TrialFailure` when the metric fails.
+    `kinds` and `hypotheses` (by slice) are passed on, and so is `damage` (divergence on the probe samples). `noise`
+    is the largest |drop| of the original against itself, by the name of the result. Divergence and confidence are
+    reported with the first metric, where the predictions have them. `dataset_digest` saves reading all inputs again.
+
+    Raises `DataError` when the predictions are not of these samples, `TrialFailure` when a metric fails.
     """
     ids = tuple(sample.id for sample in dataset.samples)
     if original.ids != ids or candidate.ids != ids:
         raise DataError(
             f"the predictions are not those of the {dataset.name} data; judge the samples they were made of"
         )
-    resolved = resolve_metric(metric)
-    scored = _score(resolved, [sample.label for sample in dataset.samples], original, candidate)
-    results = slice_results(scored, masks, table, damage)
-    worst = _worst(results, table)
+    labels = [sample.label for sample in dataset.samples]
+    scored = [score(metric, labels, original, candidate) for metric in metrics]
+    found = Judgement.of(dict(zip((m.name for m in metrics), scored, strict=True)), masks, table, limits)
+    results = [_beside(each, kinds, hypotheses, noise, damage) for each in found.results]
+    known = Outputs(original, candidate, scored[0].right)
+    results = [known.add(each, masks[each.name]) if not each.metric else each for each in results]
     return Evaluation(
         artifact=artifact,
         dataset=dataset.name,
         dataset_digest=dataset_digest or dataset.digest(),
-        metric=resolved.name,
+        metric=metrics[0].name,
         target=target,
         n=len(ids),
-        slices=results,
-        worst_slice=worst.name,
-        worst_drop=_shrunk(worst.drop, worst.n, results[0].drop, table),
+        slices=tuple(results),
+        worst_slice=found.worst,
+        worst_drop=found.worst_drop,
+        worst_raw=found.worst_raw,
         limit=table.limit,
-        outcomes=tuple(
-            Outcome(id=i, original=o, candidate=c, original_score=float(so), candidate_score=float(sc))
-            for i, o, c, so, sc in zip(
-                ids,
-                original.predictions,
-                candidate.predictions,
-                scored.original,
-                scored.candidate,
-                strict=True,
-            )
-        ),
+        outcomes=outcomes(original, candidate, scored[0]),
         seconds=candidate.seconds,
     )
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Per-sample scores `[n]` of both models, and how the two are compared over the samples at some
-    indices."""
+class Judgement:
+    """The statistics of every slice under every metric, and of the worst of them."""
 
-    original: Floats
-    candidate: Floats
-    compare: Callable[[Indices], Paired]
+    results: tuple[SliceResult, ...]
+    worst: str
+    worst_drop: Estimate
+    worst_raw: Estimate
 
     @classmethod
-    def of_samples(cls, original: Floats, candidate: Floats) -> Scored:
-        """For a metric that is the mean of these scores: right or wrong (0.0 and 1.0 only), or graded."""
-        right_or_wrong = bool(np.isin(np.concatenate([original, candidate]), (0.0, 1.0)).all())
-        method = intervals.binary if right_or_wrong else intervals.graded
-        return cls(original, candidate, lambda rows: method(original[rows], candidate[rows]))
-
-    def flips(self, mask: Mask) -> tuple[int, int]:
-        """(worse, better): samples on which the candidate's score is lower and higher."""
-        change = (self.candidate - self.original)[mask]
-        return int(np.sum(change < 0)), int(np.sum(change > 0))
-
-
-def slice_results(
-    scored: Scored, masks: Mapping[str, Mask], table: JudgeTable, damage: Mapping[str, float] | None = None
-) -> tuple[SliceResult, ...]:
-    """The statistics of every slice, with verdicts as in `judge`. The first of `masks` must be "all"."""
-    paired = {name: scored.compare(np.flatnonzero(mask)) for name, mask in masks.items()}
-    sizes = {name: int(mask.sum()) for name, mask in masks.items()}
-    q_values = _false_discovery({name: p.p_value for name, p in paired.items() if sizes[name] >= table.floor})
-    results = []
-    for name, mask in masks.items():
-        n, found = sizes[name], paired[name]
-        verdict = _verdict(n, found.drop, q_values.get(name), table)
-        worse, better = scored.flips(mask)
-        results.append(
-            SliceResult(
-                name=name,
-                n=n,
-                original=found.original,
-                candidate=found.candidate,
-                drop=found.drop,
-                shrunk_drop=_shrunk(found.drop, n, paired[ALL].drop, table).value,
-                flips_worse=worse,
-                flips_better=better,
-                p_value=found.p_value,
-                q_value=q_values.get(name),
-                verdict=verdict,
-                needed=_needed(n, found, verdict, table),
-                damage=damage.get(name) if damage else None,
+    def of(
+        cls,
+        scored: Mapping[str, Scored],
+        masks: Mapping[str, Mask],
+        table: JudgeTable,
+        limits: Mapping[str, float] = {},
+    ) -> Judgement:
+        """`scored` by the name of the metric, the first one first. Among `masks` must be "all"."""
+        first = next(iter(scored))
+        rows = [
+            _Row(name, "" if metric == first else metric, mask, _compare(each, name, mask), each)
+            for metric, each in scored.items()
+            for name, mask in masks.items()
+        ]
+        large = [row for row in rows if row.n >= table.floor] or [row for row in rows if row.slice == ALL]
+        q_values = _false_discovery({row.name: row.paired.p_worse for row in rows if row.n >= table.floor})
+        error = intervals.ONE_SIDED / len(large)
+        beliefs = _beliefs(rows, table)
+        shrunk = dict(zip((row.name for row in rows), beliefs.shrunk.tolist(), strict=True))
+        results = []
+        for row in rows:
+            limit, drop = limits.get(row.name, table.limit), row.paired.drop
+            beyond = row.paired.low_at(error) > limit
+            verdict = _verdict(row.n, drop, q_values.get(row.name), beyond, limit, table.floor)
+            worse, better = row.scored.flips(row.mask)
+            results.append(
+                SliceResult(
+                    name=row.name,
+                    n=row.n,
+                    original=row.paired.original,
+                    candidate=row.paired.candidate,
+                    drop=drop,
+                    shrunk_drop=shrunk[row.name],
+                    flips_worse=worse,
+                    flips_better=better,
+                    p_value=row.paired.p_value,
+                    q_value=q_values.get(row.name),
+                    verdict=verdict,
+                    needed=_needed(row, verdict, limit, table.floor),
+                    metric=row.metric,
+                    limit=limits.get(row.name),
+                    detectable=row.detectable,
+                )
             )
-        )
-    return tuple(results)
+        worst = max(large, key=lambda row: shrunk[row.name])
+        raw = max((row.paired.drop for row in large), key=lambda drop: drop.value)
+        return cls(tuple(results), worst.name, _worst_drop(large, rows, beliefs, error), raw)
 
 
-def _score(metric: ResolvedMetric, labels: list[Any], original: Predictions, candidate: Predictions) -> Scored:
-    before, after = original.predictions, candidate.predictions
-    if metric.decomposable(before, labels):
-        return Scored.of_samples(metric.scores(before, labels), metric.scores(after, labels))
+@dataclass(frozen=True)
+class _Row:
+    slice: str
+    metric: str  # "" is the first one
+    mask: Mask
+    paired: Paired
+    scored: Scored
 
-    def compare(rows: Indices) -> Paired:
-        return intervals.whole(lambda drawn: both(rows[drawn]), len(rows))
+    @property
+    def name(self) -> str:
+        return f"{self.metric}:{self.slice}" if self.metric else self.slice
 
-    def both(rows: Indices) -> tuple[float, float]:
-        truth = [labels[i] for i in rows]
-        return metric([before[i] for i in rows], truth), metric([after[i] for i in rows], truth)
+    @property
+    def n(self) -> int:
+        return int(self.mask.sum())
 
-    return Scored(_closeness(before, labels), _closeness(after, labels), compare)
-
-
-def _closeness(predictions: Sequence[Any], labels: Sequence[Any]) -> Floats:
-    """A score per sample where the metric has none: right or wrong, or minus the distance of real numbers."""
-    pairs = list(zip(predictions, labels, strict=True))
-    if any(isinstance(p, float) for p in predictions):
-        return np.array([-abs(float(p) - float(label)) for p, label in pairs])
-    return np.array([accuracy([p], [label]) for p, label in pairs])
+    @property
+    def detectable(self) -> float | None:
+        if self.paired.flips is not None:
+            return power.detectable(self.n, sum(self.paired.flips) / self.n)
+        return power.detectable_mean(self.n, self.paired.variance)
 
 
-def _verdict(n: int, drop: Estimate, q_value: float | None, table: JudgeTable) -> Verdict:
-    if n < table.floor:
+def _compare(scored: Scored, name: str, mask: Mask) -> Paired:
+    try:
+        return scored.compare(np.flatnonzero(mask))
+    except TrialFailure as error:
+        failure = error.failure
+        raise user_code_failure(f"on slice {name!r}: {failure.message}", failure.traceback) from error
+
+
+def _verdict(n: int, drop: Estimate, q_value: float | None, beyond: bool, limit: float, floor: int) -> Verdict:
+    if n < floor:
         return "insufficient"
-    if drop.high <= table.limit:
+    if drop.high <= limit:
         return "pass"
-    certain = q_value is not None and q_value < SIGNIFICANT and drop.value > table.limit / 2
-    return "fail" if drop.low > table.limit or certain else "undecided"
+    certain = q_value is not None and q_value < SIGNIFICANT and drop.value > max(limit, 0.0) / 2
+    return "fail" if beyond or certain else "undecided"
 
 
-def _needed(n: int, found: Paired, verdict: Verdict, table: JudgeTable) -> int | None:
+def _needed(row: _Row, verdict: Verdict, limit: float, floor: int) -> int | None:
     if verdict not in ("undecided", "insufficient"):
         return None
-    return max(table.floor - n, intervals.more_samples(found, table.limit, n))
+    return max(floor - row.n, power.more_samples(row.paired, limit, row.n))
 
 
 def _false_discovery(p_values: Mapping[str, float | None]) -> dict[str, float]:
@@ -185,25 +203,58 @@ def _false_discovery(p_values: Mapping[str, float | None]) -> dict[str, float]:
     return dict(zip(known, (float(q) for q in adjusted), strict=True))
 
 
-def _shrunk(drop: Estimate, n: int, overall: Estimate, table: JudgeTable) -> Estimate:
-    """The drop of a slice pulled towards the overall one: the smaller the slice, the more.
+def _beliefs(rows: Sequence[_Row], table: JudgeTable) -> optimism.Drops:
+    """Of the true drops of all rows; each metric has its own scale, so its slices are believed alike on their own.
 
-    The ends of the interval are pulled by the same weight. That takes the two intervals as if they moved
-    together, which is on the wide side for a slice that is a small part of the data.
+    A slice's variance is pooled with that of all samples as if `table.shrinkage` of these had been added.
     """
-    own = n / (n + table.shrinkage)
-    value, low, high = (
-        own * mine + (1 - own) * all_of_it
-        for mine, all_of_it in (
-            (drop.value, overall.value),
-            (drop.low, overall.low),
-            (drop.high, overall.high),
-        )
+    parts = []
+    for metric in dict.fromkeys(row.metric for row in rows):
+        own = [row for row in rows if row.metric == metric]
+        overall = next(row.paired.variance for row in own if row.slice == ALL)
+        n = np.array([row.n for row in own], dtype=float)
+        each = np.array([row.paired.variance for row in own])
+        variances = (each * n + overall * table.shrinkage) / (n + table.shrinkage) / n
+        deciding = np.array([float(row.n >= table.floor and row.slice != ALL) for row in own])
+        measured = np.array([row.paired.drop.value for row in own])
+        parts.append(optimism.drops(measured, np.maximum(variances, 1e-18), deciding))
+    return optimism.Drops(*(np.hstack([getattr(part, side) for part in parts]) for side in ("true", "measured")))
+
+
+def _worst_drop(large: Sequence[_Row], rows: Sequence[_Row], beliefs: optimism.Drops, error: float) -> Estimate:
+    """The largest true drop of all large slices: corrected, but no smaller than the overall drop.
+
+    Its interval needs no belief: a slice's own upper end holds for the worst slice too, whichever it is, and the lower
+    ends hold together (Bonferroni).
+    """
+    high = max(row.paired.drop.high for row in large)
+    if len(large) == 1:
+        return large[0].paired.drop
+    names = {row.name for row in large}
+    columns = np.array([row.name in names for row in rows])
+    measured = np.array([row.paired.drop.value for row in large])
+    drawn = optimism.Drops(beliefs.true[:, columns], beliefs.measured[:, columns])
+    overall = max((row.paired.drop.value for row in large if row.slice == ALL), default=-np.inf)
+    value = min(max(optimism.largest(measured, drawn), overall), high)
+    return Estimate(value=value, low=min(value, max(row.paired.low_at(error) for row in large)), high=high)
+
+
+def _beside(
+    result: SliceResult,
+    kinds: Mapping[str, str],
+    hypotheses: Collection[str],
+    noise: Mapping[str, float] | None,
+    damage: Mapping[str, float] | None,
+) -> SliceResult:
+    """What is known of a slice beside its samples."""
+    name = result.name.removeprefix(f"{result.metric}:") if result.metric else result.name
+    floor = noise.get(result.name) if noise is not None else None
+    return result.model_copy(
+        update={
+            "kind": cast(SliceKind, kinds.get(name, "declared")),
+            "hypothesis": name in hypotheses,
+            "noise": floor,
+            "within_noise": floor is not None and abs(result.drop.value) <= floor,
+            "damage": damage.get(name) if damage and not result.metric else None,
+        }
     )
-    return Estimate(value=value, low=low, high=high)
-
-
-def _worst(results: Sequence[SliceResult], table: JudgeTable) -> SliceResult:
-    """The slice with the largest shrunk drop among those that are large enough, or else the whole."""
-    large = [result for result in results if result.n >= table.floor]
-    return max(large or results[:1], key=lambda result: result.shrunk_drop)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from autotune.config import StudyConfig
+from autotune.judge.power import enough_for
+from autotune.search.budget import check_budget
+from autotune.search.knowledge import smallest
 from autotune.search.loop import FINALIST_FACTOR, SENSITIVITY_SHARE
 from autotune.search.prepare import Prepared
+from autotune.search.slicing import Slicing
 from autotune.trial import Trial
 from hwprofiles.fingerprint import Fingerprint
 
@@ -36,6 +39,15 @@ class SkippedLayer(_Record):
     parameters: int
 
 
+class CheckedSlice(_Record):
+    """A slice of the search data, and how many samples it has there and in the held-out data (None: known later)."""
+
+    name: str
+    kind: str
+    n: int
+    heldout: int | None
+
+
 class CheckReport(_Record):
     """Answer of `Study.check`. Times in seconds; `space_log10` is log10 of the number of recipes."""
 
@@ -51,6 +63,7 @@ class CheckReport(_Record):
     trials: int
     seconds_total: float
     warnings: tuple[str, ...]
+    slices: tuple[CheckedSlice, ...] = ()
 
 
 def make_report(
@@ -58,10 +71,13 @@ def make_report(
     prepared: Prepared,
     targets: Sequence[tuple[str, str]],
     baseline: Trial,
-    masks: Mapping[str, np.ndarray],
+    slicing: Slicing,
     nothing: str,
 ) -> CheckReport:
-    """`targets` are names with provenance; `nothing` says why there is nothing to search, "" where there is."""
+    """`targets` are names with provenance; `nothing` says why there is nothing to search, "" where there is.
+
+    Raises `UsageError` for a limit on what is not measured here, `Infeasible` for a size that no recipe can have.
+    """
     offered = {layer: v.choices[1:] for v in prepared.space.variables for layer in v.layers}
     inspection = prepared.ingested.inspection
     each = sum(baseline.durations.values())
@@ -78,7 +94,9 @@ def make_report(
         if provenance != "hardware"
     ]
     warnings += [nothing] if nothing else []
-    warnings += [f"slice {name!r} has {mask.sum()} samples" for name, mask in masks.items() if mask.sum() < 100]
+    metric = prepared.workload.metric_name
+    warnings += check_budget(config, metric, baseline, smallest(prepared, baseline))
+    warnings += [*slicing.notes, *_too_small(config, slicing)]
     return CheckReport(
         study=config.name,
         model_digest=prepared.ingested.source_digest,
@@ -97,4 +115,36 @@ def make_report(
         trials=config.search.trials,
         seconds_total=each * (config.search.trials * (1 + SENSITIVITY_SHARE) + finalists * FINALIST_FACTOR),
         warnings=tuple(warnings),
+        slices=_slices(slicing),
     )
+
+
+def _slices(slicing: Slicing) -> tuple[CheckedSlice, ...]:
+    masks, there = slicing.search, slicing.heldout_sizes
+    return tuple(
+        CheckedSlice(name=name, kind=masks.kinds[name], n=int(mask.sum()), heldout=there.get(name))
+        for name, mask in masks.items()
+    )
+
+
+def _too_small(config: StudyConfig, slicing: Slicing) -> list[str]:
+    """Slices on which nothing will be decided, with the size that would do."""
+    said, small = [], []
+    for name, mask in slicing.search.items():
+        limit, n = config.slice_limits.get(name), int(mask.sum())
+        enough = enough_for(limit if limit is not None else config.drop_limit)
+        if limit is not None and n < enough:
+            said.append(
+                f"slice {name!r} has {n} samples and a limit of {100 * limit:g} points; about {enough:,} would decide"
+            )
+        elif n < config.judge.floor:
+            said.append(f"slice {name!r} has {n} samples: fewer than judge.floor = {config.judge.floor} decide nothing")
+        elif n < enough:
+            small.append((n, name))
+    if small:
+        n, name = min(small)
+        said.append(
+            f"{len(small)} of {len(slicing.search)} slices are too small to pass {100 * config.drop_limit:g} points "
+            f"for certain: about {enough_for(config.drop_limit):,} samples would decide, {name!r} has {n}"
+        )
+    return said

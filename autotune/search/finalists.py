@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from autotune import pareto, slices
+from autotune import pareto
 from autotune.config import StudyConfig
 from autotune.errors import Infeasible, UsageError
 from autotune.keys import MetricKey
+from autotune.search import budget
 from autotune.search.agreement import has_parity, keep_parity
 from autotune.search.judging import Judged
 from autotune.search.keepsakes import keep_flipped
 from autotune.search.prepare import Prepared
 from autotune.search.progress import Progress, Watcher, nobody
 from autotune.search.runner import TrialRunner
+from autotune.search.slicing import Slicing
 from autotune.search.targets import Stopped, TargetPaused
 from autotune.search.values import cost_metrics, judged_metrics
 from autotune.store import Store
@@ -24,7 +24,7 @@ from autotune.trial import Artifact, Trial, Value
 
 
 class Finalists:
-    """Chooses and verifies. `masks` are the slices of the search data, which the held-out data must have too."""
+    """Chooses and verifies. `slicing` cuts the held-out data as it cut the search data."""
 
     def __init__(
         self,
@@ -32,13 +32,13 @@ class Finalists:
         prepared: Prepared,
         store: Store,
         runner: TrialRunner,
-        masks: Mapping[str, np.ndarray],
+        slicing: Slicing,
         objectives: Sequence[MetricKey],
         limits: Mapping[str, float],
         stop: threading.Event,
     ) -> None:
         self._config, self._prepared, self._store, self._runner = config, prepared, store, runner
-        self._masks, self._objectives, self._limits, self._stop = masks, tuple(objectives), limits, stop
+        self._slicing, self._objectives, self._limits, self._stop = slicing, tuple(objectives), limits, stop
         self._heldout: Judged | None = None
 
     def verify(self, number: int, progress: Watcher = nobody) -> Trial:
@@ -66,15 +66,21 @@ class Finalists:
                 raise UsageError(f"trial {number} failed when measured again: {measurement.failure.message}")
             metrics.update(cost_metrics(measurement))
         progress(Progress("finalists", f"judging trial {number} on held-out data"))
-        heldout = self._prepared.workload.heldout
-        if self._heldout is None:
-            masks = slices.assign(heldout, self._prepared.workload.slices, expected=self._masks)
-            self._heldout = self._runner.judging.judged(heldout, masks)
-            self._runner.judging.evaluate(self._runner.judging.baseline(), self._heldout)
-        evaluation = self._runner.judging.evaluate(artifact.digest, self._heldout)
-        keep_flipped(self._store, heldout, evaluation)
+        heldout = self._judged_heldout()
+        evaluation = self._runner.judging.evaluate(artifact.digest, heldout)
+        self._slicing.confirm(number, evaluation)
+        keep_flipped(self._store, heldout.dataset, evaluation)
         metrics.update(judged_metrics(evaluation, self._config.judge.floor))
         self._store.set_final(number, metrics)
+
+    def _judged_heldout(self) -> Judged:
+        """The original on the held-out data, once."""
+        if self._heldout is None:
+            judging, data = self._runner.judging, self._prepared.workload.heldout
+            masks, hypotheses = self._slicing.assign_heldout(judging.original(data))
+            self._heldout = judging.judged(data, masks, hypotheses=hypotheses, heldout=True)
+            judging.evaluate(judging.baseline(), self._heldout)
+        return self._heldout
 
     def _compare_answers(self, number: int, digest: str, progress: Watcher) -> None:
         """Does it answer the same on every target? Found out once."""
@@ -129,7 +135,7 @@ class Finalists:
     def _next_finalist(self, trials: Sequence[Trial]) -> Trial | None:
         complete = [t for t in trials if t.state == "complete"]
         try:
-            return pareto.best(complete, self._limits, self._objectives)
+            return budget.best(complete, self._config)
         except Infeasible:
             # Nothing left within the limits: the least damaged point of the front is what comes nearest.
             front = [t for t in pareto.front(complete, self._objectives) if not t.final]

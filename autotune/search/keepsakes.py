@@ -19,7 +19,10 @@ def keep_inspection(store: Store, inspection: Inspection) -> None:
     store.set_meta(
         "inspection",
         {
-            "layers": [{"name": x.name, "op": x.op, "parameters": x.parameters} for x in inspection.layers],
+            "layers": [
+                {"name": x.name, "op": x.op, "parameters": x.parameters, "shape": list(x.shape)}
+                for x in inspection.layers
+            ],
             "skipped": [{"name": s.name, "reason": s.reason} for s in inspection.skipped],
             "notes": list(inspection.notes),
         },

@@ -28,6 +28,7 @@ from autotune.techniques.protocol import Technique
 from autotune.workload import Workload
 from hwprofiles.device import Device, open_device
 from hwprofiles.errors import DeviceFailure, TargetUnavailable
+from hwprofiles.registry import find_target
 from hwprofiles.target import Target
 
 _COMPARED = 2  # calibration inputs on which the normalised model is compared with the file
@@ -46,6 +47,7 @@ class Prepared:
     refused: Mapping[str, Mapping[str, str]]  # target -> "op choice" -> why not
     latency_inputs: Sequence[Mapping[str, np.ndarray]]
     workers: int  # processes that judge accuracy at a time
+    host: Device | None = None  # this machine, for damage, where the target that judges is another one
 
     @property
     def judge_device(self) -> Device:
@@ -222,7 +224,22 @@ def prepare(
     inputs = workload.latency_inputs or workload.search.samples[0].inputs
     workers = config.judge.workers or max(1, judge_device.fingerprint.cores // targets[0].threads)
     refused = {name: p.refused for name, p in probed.items()}
-    return Prepared(workload, ingested, assembler, devices, space, refused, [dict(inputs)], workers)
+    host = _open_host(config, targets[0], folder, stack, watch)
+    return Prepared(workload, ingested, assembler, devices, space, refused, [dict(inputs)], workers, host)
+
+
+def _open_host(config: StudyConfig, judge: Target, folder: Path, stack: ExitStack, watch: Watcher) -> Device | None:
+    """This machine as a device that computes damage for a target that is far away; None where that is no gain."""
+    local = find_target("local")
+    alike = (local.runtime, local.dialect) == (judge.runtime, judge.dialect)
+    if not config.judge.probe or judge.transport == "local" or local.transport != "local" or not alike:
+        return None
+    watch(Progress("prepare", f"opening this machine, which finds sensitive layers in place of {judge.name}"))
+    try:
+        return stack.enter_context(open_device(local, work=folder / "work" / "damage"))
+    except TargetUnavailable as error:
+        watch(Progress("prepare", f"sensitive layers are found on {judge.name} itself: {error}"))
+        return None
 
 
 def _calibrated(

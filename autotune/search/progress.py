@@ -20,6 +20,7 @@ class Progress:
     best: Trial | None = None
     trial: Trial | None = None  # the trial that just finished
     paused: Mapping[str, str] = field(default_factory=dict)  # target that is gone -> how it stands, and why
+    outlook: str = ""  # what more trials would bring, in words
 
 
 Watcher = Callable[[Progress], None]

@@ -1,5 +1,8 @@
 """One trial, step by step: build, check kernels, probe, measure, judge. Cheap facts come first.
 
+A trial is rejected as soon as a constraint is broken with certainty, or its drop is hopeless (`stages`). A budget does
+not reject: what is a little outside of it tells the search where it ends.
+
 Every step looks in the store before it works and records what it found, so that a trial that was interrupted anywhere
 is continued, and nothing is measured twice. A step whose target is gone is left out; the trial then waits for that
 target, with everything else recorded.
@@ -10,8 +13,8 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,18 +25,15 @@ import onnx
 from autotune.compress.kernels import layer_outcomes
 from autotune.config import StudyConfig
 from autotune.errors import AutotuneError, TrialFailure
-from autotune.judge.damage import Damage, probe_indices
-from autotune.judge.predictions import Predictions, check_finite
-from autotune.judge.user_code import user_code
-from autotune.judge.verdicts import judge
 from autotune.recipe import Recipe
 from autotune.search.judging import Judged, Judging
 from autotune.search.prepare import Prepared
+from autotune.search.probing import Probing
+from autotune.search.stages import Lost, Stages, stopping_limits
 from autotune.search.targets import Stopped, TargetPaused, Targets
 from autotune.search.values import broken, cost_metrics, judged_metrics
 from autotune.store import Store
 from autotune.trial import Artifact, LayerOutcome, Trial, Value
-from autotune.workload import Dataset
 from hwprofiles.errors import DeviceFailure, Failure, HardwareError, TargetUnavailable
 from hwprofiles.measurement import Measurement
 from hwprofiles.scenario import Scenario
@@ -49,7 +49,7 @@ class Waiting(TargetUnavailable):
 
 @dataclass
 class TrialRunner:
-    """Runs trials of one prepared study. `limits` are the study's constraints (key -> bound)."""
+    """Runs trials of one prepared study. `limits` are the study's constraints (key -> bound), not its budget."""
 
     config: StudyConfig
     prepared: Prepared
@@ -59,12 +59,13 @@ class TrialRunner:
     smaller: Mapping[str, bool]  # constraint key -> the bound is a maximum
     stop: threading.Event
     targets: Targets
-    search: Judged | None = None  # set once the original has been judged
-    damage: Damage | None = None
-    probe: Dataset | None = None
-    damages: dict[int, dict[str, float]] = field(default_factory=dict)  # trial -> slice -> damage
+    search: Judged | None = None  # set once the original has been judged, and `stages` with it
+    stages: Stages | None = None
+    probing: Probing = field(init=False)
     _clocks: dict[int, _Clock] = field(default_factory=dict)  # of trials that wait for a target
-    _probed: set[int] = field(default_factory=set)  # trials that have passed the probe in this run
+
+    def __post_init__(self) -> None:
+        self.probing = Probing(self.config, self.prepared, self.store, self.targets)
 
     # -- the trial boundary
 
@@ -102,13 +103,15 @@ class TrialRunner:
             self._record_build(number, artifact, recipe, path)
         if number and (reason := self._broken(metrics)):
             return reason
-        if number and self.damage is not None and number not in self._probed and not away:
-            reason = ""
+        if number and self.probing.active:
             with clock.step("probe"), _noting(away):
-                reason = self._probe(number, artifact, path)
-                self._probed.add(number)
-            if reason:
-                return reason
+                self.probing.probe(number, path)
+        reason = ""
+        if number and self.config.drop_probe_gate:
+            with clock.step("judge"), _noting(away):
+                reason = self._judge(number, artifact.digest, metrics, first=True)
+        if reason:
+            return reason
         for name in self.prepared.timed:
             with clock.step("measure"), _noting(away):
                 measurement = self.measure(name, artifact.digest, self.config.measure)
@@ -118,10 +121,9 @@ class TrialRunner:
         if number and (reason := self._broken(metrics)):
             return reason
         with clock.step("judge"), _noting(away):
-            evaluation = self.judging.evaluate(artifact.digest, self.judged_search())
-            metrics.update(judged_metrics(evaluation, self.config.judge.floor))
+            reason = self._judge(number, artifact.digest, metrics)
         # The original is the measure of all others, whatever it is.
-        if number and (reason := self._broken(metrics)):
+        if number and (reason := reason or self._broken(metrics)):
             return reason
         if away:
             raise Waiting(frozenset(away), "; ".join(away.values()))
@@ -205,95 +207,26 @@ class TrialRunner:
         return self.search
 
     def start(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Judge the original on the search data and keep its outputs on the probe samples."""
-        dataset = self.prepared.workload.search
-        self.search = self.judging.judged(dataset, masks)
-        count = self.config.judge.probe
-        if not count:
-            return
-        indices = probe_indices(masks, count, self.config.search.seed)
-        self.probe = Dataset("probe", [dataset.samples[i] for i in indices])
-        path = self.store.artifact_path(self.judging.baseline())
-        with self.targets.using(self.prepared.judge_target), closing(self._probe_outputs(path)) as outputs:
-            self.damage = Damage(indices, masks, outputs)
+        """Judge the original on the search data, and keep its outputs on the probe samples. Raises `TargetPaused`."""
+        self.search = self.judging.judged(self.prepared.workload.search, masks)
+        self.stages = Stages(self.judging, self.search, stopping_limits(self.config), self.config)
+        self.probing.start(masks, self.store.artifact_path(self.judging.baseline()))
 
-    def sensitivity(self, recipe: Recipe) -> dict[str, float]:
-        """Slice -> damage of a recipe on the probe samples; built in passing, not a trial. Kept in the store.
+    def gave_up(self, number: int) -> bool:
+        """Whether a rejected trial was judged on a part of the search data only."""
+        return self.store.meta(f"stopped/{number}") is not None
 
-        Raises `DeviceFailure`/`TrialFailure` when it cannot be built or run, `TargetPaused`.
-        """
-        if self.damage is None or self.probe is None:
-            raise RuntimeError("there are no probe samples; set judge.probe above 0")
-        key = f"sensitivity/{recipe.digest}"
-        kept = self.store.meta(key)
-        if isinstance(kept, Mapping):
-            return dict(kept)
-        path = self.store.folder / "sensitivity.onnx"
-        path.write_bytes(self.prepared.assembler.assemble(recipe))
-        try:
-            with self.targets.using(self.prepared.judge_target), closing(self._probe_outputs(path)) as outputs:
-                damage = self.damage.compare(outputs)
-        finally:
-            path.unlink()
-        self.store.set_meta(key, damage)
-        return damage
-
-    def damage_of(self, number: int) -> dict[str, float] | None:
-        """Slice -> damage of a trial, from this run or an earlier one."""
-        if number not in self.damages:
-            kept = self.store.meta(f"damage/{number}")
-            self.damages[number] = dict(kept) if isinstance(kept, Mapping) else {}
-        return self.damages[number] or None
-
-    def _probe(self, number: int, artifact: Artifact, path: Path) -> str:
-        """Damage on a few samples, before any device time; why the recipe is hopeless, or ""."""
-        assert self.damage is not None and self.probe is not None  # the caller looked
-        samples = self.probe.samples
-        decoded: list[object] = []
-
-        def outputs() -> Iterator[dict[str, np.ndarray]]:
-            with closing(self._probe_outputs(path)) as answers:
-                for sample, output in zip(samples, answers, strict=True):
-                    check_finite(output, path, sample.id)
-                    with user_code("decode", "it is given the outputs of one batch by name"):
-                        decoded.extend(self.prepared.workload.decode(output))
-                    yield output
-
-        with self.targets.using(self.prepared.judge_target):
-            self.damages[number] = self.damage.compare(outputs())
-        self.store.set_meta(f"damage/{number}", self.damages[number])
-        return self._hopeless(decoded) if self.config.drop_probe_gate else ""
-
-    def _probe_outputs(self, path: Path) -> Generator[dict[str, np.ndarray]]:
-        """What a model answers on the probe samples, one by one."""
-        assert self.probe is not None  # every caller looked
-        batches = (sample.inputs for sample in self.probe.samples)
-        return self.prepared.judge_device.infer(path, batches, workers=self.prepared.workers)
-
-    def _hopeless(self, decoded: Sequence[object]) -> str:
-        """A drop constraint that the probe samples alone already break with certainty."""
-        limits = [limit for key, limit in self.limits.items() if key in ("drop", "drop/worst")]
-        if not limits or self.probe is None:
-            return ""
-        judged = self.judged_search()
-        by_id = dict(zip(judged.original.ids, judged.original.predictions, strict=True))
-        ids = tuple(sample.id for sample in self.probe.samples)
-        evaluation = judge(
-            artifact="probe",
-            target=self.prepared.judge_target,
-            dataset=self.probe,
-            masks={"all": np.ones(len(ids), bool)},
-            metric=self.judging.metric,
-            original=Predictions(ids, tuple(by_id[i] for i in ids), 0.0),
-            candidate=Predictions(ids, tuple(decoded), 0.0),
-            table=self.config.judge,
-        )
-        low = evaluation.slice("all").drop.low
-        # The worst slice loses at least what all samples lose together.
-        if low > max(limits):
-            return (
-                f"{len(ids)} probe samples already lose at least {low:.3f} on average, the limit is {max(limits):.3f}"
-            )
+    def _judge(self, number: int, digest: str, metrics: dict[str, Value], *, first: bool = False) -> str:
+        """Judge a recipe on the first part of the data, or to the end; why it is hopeless, or ""."""
+        stages = self.stages
+        found = None if stages is None or not number else stages.first(digest) if first else stages.rest(digest)
+        if isinstance(found, Lost):
+            metrics.update(found.metrics)
+            self.store.set_meta(f"stopped/{number}", {"samples": found.samples, "of": found.of})
+            return found.reason
+        if not first:
+            evaluation = self.judging.evaluate(digest, self.judged_search(), found)
+            metrics.update(judged_metrics(evaluation, self.config.judge.floor))
         return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
-from autotune import slices
-from autotune.compress.ingest import require_layers
+from autotune.compress.ingest import Ingested, require_layers
 from autotune.config import StudyConfig, not_on_hardware
 from autotune.errors import ConfigError, DataError, Infeasible, TrialFailure, UsageError, did_you_mean
 from autotune.judge.metrics import resolve_metrics
 from autotune.keys import WORST, MetricKey, parse_key
 from autotune.layers import Inspection
 from autotune.recipe import Recipe
+from autotune.search import warm
 from autotune.search.check import CheckReport, make_report
 from autotune.search.effort import Effort
 from autotune.search.finalists import Finalists
@@ -31,6 +30,7 @@ from autotune.search.mirror import mirror
 from autotune.search.prepare import Prepared, ingest, prepare, workload_digest
 from autotune.search.progress import Progress, Watcher, nobody
 from autotune.search.runner import TrialRunner
+from autotune.search.slicing import Slicing
 from autotune.search.targets import GONE, Stopped, Targets
 from autotune.store import Store, open_store
 from autotune.trial import Trial
@@ -61,7 +61,7 @@ class Study:
         self._stack = ExitStack()
         self._prepared: Prepared | None = None
         self._runner: TrialRunner | None = None
-        self._masks: Mapping[str, np.ndarray] = {}
+        self._slicing: Slicing | None = None
         self._second: Finalists | None = None
         self._stop = threading.Event()
 
@@ -80,7 +80,7 @@ class Study:
         hardware, and what `open_store` raises.
         """
         targets = [find_target(name, folders=[folder] if folder else []) for name in config.targets]
-        for key in (*config.search.objectives, *config.constraints):
+        for key in (*config.search.objectives, *config.constraints, *config.budget):
             _check_key(key, workload.metric_name, config.targets)
         for text, why in not_on_hardware(config, targets):
             raise ConfigError(f"study {config.name!r}: {text}: {why}")
@@ -120,7 +120,8 @@ class Study:
         baseline = self.store.trial(0)
         targets = [(target.name, target.provenance) for target in self.targets]
         nothing = "" if prepared.space.variables else nothing_to_search(prepared.ingested.inspection, prepared.refused)
-        return make_report(self.config, prepared, targets, baseline, self._masks, nothing)
+        assert self._slicing is not None  # made by the start
+        return make_report(self.config, prepared, targets, baseline, self._slicing, nothing)
 
     def run(self, progress: Watcher = nobody, stop: threading.Event | None = None) -> RunSummary:
         """Search until the budget is spent or `stop` is set, then verify finalists. Continues what is there.
@@ -138,10 +139,13 @@ class Study:
                 prepared, runner = self._start(progress)
                 if not prepared.space.variables and not prepared.space.uniform:
                     raise Infeasible(nothing_to_search(prepared.ingested.inspection, prepared.refused))
-                effort = Effort(self.config.search.trials, self.config.search.hours, begun)
-                loop = SearchLoop(self.config, prepared, self.store, runner, self.objectives, self.limits, progress)
+                effort = Effort(
+                    self.config.search.trials, self.config.search.hours, begun, self.config.search.until_stable
+                )
+                loop = SearchLoop(self.config, prepared, self.store, runner, self.objectives, progress)
                 try:
                     loop.run(effort)
+                    self._discover(progress)
                     finalists = self._finalists(prepared, runner).run(progress)
                 except GONE as error:
                     gone = str(error)
@@ -165,39 +169,47 @@ class Study:
 
     def _finalists(self, prepared: Prepared, runner: TrialRunner) -> Finalists:
         if self._second is None:
+            assert self._slicing is not None  # made by the start
             self._second = Finalists(
-                self.config, prepared, self.store, runner, self._masks, self.objectives, self.limits, self._stop
+                self.config, prepared, self.store, runner, self._slicing, self.objectives, self.limits, self._stop
             )
         return self._second
+
+    def _discover(self, progress: Watcher) -> None:
+        """Slices that nobody declared, as hypotheses for the held-out data."""
+        assert self._slicing is not None  # made by the start
+        if self.config.judge.discover:
+            progress(Progress("finalists", "looking for what the samples share on which models disagree"))
+            self._slicing.discover()
 
     def _start(self, progress: Watcher) -> tuple[Prepared, TrialRunner]:
         """Prepare once, and make sure that the baseline (trial 0) is there."""
         if self._prepared is not None and self._runner is not None:
             return self._prepared, self._runner
         ingested = ingest(self.workload, progress)
-        self.store.begin(self.config.model_dump_json(), workload_digest(self.workload, ingested))
+        self.store.begin(self.config.model_dump_json(), _identity(self.workload, ingested))
+        warm.check(self.config, ingested.inspection, self.store)
         keep_inspection(self.store, ingested.inspection)
         self.store.set_meta("source_digest", ingested.source_digest)
-        metric, *_ = resolve_metrics(self.workload.metric)
-        self._masks = slices.assign(self.workload.search, self.workload.slices)
-        for text in (*self.config.search.objectives, *self.config.constraints):
-            named = parse_key(text, metric=self.workload.metric_name).slice
-            if named is not None and named not in (*self._masks, WORST):
-                raise UsageError(f"metric key {text!r}: no slice {named!r}; " + did_you_mean(named, self._masks))
-        prepared = prepare(self.config, self.workload, ingested, self.targets, self.store.folder, self._stack, progress)
+        metrics = resolve_metrics(self.workload.metric)
+        slicing = self._slicing = Slicing(self.config, self.workload, self.store)
+        prepared = prepare(self.config, slicing.made, ingested, self.targets, self.store.folder, self._stack, progress)
         smaller = {
             key: parse_key(key, metric=self.workload.metric_name).smaller_is_better for key in self.config.constraints
         }
         told = functools.partial(self._tell, progress)
         names = Targets(prepared.devices, self.config.patience, self._stop, told)
         limits = self.config.constraints
-        judging = Judging(self.config, prepared, self.store, metric, names)
+        judging = Judging(self.config, prepared, self.store, metrics, names)
         runner = TrialRunner(self.config, prepared, self.store, judging, limits, smaller, self._stop, names)
         keep_targets(self.store, self.targets)
         progress(Progress("baseline", "measuring and judging the original"))
         number = self.store.start_trial(Recipe(), "baseline")
         trial = self.store.trial(number)
-        runner.start(self._masks)
+        data = slicing.made.search
+        masks = slicing.assign_search(judging.original(data), judging.digest(data))
+        self._check_slices(masks)
+        runner.start(masks)
         if trial.state == "running" or trial.state == "failed":
             trial = runner.run(number, Recipe())
         if trial.failure is not None:
@@ -207,6 +219,13 @@ class Study:
                 raise UsageError(f"objective {key} is not measured here; " + did_you_mean(str(key), trial.metrics))
         self._prepared, self._runner = prepared, runner
         return prepared, runner
+
+    def _check_slices(self, masks: Mapping[str, object]) -> None:
+        """Raises `UsageError` for a key about a slice that is not there."""
+        for text in (*self.config.search.objectives, *self.config.constraints, *self.config.budget):
+            named = parse_key(text, metric=self.workload.metric_name).slice
+            if named is not None and named not in (*masks, WORST):
+                raise UsageError(f"metric key {text!r}: no slice {named!r}; " + did_you_mean(named, masks))
 
     def _tell(self, progress: Watcher, message: str) -> None:
         """What happens to a target, in between."""
@@ -237,6 +256,14 @@ def nothing_to_search(inspection: Inspection, refused: Mapping[str, Mapping[str,
         f"none of the {len(inspection.layers)} layers has a choice that the technique offers and every target runs "
         f"({'; '.join(reasons[:2]) or 'all are excluded'}); widen [techniques] or `exclude`"
     )
+
+
+def _identity(workload: Workload, ingested: Ingested) -> str:
+    """What a store is about: model, data, and all metrics where there are several."""
+    digest = workload_digest(workload, ingested)
+    if not isinstance(workload.metric, Mapping):
+        return digest
+    return hashlib.sha256(repr((digest, tuple(workload.metric))).encode()).hexdigest()
 
 
 def _check_key(text: str, metric: str, targets: Sequence[str]) -> None:

@@ -35,18 +35,24 @@ def judged_metrics(evaluation: Evaluation, floor: int) -> dict[str, Value]:
     """The workload's metric, drops and flips, overall (no slice), per slice and for the worst slice.
 
     `drop/worst` is shrunk (see `Evaluation.worst_drop`); `<metric>/worst` is the lowest slice of at least `floor`
-    samples.
+    samples. Another metric of the workload has keys of its own name, e.g. f1/night; its drops are drop/f1:night.
     """
     metrics: dict[str, Value] = {}
     for result in evaluation.slices:
+        own = result.name.removeprefix(f"{result.metric}:") if result.metric else result.name
+        metrics[_key(result.metric or evaluation.metric, own)] = _value(result.candidate)
         tail = "" if result.name == "all" else f"/{result.name}"
-        metrics[f"{evaluation.metric}{tail}"] = _value(result.candidate)
         metrics[f"drop{tail}"] = _value(result.drop)
         metrics[f"flips{tail}"] = Value.exact((result.flips_worse + result.flips_better) / max(1, result.n))
     metrics["drop/worst"] = _value(evaluation.worst_drop)
-    large = [r for r in evaluation.slices if r.n >= floor] or list(evaluation.slices)
+    first = [r for r in evaluation.slices if not r.metric]
+    large = [r for r in first if r.n >= floor] or first
     metrics[f"{evaluation.metric}/worst"] = _value(min(large, key=lambda r: r.candidate.value).candidate)
     return metrics
+
+
+def _key(metric: str, slice_: str) -> str:
+    return metric if slice_ == "all" else f"{metric}/{slice_}"
 
 
 def broken(metrics: Mapping[str, Value], limits: Mapping[str, float], smaller: Mapping[str, bool]) -> list[str]:

@@ -2,7 +2,8 @@
 digests.
 """
 
+from autotune.store.heldout import HeldoutUse
 from autotune.store.location import redact
 from autotune.store.store import Store, open_store
 
-__all__ = ["Store", "open_store", "redact"]
+__all__ = ["HeldoutUse", "Store", "open_store", "redact"]

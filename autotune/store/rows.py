@@ -97,9 +97,9 @@ def find_evaluation(
     artifact: str,
     dataset_digest: str,
     target: str,
-    fingerprint_key: str,
+    fingerprint_key: str | None,
 ) -> sa.Row[Any] | None:
-    """The evaluation's row, with its outcomes as `data`."""
+    """The evaluation's row, with its outcomes as `data`; the first one by any key where that is None."""
     table = tables.evaluation
     query = (
         sa.select(table, tables.outcomes.c.data)
@@ -111,8 +111,10 @@ def find_evaluation(
                 table.c.artifact == artifact,
                 table.c.dataset_digest == dataset_digest,
                 table.c.target == target,
-                table.c.fingerprint_key == fingerprint_key,
+                sa.true() if fingerprint_key is None else table.c.fingerprint_key == fingerprint_key,
             )
         )
+        .order_by(table.c.id)
+        .limit(1)
     )
     return connection.execute(query).one_or_none()

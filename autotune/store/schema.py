@@ -2,6 +2,7 @@
 
 Schema versions:
 - 1: the first
+- 2: every use of held-out data is written down
 
 A version is Alembic's revision. Whoever opens an older store brings it up to date, in one transaction; a
 store from a newer version is refused. The version table has a name of its own, because `alembic_version` may
@@ -25,7 +26,7 @@ from autotune.store import tables
 from autotune.store.faults import disk_error, translated
 from autotune.store.location import Location, make_engine
 
-HEAD = 1
+HEAD = 2
 VERSION_TABLE = "autotune_schema"
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 60.0
@@ -48,7 +49,7 @@ def open_engine(location: Location, *, create: bool) -> sa.Engine:
                 raise DataError(f"store {location} is empty; run `autotune run {location.study}` first")
             if create and location.file is not None and os.access(location.file, os.W_OK):
                 _switch_to_wal(engine)
-            if version is None or version < HEAD:
+            if version is None or (version < HEAD and not _only_read(location)):
                 upgrade(engine, location)
     except BaseException:
         engine.dispose()
@@ -120,6 +121,11 @@ def _configure_sqlite(engine: sa.Engine, file: Path) -> None:
 
 def _writable(file: Path) -> bool:
     return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
+
+
+def _only_read(location: Location) -> bool:
+    """A store on a read-only medium stays at its version; what came later is simply not in it."""
+    return location.file is not None and location.file.exists() and not _writable(location.file)
 
 
 def _open_read_only(engine: sa.Engine, file: Path) -> None:

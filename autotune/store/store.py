@@ -16,6 +16,7 @@ from autotune.evaluation import Evaluation
 from autotune.recipe import Recipe
 from autotune.store import artifacts, records, rows, tables
 from autotune.store.faults import translated
+from autotune.store.heldout import HeldoutUse, add_use, read_uses
 from autotune.store.location import Location, locate
 from autotune.store.locking import locked
 from autotune.store.reading import Reader
@@ -318,9 +319,9 @@ class Store:
         return measurement
 
     def find_evaluation(
-        self, artifact: str, dataset_digest: str, target: str, *, fingerprint_key: str = ""
+        self, artifact: str, dataset_digest: str, target: str, *, fingerprint_key: str | None = ""
     ) -> Evaluation | None:
-        """The judgement of these bytes on these data in this study, with its outcomes."""
+        """The judgement of these bytes on these data in this study, with its outcomes; None as the key: the first."""
         with self._read() as connection:
             row = rows.find_evaluation(connection, self.study, artifact, dataset_digest, target, fingerprint_key)
             return None if row is None else self._reader.evaluation(row, row.data)
@@ -350,6 +351,18 @@ class Store:
             )
             connection.execute(tables.outcomes.insert().values(evaluation_id=inserted.scalar_one(), data=data))
         return evaluation
+
+    # ---- held-out data
+
+    def use_heldout(self, artifact: str, dataset_digest: str, rules: Mapping[str, Any], *, purpose: str) -> None:
+        """Writes down that held-out data are about to be looked at; nothing ever takes it back."""
+        with self._write() as connection:
+            add_use(connection, self.study, artifact, dataset_digest, rules, purpose)
+
+    def heldout_uses(self) -> list[HeldoutUse]:
+        """Every use of held-out data by this study, the first one first."""
+        with self._read() as connection:
+            return read_uses(connection, self.study, self.place)
 
     # ---- transactions
 

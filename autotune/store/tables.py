@@ -4,7 +4,8 @@
            ├─ meta           small facts, JSON values
            ├─ trial ─┬─ build ── artifact     the files lie in the artifact folder, under their digests
            │         └─ metric                one row per number: made to be queried with SQL
-           └─ evaluation ── outcomes          per-sample outcomes, zlib-compressed JSON
+           ├─ evaluation ── outcomes          per-sample outcomes, zlib-compressed JSON
+           └─ heldout_use    one row for every look at held-out data, written before the look
     measurement                               belongs to the bytes that were measured, not to a study
 
 Records (`measurement.record`, `evaluation.record`, `build.layers`, ...) are JSON of the pydantic records; the
@@ -139,6 +140,18 @@ outcomes = Table(
     metadata,
     Column("evaluation_id", ForeignKey("evaluation.id"), primary_key=True),
     Column("data", LargeBinary, nullable=False),
+)
+
+heldout_use = Table(
+    "heldout_use",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", ForeignKey("study.id"), nullable=False, index=True),
+    Column("artifact", DIGEST, nullable=False),
+    Column("dataset_digest", DIGEST, nullable=False),
+    Column("purpose", String(40), nullable=False),  # "judge" or "noise"
+    Column("rules", Text, nullable=False),  # JSON: what the verdict was to be judged by
+    Column("created_at", TIME, nullable=False),
 )
 
 metric = Table(

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from dashboards.figures import palette
 from dashboards.info import units
-from dashboards.info.progress import Progress, Stage, Step, proposers
+from dashboards.info.progress import Prediction, Progress, Stage, Step, proposers
 
 MB = 1e6
 OPEN = {"within": "circle", "beyond": "circle-open", "rejected": "circle-open", "failed": "x-thin-open"}
@@ -74,6 +74,51 @@ def stages_figure(stages: tuple[Stage, ...]) -> go.Figure:
             yaxis={"autorange": "reversed", "tickfont": {"size": 13, "color": palette.INK}},
             bargap=0.4,
         ),
+    )
+
+
+def health_figure(info: Prediction) -> go.Figure:
+    """Rank correlation (lines) and relative error (dotted) of every objective over the trials; 1 and 0 are perfect."""
+    figure = go.Figure(
+        layout=palette.base_layout(
+            height=320,
+            xaxis={"title": {"text": "trial"}},
+            yaxis={"title": {"text": "rank correlation, relative error"}, "range": [-0.55, 1.05]},
+            margin={"l": 8, "r": 8, "t": 48, "b": 8},
+        )
+    )
+    keys = tuple(dict.fromkeys(key for batch in info.batches for key in batch.rank_correlation))
+    for index, key in enumerate(keys):
+        colour = palette.SERIES[index % len(palette.SERIES)]
+        for what, dash in (("rank correlation", "solid"), ("relative error", "dot")):
+            figure.add_trace(_predicted(info, key, what, colour, dash))
+    bad = [batch.trial for batch in info.batches if not batch.good]
+    if bad:
+        figure.add_trace(
+            go.Scatter(
+                x=bad,
+                y=[-0.5] * len(bad),
+                mode="markers",
+                name="predicted badly: the search explores more",
+                marker={"symbol": "x", "size": 8, "color": palette.EDGE},
+                hoverinfo="skip",
+            )
+        )
+    return figure
+
+
+def _predicted(info: Prediction, key: str, what: str, colour: str, dash: str) -> go.Scatter:
+    table = [batch.rank_correlation if what == "rank correlation" else batch.relative_error for batch in info.batches]
+    known = [(batch.trial, row.get(key)) for batch, row in zip(info.batches, table, strict=True)]
+    points = [(trial, value) for trial, value in known if value is not None]
+    return go.Scatter(
+        x=[trial for trial, _ in points],
+        y=[min(value, 1.0) for _, value in points],
+        mode="lines",
+        name=f"{palette.plain(key)}, {what}",
+        line={"color": colour, "width": 2, "dash": dash},
+        hoverinfo="text",
+        hovertext=[f"before trial {trial}: {what} of {palette.plain(key)} {value:.2f}" for trial, value in points],
     )
 
 

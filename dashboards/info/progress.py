@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
+from autotune.errors import DataError
+from autotune.search.forecast import Forecast
 from autotune.trial import Trial
 from dashboards.info.headline import gaps
-from dashboards.info.study import StudyView
+from dashboards.info.study import StudyStore, StudyView
 
 Standing = Literal["within", "beyond", "rejected", "failed"]
 
@@ -42,6 +44,41 @@ class Progress(NamedTuple):
     original_size: float | None
     states: tuple[tuple[str, int], ...]
     seconds: float
+
+
+class Batch(NamedTuple):
+    """How well the trials before `trial` were predicted, per objective; None where that is not known."""
+
+    trial: int
+    rank_correlation: Mapping[str, float | None]
+    relative_error: Mapping[str, float | None]
+    good: bool
+
+
+class Prediction(NamedTuple):
+    """`batches` in order of time; `outlook` and `stopped` in words, "" where nothing was recorded."""
+
+    batches: tuple[Batch, ...]
+    outlook: str
+    stopped: str
+
+
+def prediction(store: StudyStore) -> Prediction:
+    """How well the search knew beforehand what it would measure, and what more of it would bring.
+
+    Raises `DataError` where the store's record of it cannot be read.
+    """
+    try:
+        batches = tuple(
+            Batch(entry["trial"], dict(entry["rank_correlation"]), dict(entry["relative_error"]), bool(entry["good"]))
+            for entry in store.meta("health") or ()
+        )
+        kept: Mapping[str, Any] = store.meta("outlook") or {}
+        told = kept.get("forecast")
+        outlook = "" if told is None else str(Forecast(**{"small": 0.0, **told}))
+        return Prediction(batches, outlook, str(kept.get("stopped", "")))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DataError("the store's saved 'health' or 'outlook' cannot be read; it is damaged") from error
 
 
 def progress(view: StudyView) -> Progress:

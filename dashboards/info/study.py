@@ -13,11 +13,12 @@ from autotune.pareto import front
 from autotune.parity.report import ParityReport
 from autotune.search.agreement import stored_parity
 from autotune.search.drift import Drift, drifts
+from autotune.store import HeldoutUse
 from autotune.trial import Trial, Value
 
 
 class StudyStore(Protocol):
-    """What the report reads. `autotune.store.Store` fits, and anything else with these four."""
+    """What the report reads. `autotune.store.Store` fits, and anything else with these five."""
 
     def trials(self, *, outcomes: bool = False) -> list[Trial]:
         """All trials; without per-sample outcomes unless asked."""
@@ -29,8 +30,12 @@ class StudyStore(Protocol):
 
     def meta(self, key: str) -> Any:
         """The JSON value saved under `key`, None if there is none. The report reads "inspection", "targets",
-        "parity/DIGEST" and "sample/ID".
+        "parity/DIGEST", "noise/DIGEST", "discovered" and "sample/ID".
         """
+        ...
+
+    def heldout_uses(self) -> list[HeldoutUse]:
+        """Every use of held-out data, in order."""
         ...
 
     @property

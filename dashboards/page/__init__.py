@@ -6,19 +6,24 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from autotune.search.transfer import stored_transfer
 from dashboards.info.flips import flip_info
 from dashboards.info.front import front_info, winners_curse
 from dashboards.info.headline import Headline, headline
 from dashboards.info.layermap import layer_map
-from dashboards.info.progress import progress
+from dashboards.info.progress import prediction, progress
 from dashboards.info.protocol import protocol
 from dashboards.info.sensitivity import sensitivity
 from dashboards.info.slicemap import slice_map
 from dashboards.info.study import StudyStore, StudyView, read_study
+from dashboards.info.targets import targets_info
 from dashboards.page import cards, evidence, sections
 from dashboards.page.agreement import agreement_section
 from dashboards.page.document import contents, document
 from dashboards.page.html import Html, join, tag
+from dashboards.page.judgement import judgement_section
+from dashboards.page.search import search_section
+from dashboards.page.targets import targets_section, transfer_section
 from dashboards.page.writing import write_whole
 
 __all__ = ["render", "write_report"]
@@ -26,8 +31,10 @@ __all__ = ["render", "write_report"]
 SECTIONS = {
     "result": "Result",
     "front": "All trials",
+    "targets": "Targets",
     "layers-map": "Layers",
     "slices": "Slices",
+    "judgement": "Judgement",
     "flips": "Samples",
     "progress-of-search": "Search",
     "protocol": "Protocol",
@@ -54,26 +61,34 @@ def render(store: StudyStore, *, title: str | None = None) -> str:
         [front_info(view, target, chosen) for target in view.timed], winners_curse(view), roles
     )
     figures.update(more)
+    several, more = targets_section(targets_info(view, chosen if head.tone != "bad" else None))
+    figures.update(more)
     layers, more = sections.layer_section(layer_map(view), chosen, verified=bool(view.finalists))
     figures.update(more)
     slices, more = sections.slice_section(slice_map(view, chosen), chosen)
     figures.update(more)
-    search, more = sections.progress_section(progress(view))
+    judged, more = judgement_section(view, store, chosen)
+    figures.update(more)
+    search, more = search_section(progress(view), prediction(store))
     figures.update(more)
     flips = sections.flip_section(flip_info(view, store, chosen) if chosen is not None else None)
     body = join(
         (
             cards.headline_section(head, sensitivity(view), view.name),
             front,
+            several,
             layers,
             slices,
+            judged,
             flips,
             search,
+            transfer_section(stored_transfer(store)),
             evidence.protocol_section(protocol(view), view.notes, agreement_section(view)),
         )
     )
+    shown = {anchor: words for anchor, words in SECTIONS.items() if anchor != "targets" or several is not None}
     name = title or f"{view.name}: compression report"
-    return document(name, _header(name, view, head), contents(SECTIONS), body, figures)
+    return document(name, _header(name, view, head), contents(shown), body, figures)
 
 
 def _header(title: str, view: StudyView, head: Headline) -> Html:

@@ -189,7 +189,7 @@ def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) ->
 
 
 def slice_section(info: SliceMap, recommended: int | None) -> tuple[Html, Figures]:
-    """The heat map, its legend of verdicts, and all numbers of the first column."""
+    """The heat map and its legend of verdicts."""
     if not info.columns:
         empty = tag("p", "No compressed model was judged yet.", class_="muted")
         return tag("section", tag("h2", "Loss by slice"), empty, id="slices"), {}
@@ -197,7 +197,6 @@ def slice_section(info: SliceMap, recommended: int | None) -> tuple[Html, Figure
         f"Loss of {info.metric} against the original on the same samples, in percentage points; a negative "
         "number is a gain. Finalists on held-out data, formats used for all layers beside them for comparison."
     )
-    first = info.columns[0]
     return (
         tag(
             "section",
@@ -206,34 +205,9 @@ def slice_section(info: SliceMap, recommended: int | None) -> tuple[Html, Figure
             legends.drops(info.limit, palette.CELL_SCALE, "loss"),
             _figure("slice-map", width=160 + 84 * len(info.columns)),
             legends.verdicts(),
-            _slice_table(info, first.trial),
             id="slices",
         ),
         {"slice-map": slice_figure(info, recommended)},
-    )
-
-
-def _slice_table(info: SliceMap, trial: int) -> Html:
-    results = [result for result in info.columns[0].results if result is not None]
-    rows = [
-        (
-            r.name,
-            f"{r.n:,}",
-            units.percent(r.original.value),
-            units.percent(r.candidate.value),
-            f"{units.points(r.drop.value)} ({units.interval(r.drop, 100.0, 1)})",
-            f"{r.flips_worse} / {r.flips_better}",
-            "" if r.p_value is None else units.number(r.p_value, 2),
-            f"{r.verdict}" + (f", {r.needed:,} more needed" if r.needed else ""),
-        )
-        for r in results
-    ]
-    head = ("slice", "n", "original", "candidate", "drop, points", "worse / better", "p", "verdict")
-    return tag(
-        "details",
-        tag("summary", f"All numbers of trial {trial}"),
-        table(head, rows, numeric=(1, 2, 3, 4, 5, 6)),
-        data_print=True,
     )
 
 

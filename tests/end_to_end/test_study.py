@@ -62,8 +62,10 @@ def test_finalists_are_judged_on_data_the_search_never_saw(finished: Path) -> No
 def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
     with open_store(finished, "tiny", must_exist=True) as store:
         before = [t.model_dump_json() for t in store.trials()]
+    messages: list[str] = []
     with tiny.open_study(finished, tiny.config(), tiny.workload()) as study:
-        assert study.run().new_trials == 0
+        assert study.run(lambda progress: messages.append(progress.message)).new_trials == 0
+    assert "the search ends: all 6 trials are done" in messages
     with open_store(finished, "tiny", must_exist=True) as store:
         assert [t.model_dump_json() for t in store.trials()] == before
 
@@ -78,6 +80,15 @@ def test_more_trials_go_on_where_it_stopped(finished: Path, tmp_path: Path) -> N
     with tiny.open_study(copy, tiny.config(search={"trials": 8}), tiny.workload()) as study:
         summary = study.run()
     assert summary.new_trials == 2
+
+
+def test_the_history_of_the_front_is_kept(finished: Path) -> None:
+    with open_store(finished, "tiny", must_exist=True) as store:
+        kept = store.meta("outlook")
+    assert [number for number, _ in kept["volumes"]] == list(range(1, 7))
+    volumes = [volume for _, volume in kept["volumes"]]
+    assert volumes == sorted(volumes) and kept["stopped"] == "all 6 trials are done"
+    assert kept["forecast"] is None  # after six trials nobody knows
 
 
 def test_optuna_opens_the_mirror(finished: Path) -> None:

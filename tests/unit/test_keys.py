@@ -37,6 +37,7 @@ def test_keys_parse_and_print_back(text: str, key: MetricKey) -> None:
         ("drop@-oProxy", "malformed"),
         ("latency_p50", "needs a target"),
         ("size_bytes/blur", "has no slices"),
+        ("size_bytes@rpi5", "is the same on every target; drop '@rpi5'"),
         ("acuracy/worst", "did you mean 'accuracy'"),
         ("latency_p5O@pi", "latency_p50"),
     ],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from autotune.errors import UsageError
 from autotune.search.surrogate.damage import DamageFit, DamageModel
 from autotune.search.surrogate.history import History
 from autotune.search.surrogate.linear import LinearModel, Tables, exact_tables
@@ -42,13 +45,34 @@ class Fitted:
 
 
 class Model:
-    """Keeps what is learnt seldom (prior scales) between fits of the rest."""
+    """Keeps what is learnt seldom (prior scales) between fits of the rest.
 
-    def __init__(self, space: Space, sign: Floats, *, worst: int | None) -> None:
+    `guess` (objective -> parameter -> choice -> additive contribution, in the objective's own direction) and
+    `damage_guess` (parameter -> choice -> slice -> damage) are believed as far as the data agree: their weights are
+    learnt, and so is how much each of their entries errs. Raises `UsageError` for a guess that does not fit the space.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        sign: Floats,
+        *,
+        worst: int | None,
+        guess: Mapping[int, Mapping[str, Mapping[Any, float]]] | None = None,
+        damage_guess: Mapping[str, Mapping[Any, Mapping[str, float]]] | None = None,
+    ) -> None:
         self.space, self.sign, self.worst = space, sign, worst
+        guesses = {}
+        for m, table in (guess or {}).items():
+            if not 0 <= m < len(sign):
+                raise UsageError(f"guess: objective {m} does not exist; the study has {len(sign)}, from 0")
+            if m == worst:
+                raise UsageError(f"guess: objective {m} is the worst drop, which is not additive: give a damage_guess")
+            guesses[m] = float(sign[m]) * space.table_of(table, "guess")
         self.linear = {
-            m: LinearModel(space) for m in range(len(sign)) if m != worst and m not in space.exact
+            m: LinearModel(space, guesses.get(m)) for m in range(len(sign)) if m != worst and m not in space.exact
         }  # fmt: skip
+        self._damage_guess = _slice_tables(space, damage_guess or {})
         self.damage: DamageModel | None = None
         self._slices: Ints = np.zeros(0, np.int64)
 
@@ -60,10 +84,17 @@ class Model:
                 additive[m] = exact_tables(self.space, m, float(self.sign[m]), history.configs, history.values[:, m])
             elif m != self.worst:
                 additive[m] = self.linear[m].fit(history.configs, history.values[:, m], learn=learn)
-        damage, link = (None, None) if self.worst is None else self._fit_worst(history, learn=learn)
+        damage, link = None, None
+        if self.worst is not None:
+            damage, link = self._fit_worst(history, self._edges(additive), learn=learn)
         return Fitted(self.space, additive, self.worst, damage, link, len(self.sign))
 
-    def _fit_worst(self, history: History, *, learn: bool) -> tuple[DamageFit, Link]:
+    def _edges(self, additive: Mapping[int, Tables]) -> Ints:
+        """(E, 2): the space's edges, and the pairs that a cost has shown to be neighbours."""
+        found = [linear.likely(additive[m]) for m, linear in self.linear.items()]
+        return np.unique(np.concatenate([self.space.edges, *found]), axis=0)
+
+    def _fit_worst(self, history: History, edges: Ints, *, learn: bool) -> tuple[DamageFit, Link]:
         assert self.worst is not None
         drop = history.drop
         damage = _original_does_none(history.damage, drop)
@@ -73,12 +104,31 @@ class Model:
             drop = history.values[:, [self.worst]]
         if learn or self.damage is None:
             self._slices = _hardest(drop, by_damage if relative else np.isfinite(drop))
-            self.damage = DamageModel(self.space, relative=relative)
+            names = [history.slices[i] for i in self._slices] if relative or history.slices else []
+            self.damage = DamageModel(self.space, relative=relative, guess=self._guessed(names))
         signal = (damage if self.damage.relative else drop)[:, self._slices]
-        fit = self.damage.fit(history.configs, signal, learn=learn)
+        fit = self.damage.fit(history.configs, signal, learn=learn, edges=edges)
         if not self.damage.relative:
             return fit, identity(len(self._slices))
         return fit, fit_link(fit.predict(history.configs), drop[:, self._slices])
+
+    def _guessed(self, slices: Sequence[str]) -> Floats | None:
+        """(L, K, S) guessed damage; a slice without a guess has the mean of the others'."""
+        if not self._damage_guess:
+            return None
+        mean = np.asarray(np.mean(list(self._damage_guess.values()), axis=0))
+        columns: list[Floats] = [self._damage_guess.get(name, mean) for name in slices] or [mean]
+        return np.stack(columns, axis=2)
+
+
+def _slice_tables(space: Space, guess: Mapping[str, Mapping[Any, Mapping[str, float]]]) -> dict[str, Floats]:
+    """Slice -> (L, K) guessed damage."""
+    slices = dict.fromkeys(s for choices in guess.values() for damages in choices.values() for s in damages)
+    tables = {}
+    for s in slices:
+        table = {name: {c: damages.get(s, 0.0) for c, damages in choices.items()} for name, choices in guess.items()}
+        tables[s] = np.maximum(space.table_of(table, "damage_guess"), 0.0)
+    return tables
 
 
 def _original_does_none(damage: Floats, drop: Floats) -> Floats:

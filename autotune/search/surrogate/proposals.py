@@ -18,6 +18,7 @@ DOUBLES = 80
 RUNS = 60
 CROSSED = 40
 STARTS = 2
+LARGE = 1000  # layers x slices from which on one start must do
 SMALL = 4096  # a space of up to so many configurations is searched completely
 
 
@@ -88,7 +89,9 @@ class Proposer:
         if gains.max() <= 0:
             return None
         best: tuple[float, Ints] | None = None
-        for start in np.argsort(-gains, kind="stable")[:STARTS]:
+        slices = 1 if self.fitted.damage is None else self.fitted.damage.table.shape[2]
+        starts = 1 if len(self.fitted.space) * slices > LARGE else STARTS
+        for start in np.argsort(-gains, kind="stable")[:starts]:
             config, gain = fresh[start], float(gains[start])
             for _ in range(ROUNDS):
                 near = self._fresh(neighbours(self.fitted.space, config, fresh, self.rng), taken)

@@ -15,44 +15,35 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.search_space import IntersectionSearchSpace
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from autotune.errors import UsageError
+from autotune.search.surrogate import answers, options
+from autotune.search.surrogate.aim import Aim, aimed
 from autotune.search.surrogate.designs import balanced_designs, design_count, given_anchors, uniform_anchors
 from autotune.search.surrogate.front import non_dominated
-from autotune.search.surrogate.health import Health, check_health
-from autotune.search.surrogate.history import History, Ledger, signs
+from autotune.search.surrogate.health import Health
+from autotune.search.surrogate.history import History, Ledger
+from autotune.search.surrogate.milp import quantities
 from autotune.search.surrogate.model import Fitted, Model
+from autotune.search.surrogate.options import DamageGuess, Guess
 from autotune.search.surrogate.proposals import Proposer, untried
+from autotune.search.surrogate.solution import Solution
 from autotune.search.surrogate.space import Floats, Ints, Space, choices_of
+from autotune.search.surrogate.state import Known, State
 
-RELEARN = 25  # measurements between two choices of the prior scales
-RELEARN_LATE = 100  # the same after LATE measurements: they hardly move any more
-LATE = 300
 DISTRUST = 0.4  # exploration share while the health check is bad
-
-
-@dataclass
-class _State:
-    """What belongs to one study: rebuilt from its trials, so a resumed search needs no pickles."""
-
-    study_name: str
-    space: Space
-    ledger: Ledger
-    sign: Floats
-    initial: Ints
-    anchors: int
-    model: Model
-    learnt_at: tuple[int, int] | None = None
-    batch: tuple[int, Ints] | None = None
+AIMED = 0.5  # share of proposals for the aim, where there is one
+AIMED_BADLY = 0.2  # the same while the health check is bad
 
 
 class SurrogateSampler(BaseSampler):
@@ -67,6 +58,7 @@ class SurrogateSampler(BaseSampler):
       exactly (a file size); `{CONSTANT: {CONSTANT: value}}` beside the parameters adds a constant, which is read off
       the measurements where it is missing.
     - `chain`: parameter names in the order of the data flow; default: the order of the search space.
+    - `edges`: pairs of parameters between which data flow, where they are no chain; default: the chain.
     - `anchors`: configurations to begin with; default: the uniform ones.
     - `damage_attr`, `drop_attr`: user attributes of a trial with `{slice: value}`: a continuous signal of damage
       (a divergence of the outputs), and the measured drop. Set them before `tell`. Without them the worst objective
@@ -76,7 +68,13 @@ class SurrogateSampler(BaseSampler):
     - `reference`: worst values of interest, one per objective: the corner of the hypervolume. Default: a little
       beyond the measured front. `limits`: objective index -> largest useful value (smallest, when maximised);
       overrides the reference there.
+    - `aim`: objective index -> its largest value (smallest, when maximised), `aim_slices`: slice -> its largest drop.
+      With either, about half of the proposals are for the best `aim_at` within them; the default of `aim_at` is the
+      worst objective where that is free, else the first objective without a limit.
+    - `guess`: objective index -> parameter -> choice -> guessed additive contribution, `damage_guess`: parameter ->
+      choice -> slice -> guessed damage. Both are believed up to scale, as far as the measurements agree.
 
+    `health`, `solve`, `predict` and `contributions` say what the model knows.
     Only complete and pruned trials inform the model; configurations of failed and running ones are not proposed
     again either, as long as there are others.
     Raises `UsageError` for float parameters and for arguments that do not fit the study.
@@ -97,6 +95,12 @@ class SurrogateSampler(BaseSampler):
         explore: float = 0.1,
         reference: Sequence[float] | None = None,
         limits: Mapping[int, float] | None = None,
+        aim: Mapping[int, float] | None = None,
+        aim_at: int | None = None,
+        aim_slices: Mapping[str, float] | None = None,
+        guess: Guess | None = None,
+        damage_guess: DamageGuess | None = None,
+        edges: Sequence[tuple[str, str]] | None = None,
     ) -> None:
         if batch < 1:
             raise UsageError(f"batch must be at least 1, not {batch}")
@@ -108,25 +112,98 @@ class SurrogateSampler(BaseSampler):
         self._attrs = {"damage_attr": damage_attr, "drop_attr": drop_attr}
         self._worst, self._batch, self._explore = worst_objective, batch, explore
         self._reference, self._limits = reference, dict(limits or {})
-        self._state: _State | None = None
-        self._fits: dict[int, Fitted] = {}
-        self._health: Health | None = None
+        self._aim, self._aim_at, self._aim_slices = dict(aim or {}), aim_at, dict(aim_slices or {})
+        for name, values in (("limits", self._limits), ("aim", self._aim), ("aim_slices", self._aim_slices)):
+            options.check_limits(name, values)
+        self._guess, self._damage_guess = dict(guess or {}), dict(damage_guess or {})
+        self._edges = list(edges) if edges is not None else None
+        self._state: State | None = None
+        self._study: Study | None = None
         self._intersection: tuple[str, IntersectionSearchSpace] | None = None
         self._lock = threading.Lock()
 
+    # what the model knows ------------------------------------------------------------------------------------------
     def health(self) -> Health | None:
         """How well the last two batches were predicted before they were measured; None before there were any."""
-        return self._health
+        return None if self._state is None else self._state.health
+
+    def learn(self, study: Study) -> None:
+        """Read `study` without proposing anything, to ask a new sampler about a study that is there already."""
+        space = self._space_of(study, None)
+        if not space:
+            raise UsageError(f"study {study.study_name!r} has no trial with parameters to learn from yet")
+        with self._lock:
+            self._study_state(study, space)
+
+    def solve(
+        self,
+        limits: Mapping[int, float],
+        *,
+        minimise: int,
+        slice_limits: Mapping[str, float] = MappingProxyType({}),
+        seconds: float = 2.0,
+    ) -> Solution:
+        """The configuration that is predicted to be best within limits, by all that is measured by now.
+
+        `limits`: objective index -> its largest value (smallest, when it is maximised); `slice_limits`: slice -> its
+        largest drop. `minimise`: the objective to make best (largest, when it is maximised). Without a configuration
+        within the limits `Solution.excess` says what each of them would have to give.
+
+        Raises `UsageError` before anything is measured, and for an objective or a slice that is not there.
+        """
+        with self._lock:
+            state, history = self._known()
+            count = len(state.sign)
+            options.check_limits("limits", {**limits, **slice_limits})
+            options.check_index("limits", limits, count)
+            options.check_index("minimise", [minimise], count)
+            options.columns(limits, slice_limits, sign=state.sign, slices=history.slices)
+            known = state.fit_all(history, slice_limits)
+        columns = options.columns(limits, slice_limits, sign=state.sign, slices=known.slices)
+        return answers.solution(known.fitted, state.sign, minimise, columns, known.slices, seconds=seconds)
+
+    def predict(self, params: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+        """Predicted objectives (n, M) of `params`, in their own direction. Raises `UsageError` like `solve`."""
+        with self._lock:
+            state, history = self._known()
+            configs = answers.encoded(state.space, params)
+            return np.asarray(state.fit_all(history).fitted.predict(configs) * state.sign)
+
+    def contributions(self, params: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+        """Objective index -> parameter -> what its choice adds, with half of the price of every switch it is part of.
+
+        Only differences between the choices of a parameter can be learnt: except where an objective is `exact`, what
+        all configurations have in common is in none of them. Raises `UsageError` like `solve`.
+        """
+        with self._lock:
+            state, history = self._known()
+            config = answers.encoded(state.space, [params])[0]
+            return answers.contributions(state.fit_all(history).fitted, state.sign, config)
+
+    def _known(self) -> tuple[State, History]:
+        """The state with everything that is measured by now."""
+        state = self._state
+        if state is not None:
+            if self._study is not None:
+                state.read(self._study.get_trials(deepcopy=False))
+            history = state.ledger.history()
+            if np.isfinite(history.values).all(1).any():
+                return state, history
+        raise UsageError("nothing is measured yet: ask and tell some trials, or call learn(study) with a study that "
+                         "has complete ones")  # fmt: skip
 
     # Optuna's interface --------------------------------------------------------------------------------------------
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters that every finished trial has (or `space`); {} before anything is known."""
+        return self._space_of(study, trial.number)
+
+    def _space_of(self, study: Study, asking: int | None) -> dict[str, BaseDistribution]:
         if self._given_space is not None:
             return dict(self._given_space)
         if self._intersection is None or self._intersection[0] != study.study_name:
             self._intersection = study.study_name, IntersectionSearchSpace(include_pruned=True)
         common = self._intersection[1].calculate(study)
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and t.distributions]
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != asking and t.distributions]
         if not common:  # nothing has finished well: believe the trial that got farthest
             longest = max(others, key=lambda t: len(t.distributions), default=None)
             return {} if longest is None else dict(longest.distributions)
@@ -141,7 +218,7 @@ class SurrogateSampler(BaseSampler):
         with self._lock:
             state = self._study_state(study, search_space)
             others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-            keys = state.ledger.read([t for t in others if t.state != TrialState.WAITING])
+            keys = state.read([t for t in others if t.state != TrialState.WAITING])
             return state.space.decode(self._next(state, keys, trial.number))
 
     def sample_independent(
@@ -156,56 +233,52 @@ class SurrogateSampler(BaseSampler):
         return choices[int(rng.integers(len(choices)))]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_lock"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_study", "_state")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._state = self._study = None  # read again from the study
         self._lock = threading.Lock()
 
     # proposals -----------------------------------------------------------------------------------------------------
-    def _study_state(self, study: Study, search_space: dict[str, BaseDistribution]) -> _State:
-        state = self._state
+    def _study_state(self, study: Study, search_space: dict[str, BaseDistribution]) -> State:
+        state, self._study = self._state, study
         if state and state.study_name == study.study_name and state.space.distributions == search_space:
             return state
-        sign = self._checked_signs(study.directions)
-        space = Space(search_space, chain=self._chain, exact=self._exact)
+        aim_at = [] if self._aim_at is None else [self._aim_at]
+        indexed = {"exact": list(self._exact or {}), "limits": list(self._limits), "aim": list(self._aim),
+                   "aim_at": aim_at, "guess": list(self._guess)}  # fmt: skip
+        sign = options.checked_signs(study.directions, indexed=indexed, reference=self._reference, worst=self._worst)
+        if self._aim_slices and self._worst is None:
+            raise UsageError("aim_slices limits drops: say which objective is the worst of them (worst_objective)")
+        space = Space(search_space, chain=self._chain, exact=self._exact, edges=self._edges)
+        options.check_guesses(space, self._guess, self._damage_guess)
+
+        def make_model() -> Model:
+            return Model(space, sign, worst=self._worst, guess=self._guess, damage_guess=self._damage_guess)
+
+        make_model()  # refuses what does not fit now, not after the start
         anchors = uniform_anchors(space) if self._given_anchors is None else given_anchors(space, self._given_anchors)
         designs = balanced_designs(space, design_count(space), np.random.default_rng(self._seed))
-        self._fits, self._health = {}, None
-        self._state = _State(
+        self._state = State(
             study_name=study.study_name, space=space, ledger=Ledger(space, sign, **self._attrs), sign=sign,
             initial=_distinct(np.concatenate([anchors, designs])), anchors=len(_distinct(anchors)),
-            model=Model(space, sign, worst=self._worst),
+            batch_size=self._batch, make_model=make_model,
+            always=tuple(self._aim_slices),
         )  # fmt: skip
         return self._state
 
-    def _checked_signs(self, directions: Sequence[StudyDirection]) -> Floats:
-        count = len(directions)
-        for name, indices in (("exact", self._exact or {}), ("limits", self._limits)):
-            for index in indices:
-                if not 0 <= index < count:
-                    raise UsageError(f"{name}: objective {index} does not exist; the study has {count}, from 0")
-        if self._reference is not None and len(self._reference) != count:
-            raise UsageError(f"reference has {len(self._reference)} values; the study has {count} objectives")
-        if self._worst is not None:
-            if not 0 <= self._worst < count:
-                raise UsageError(f"worst_objective {self._worst} does not exist; the study has {count}, from 0")
-            if directions[self._worst] == StudyDirection.MAXIMIZE:
-                raise UsageError(f"worst_objective {self._worst} must be minimised: it is the largest drop")
-        return signs(directions)
-
-    def _next(self, state: _State, keys: Mapping[int, bytes], number: int) -> Ints:
+    def _next(self, state: State, keys: Mapping[int, bytes], number: int) -> Ints:
         seen = set(keys.values())
         for i, config in enumerate(state.initial):
             wanted = i < state.anchors or len(seen) < len(state.initial)
             if wanted and config.tobytes() not in seen:
                 return np.asarray(config, np.int64)
-        start = _end_of_start(keys, state.initial, number)
+        start = state.start(keys, number)
         first = start + (number - start) // self._batch * self._batch
-        history = state.ledger.history()
         if state.batch is None or state.batch[0] != first:
             taken = {key for n, key in keys.items() if n < first}  # not what came later: a resume must agree
-            state.batch = first, self._propose(state, history.before(first), taken, start, first)
+            state.batch = first, self._propose(state, state.ledger.history(), taken, start, first)
         rows = state.batch[1]
         offset = number - first
         for config in (*rows[offset : offset + 1], *rows[self._batch :]):
@@ -213,63 +286,54 @@ class SurrogateSampler(BaseSampler):
                 return np.asarray(config, np.int64)
         return untried(state.space, seen, np.random.default_rng([self._seed, number, 1]))
 
-    def _propose(self, state: _State, history: History, taken: set[bytes], start: int, first: int) -> Ints:
-        complete = np.isfinite(history.values).all(1)
+    def _propose(self, state: State, history: History, taken: set[bytes], start: int, first: int) -> Ints:
+        now = history.before(first)
+        complete = np.isfinite(now.values).all(1)
         if not complete.any():
             return np.empty((0, len(state.space)), np.int64)
-        fitted = self._fit_at(state, history, start, first)
-        self._health = check_health(self._recent(state, history, start, first), state.sign)
-        self._fits = {n: f for n, f in self._fits.items() if n >= first - 2 * self._batch}
+        known = state.fit(history, start, first)
+        state.check(history, start, first)
+        allowed = complete & ~np.isin(now.numbers, list(state.broken))  # what breaks a constraint is no front
+        measured = now.configs[allowed if allowed.any() else complete]
         rng = np.random.default_rng([self._seed, first])
-        share = self._explore
-        if self._health is not None and not self._health.good:
-            share = max(share, DISTRUST)
+        bad = state.health is not None and not state.health.good
+        proposed = self._aimed(state, known, measured, taken, bad, rng)
+        count = self._batch - len(proposed)
+        share = max(self._explore, DISTRUST) if bad else self._explore
         explore = int(self._batch * share + rng.random()) if self._batch > 1 else int(rng.random() < share)
-        measured = history.configs[complete]
-        predicted = fitted.predict(measured)
-        proposer = Proposer(fitted, measured, self._corner(state, predicted), taken, rng)
-        return proposer.propose(self._batch, explore=explore)
+        taken = taken | {config.tobytes() for config in proposed}
+        corner = self._corner(state, known.fitted, measured)
+        if self._has_aim:
+            aim = self._columns(state, known)
+            corner = aim.corner(corner, quantities(known.fitted, measured))
+        rest = Proposer(known.fitted, measured, corner, taken, rng).propose(count, explore=min(explore, count))
+        return np.concatenate([proposed, rest])
 
-    def _fit_at(self, state: _State, history: History, start: int, first: int) -> Fitted:
-        """The model as of trial `first`. A function of the trials before it alone."""
-        spacing = RELEARN if first < LATE else RELEARN_LATE
-        spacing = max(spacing // self._batch, 1) * self._batch
-        learn_at = start + (first - start) // spacing * spacing
-        earlier = history.before(learn_at)
-        if state.learnt_at != (learn_at, len(earlier)):
-            fitted = state.model.fit(earlier, learn=True)
-            state.learnt_at = learn_at, len(earlier)
-            if learn_at == first:
-                self._fits[first] = fitted
-                return fitted
-        self._fits[first] = state.model.fit(history.before(first), learn=False)
-        return self._fits[first]
+    @property
+    def _has_aim(self) -> bool:
+        return bool(self._aim or self._aim_slices or self._aim_at is not None)
 
-    def _recent(self, state: _State, history: History, start: int, first: int) -> list[tuple[Floats, Floats]]:
-        """(predicted, measured) of the last two batches; after a resume their models are fitted again."""
-        pairs = []
-        for batch in (first - 2 * self._batch, first - self._batch):
-            if batch < start:
-                continue
-            rows = (history.numbers >= batch) & (history.numbers < batch + self._batch)
-            if not rows.any() or not len(history.before(batch)):
-                continue
-            if batch not in self._fits:
-                self._refit(state, history, start, batch)
-            pairs.append((self._fits[batch].predict(history.configs[rows]), history.values[rows]))
-        return pairs
+    def _columns(self, state: State, known: Known) -> Aim:
+        limits = options.columns(self._aim, self._aim_slices, sign=state.sign, slices=known.slices)
+        return Aim(options.to_minimise(self._aim, self._aim_at, self._worst, len(state.sign)), limits)
 
-    def _refit(self, state: _State, history: History, start: int, batch: int) -> None:
-        """A model of the past, with a model of its own: the present one must not learn from it."""
-        past = _State(state.study_name, state.space, state.ledger, state.sign, state.initial, state.anchors,
-                      Model(state.space, state.sign, worst=self._worst))  # fmt: skip
-        self._fit_at(past, history, start, batch)
+    def _aimed(
+        self, state: State, known: Known, measured: Ints, taken: set[bytes], bad: bool, rng: np.random.Generator
+    ) -> Ints:
+        """The share of a batch that is for the aim."""
+        count = int(self._batch * (AIMED_BADLY if bad else AIMED) + rng.random()) if self._has_aim else 0
+        if not count:
+            return np.empty((0, len(state.space)), np.int64)
+        aim = self._columns(state, known)
+        errors = state.typical_errors(len(known.slices), aim.limits, self._worst)
+        return aimed(known.fitted, aim, errors, measured, taken, count, rng)
 
-    def _corner(self, state: _State, predicted: Floats) -> Floats:
+    def _corner(self, state: State, fitted: Fitted, measured: Ints) -> Floats:
         """Reference point (M,) of the hypervolume, minimised: given, or 10 % beyond the front."""
         if self._reference is not None:
             corner = np.asarray(state.sign * np.asarray(self._reference, float), float)
         else:
+            predicted = fitted.predict(measured)
             front = predicted[non_dominated(predicted)]
             best, worst = predicted.min(0), front.max(0)
             spread = np.where(worst > best, worst - best, np.maximum(predicted.max(0) - best, 1e-9))
@@ -277,18 +341,6 @@ class SurrogateSampler(BaseSampler):
         for index, limit in self._limits.items():
             corner[index] = state.sign[index] * limit
         return np.asarray(corner, float)
-
-
-def _end_of_start(keys: Mapping[int, bytes], initial: Ints, number: int) -> int:
-    """The trial number from which on the model proposes: as many configurations as the start has were asked for."""
-    seen: set[bytes] = set()
-    for n, key in keys.items():
-        if n >= number:
-            break
-        seen.add(key)
-        if len(seen) >= len(initial):
-            return n + 1
-    return number
 
 
 def _distinct(configs: Ints) -> Ints:

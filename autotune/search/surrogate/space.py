@@ -48,7 +48,8 @@ class Space:
     `labels[l, c]` is the number of the label (the text of the choice) of choice `c` of parameter `l`, -1 where the
     parameter has no such choice. Equal labels in different parameters are believed to mean the same kind of
     choice; that only shapes priors. `share[l]` is the share of parameter `l` in the exactly known objectives
-    (1 / L where there is none).
+    (1 / L where there is none). `edges` (E, 2) are the pairs of parameters between which data flow: those that are
+    given, by name, or the neighbours in the chain.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Space:
         *,
         chain: Sequence[str] | None = None,
         exact: Mapping[int, Mapping[str, Mapping[Any, float]]] | None = None,
+        edges: Sequence[tuple[str, str]] | None = None,
     ) -> None:
         self.names = _in_chain_order(list(distributions), chain)
         self.distributions = {name: distributions[name] for name in self.names}
@@ -70,6 +72,7 @@ class Space:
         self._index = [{_key(c): i for i, c in enumerate(choices)} for choices in self.choices]
         self.exact = {m: self._exact_table(table) for m, table in (exact or {}).items()}
         self.share = self._shares()
+        self.edges = self._chain_edges() if edges is None else self._given_edges(edges)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -102,26 +105,44 @@ class Space:
         return np.asarray(configs + np.arange(len(self)) * self.labels.shape[1])
 
     def switches(self, configs: Ints) -> Floats:
-        """(n, L - 1): 1 where neighbours in the chain have different labels."""
-        labels = self.labels[np.arange(len(self)), configs]
-        return np.asarray(labels[:, 1:] != labels[:, :-1], float)
+        """(n, E): 1 where the two ends of an edge have different labels."""
+        return self.differ(configs, self.edges)
 
     def differ(self, configs: Ints, pairs: Ints) -> Floats:
         """(n, P): 1 where the two parameters of a pair, of shape (P, 2), have different labels."""
         labels = self.labels[np.arange(len(self)), configs]
         return np.asarray(labels[:, pairs[:, 0]] != labels[:, pairs[:, 1]], float)
 
-    def _exact_table(self, table: Mapping[str, Mapping[Any, float]]) -> tuple[Floats, float | None]:
-        unknown = set(table) - set(self.names) - {CONSTANT}
+    def table_of(self, values: Mapping[str, Mapping[Any, float]], what: str) -> Floats:
+        """(L, K) from parameter -> choice -> value; 0 for parameters that are not named.
+
+        Raises `UsageError` for a name that is no parameter and for a choice without a value; `what` names the argument.
+        """
+        unknown = set(values) - set(self.names) - {CONSTANT}
         if unknown:
-            raise UsageError(f"exact: {sorted(unknown)[0]!r} is no parameter of the search space")
+            raise UsageError(f"{what}: {sorted(unknown)[0]!r} is no parameter of the search space")
         nodes = np.zeros(self.labels.shape)
         for l, (name, choices) in enumerate(zip(self.names, self.choices, strict=True)):  # noqa: E741
             for c, choice in enumerate(choices):
-                if name in table and choice not in table[name]:
-                    raise UsageError(f"exact: parameter {name!r} has no value for choice {choice!r}")
-                nodes[l, c] = table[name][choice] if name in table else 0.0
-        return nodes, (float(table[CONSTANT][CONSTANT]) if CONSTANT in table else None)
+                if name in values and choice not in values[name]:
+                    raise UsageError(f"{what}: parameter {name!r} has no value for choice {choice!r}")
+                nodes[l, c] = values[name][choice] if name in values else 0.0
+        return nodes
+
+    def _exact_table(self, table: Mapping[str, Mapping[Any, float]]) -> tuple[Floats, float | None]:
+        return self.table_of(table, "exact"), (float(table[CONSTANT][CONSTANT]) if CONSTANT in table else None)
+
+    def _chain_edges(self) -> Ints:
+        layers = np.arange(len(self.names))
+        return np.stack([layers[:-1], layers[1:]], axis=1)
+
+    def _given_edges(self, edges: Sequence[tuple[str, str]]) -> Ints:
+        number = {name: i for i, name in enumerate(self.names)}
+        for name in (name for edge in edges for name in edge):
+            if name not in number:
+                raise UsageError(f"edges: {name!r} is no parameter of the search space")
+        pairs = {tuple(sorted((number[a], number[b]))) for a, b in edges if a != b}
+        return np.array(sorted(pairs), np.int64).reshape(len(pairs), 2)
 
     def _shares(self) -> Floats:
         spans = np.zeros(len(self))

@@ -14,6 +14,7 @@ import pytest
 
 from autotune.config import StudyConfig
 from autotune.evaluation import Evaluation, Outcome, SliceResult
+from autotune.store import HeldoutUse
 from autotune.trial import Artifact, LayerOutcome, Trial, TrialState, Value
 from hwprofiles.errors import Failure
 from hwprofiles.fingerprint import Fingerprint
@@ -78,6 +79,7 @@ class FakeStore:
     ) -> None:
         self._trials = {trial.number: trial for trial in trials}
         self._meta = dict(meta or {})
+        self.uses: list[HeldoutUse] = []
         self.config_json = config_json
 
     def trials(self, *, outcomes: bool = False) -> list[Trial]:
@@ -95,6 +97,9 @@ class FakeStore:
 
     def meta(self, key: str) -> object:
         return self._meta.get(key)
+
+    def heldout_uses(self) -> list[HeldoutUse]:
+        return list(self.uses)
 
 
 class StudyBuilder:

@@ -71,7 +71,7 @@ def test_every_figure_has_its_place_and_every_link_its_section(parsed: Outline) 
     ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     figures = json.loads(next(body for attributes, body in parsed.scripts if attributes.get("id") == "figures"))
-    assert len(figures) == 6 and set(figures) <= set(ids)
+    assert len(figures) == 7 and set(figures) <= set(ids)
     anchors = [a["href"] for name, a in parsed.elements if name == "a"]
     assert anchors and {str(anchor)[1:] for anchor in anchors} <= set(ids)
 

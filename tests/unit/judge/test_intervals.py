@@ -66,19 +66,66 @@ def test_the_interval_of_graded_scores_covers_the_truth() -> None:
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
+@pytest.mark.parametrize(("rate", "worse"), [(0.03, 0.8), (0.1, 0.5), (0.1, 1.0)])
+def test_few_changed_graded_scores_are_covered_too(rate: float, worse: float) -> None:
+    rng = np.random.default_rng(3)
+    covered = []
+    for _ in range(RUNS):
+        change = rng.beta(1, 3, 500) * (rng.random(500) < rate) * np.where(rng.random(500) < worse, 1, -1)
+        drop = intervals.graded(0.5 + change / 2, 0.5 - change / 2).drop
+        covered.append(drop.low <= rate * (2 * worse - 1) * 0.25 <= drop.high)
+    assert 0.92 <= np.mean(covered) <= 0.99
+
+
+def test_the_mean_of_skewed_values_is_covered() -> None:
+    rng = np.random.default_rng(4)
+    held = []
+    for _ in range(RUNS):
+        found = intervals.mean(rng.lognormal(0, 1, 500))
+        held.append(found.low <= np.exp(0.5) <= found.high)
+    assert 0.91 <= np.mean(held) <= 0.98
+
+
+def test_a_mean_without_skewness_has_the_t_interval() -> None:
+    values = np.linspace(-1, 1, 41)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    found = intervals.mean(values)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_lower_ends_for_smaller_errors_lie_further_out() -> None:
+    rng = np.random.default_rng(5)
+    before = rng.uniform(0.5, 1, 300)
+    right = (before > 0.6).astype(float)
+    for paired in (
+        intervals.graded(before, before - 0.1 * (rng.random(300) < 0.2)),
+        intervals.graded(before, before),
+        intervals.binary(right, np.roll(right, 1)),
+        intervals.whole(_correlations(before, before + rng.normal(size=300)), np.arange(300), 300),
+    ):
+        assert paired.low_at(intervals.ONE_SIDED) == pytest.approx(paired.drop.low, abs=1e-9)
+        assert paired.low_at(0.001) < paired.drop.low
+
+
 def test_the_interval_of_a_whole_metric_covers_the_truth() -> None:
     rng = np.random.default_rng(3)
     covered = []
-    for _ in range(150):
+    for _ in range(30):
         truth = rng.normal(size=120)
         noisy = truth + rng.normal(scale=1.0, size=120)  # correlation 1/sqrt(2) in the population
-
-        def correlations(rows: np.ndarray, truth: np.ndarray = truth, noisy: np.ndarray = noisy) -> tuple[float, float]:
-            return 1.0, float(np.corrcoef(truth[rows], noisy[rows])[0, 1])
-
-        drop = intervals.whole(correlations, 120).drop
+        drop = intervals.whole(_correlations(truth, noisy), np.arange(120), 120).drop
         covered.append(drop.low <= 1 - 0.5**0.5 <= drop.high)
-    assert 0.90 <= np.mean(covered) <= 0.99
+    assert np.mean(covered) >= 0.85  # 30 runs: benchmarks/verdicts.py makes more
+
+
+def _correlations(truth: np.ndarray, noisy: np.ndarray) -> intervals.Whole:
+    """An original that is right, a candidate that is noisy."""
+
+    def both(rows: np.ndarray, swapped: np.ndarray) -> tuple[float, float]:
+        one, other = np.where(swapped, noisy[rows], truth[rows]), np.where(swapped, truth[rows], noisy[rows])
+        return tuple(float(np.corrcoef(truth[rows], each)[0, 1]) for each in (one, other))  # type: ignore[return-value]
+
+    return both
 
 
 def test_binary_counts_and_mcnemar() -> None:
@@ -109,23 +156,18 @@ def test_a_constant_shift_is_certain() -> None:
 
 
 def test_an_unchanged_whole_metric_is_a_tie_with_a_width() -> None:
-    paired = intervals.whole(lambda rows: (float(np.median(rows)), float(np.median(rows))), 30)
+    paired = intervals.whole(lambda rows, _: (float(np.median(rows)), float(np.median(rows))), np.arange(0), 30)
     assert paired.drop.low < paired.drop.value == 0 < paired.drop.high
 
 
-def test_needed_samples_really_decide() -> None:
-    """A drop of zero with 2 % flips against a limit of 1 point: at n + needed, about 80 % of runs pass."""
-    n, flips, limit = 400, 0.02, 0.01
-    more = intervals.more_samples(
-        intervals.binary(np.repeat([1.0, 0.0], [396, 4]), np.repeat([1.0, 0.0, 1.0], [392, 4, 4])), limit, n
-    )
-    rng = np.random.default_rng(4)
-    counts = rng.multinomial(n + more, [flips / 2, flips / 2, 1 - flips], size=200)
-    passed = [intervals.tango(int(w), int(b), n + more).high <= limit for w, b, _ in counts]
-    assert 0.7 <= np.mean(passed) <= 0.9
+def test_a_whole_metric_without_any_value_is_refused() -> None:
+    with pytest.raises(ValueError, match="no value for these 30 samples"):
+        intervals.whole(lambda rows, _: None, np.arange(3), 30)
+    with pytest.raises(ValueError, match="no value for 100 resamples"):
+        intervals.whole(lambda rows, _: (1.0, 1.0) if len(set(rows.tolist())) == 30 else None, np.arange(3), 30)
 
 
-def test_needed_is_finite_on_the_limit() -> None:
-    exactly = intervals.binary(np.ones(200), np.repeat([1.0, 0.0], [198, 2]))
-    assert exactly.drop.value == pytest.approx(0.01)
-    assert 1 <= intervals.more_samples(exactly, 0.01, 200) < 20_000
+def test_wilson_is_that_of_scipy() -> None:
+    found = intervals.proportion(45, 50)
+    expected = stats.binomtest(45, 50).proportion_ci(method="wilson")
+    assert (found.value, found.low, found.high) == pytest.approx((0.9, expected.low, expected.high))

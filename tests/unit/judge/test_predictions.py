@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from autotune.errors import TrialFailure
-from autotune.judge.predictions import plain, predict
+from autotune.judge.damage import divergence
+from autotune.judge.predictions import plain, predict, predict_beside
 from autotune.workload import Arrays, Dataset, Sample
 from hwprofiles.device import Device, open_device
 from hwprofiles.errors import DeviceFailure
@@ -116,3 +117,56 @@ def test_the_device_keeps_working_after_a_failure(device: Device, model: Path) -
     with pytest.raises(DeviceFailure):
         predict(device, model, dataset([0.0], *ROWS), first)
     assert predict(device, model, dataset(*ROWS), first).predictions == EXPECTED
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_two_models_beside_each_other(device: Device, model: Path, tmp_path: Path, batch: int) -> None:
+    other = onnx.load(model)
+    other.graph.node[0].op_type = "Neg"
+    onnx.save(other, tmp_path / "negative.onnx")
+    rows = [[float(i + 1), 2.0] for i in range(30)]
+    data = dataset(*rows)
+    before, after = predict_beside(
+        device, model, tmp_path / "negative.onnx", data, first, batch=batch, workers=2, memory=64
+    )
+    alone = predict(device, model, data, first)
+    assert (before.ids, before.predictions, before.divergence) == (alone.ids, alone.predictions, None)
+    assert after.predictions == tuple(-row[0] for row in rows)
+    outputs = [(1 / np.array([row], np.float32), -np.array([row], np.float32)) for row in rows]
+    expected = [divergence({"y": one}, {"y": two}) for one, two in outputs]
+    assert after.divergence == pytest.approx(expected)
+
+
+def test_the_same_model_beside_itself_diverges_nowhere(device: Device, model: Path) -> None:
+    before, after = predict_beside(device, model, model, dataset(*ROWS), first)
+    assert after.divergence == (0.0,) * len(ROWS)
+    assert before.predictions == after.predictions == EXPECTED
+
+
+def test_models_without_a_common_output_have_no_divergence(device: Device, model: Path, tmp_path: Path) -> None:
+    renamed = onnx.load(model)
+    renamed.graph.node[0].output[0] = renamed.graph.output[0].name = "z"
+    onnx.save(renamed, tmp_path / "renamed.onnx")
+
+    def any_output(outputs: Arrays) -> Sequence[Any]:
+        return [float(row[0]) for row in next(iter(outputs.values()))]
+
+    before, after = predict_beside(device, model, tmp_path / "renamed.onnx", dataset(*ROWS), any_output)
+    assert after.divergence is None and before.predictions == after.predictions
+
+
+def test_the_divergence_of_a_classifier_with_logits_is_that_of_its_softmax(device: Device, tmp_path: Path) -> None:
+    paths = []
+    for op in ("Identity", "Neg"):
+        ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in ("x", "y")]
+        graph = helper.make_graph([helper.make_node(op, ["x"], ["y"])], op, ports[:1], ports[1:])
+        paths.append(tmp_path / f"{op}.onnx")
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), paths[-1])
+    rows = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
+
+    def classify(outputs: Arrays) -> Sequence[Any]:
+        return [int(row.argmax()) for row in outputs["y"]]
+
+    _, after = predict_beside(device, *paths, dataset(*rows.tolist()), classify, batch=4)
+    p, q = (np.exp(z) / np.exp(z).sum(axis=1, keepdims=True) for z in (rows, -rows))
+    assert after.divergence == pytest.approx((p * np.log(p / q)).sum(axis=1), rel=1e-4)

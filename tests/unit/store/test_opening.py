@@ -169,7 +169,7 @@ def test_databases_of_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("UPDATE autotune_schema SET version_num = '99'", "newer autotune .schema 99, this one knows 1.*upgrade"),
+        ("UPDATE autotune_schema SET version_num = '99'", "newer autotune .schema 99, this one knows 2.*upgrade"),
         ("UPDATE autotune_schema SET version_num = 'x'", "no readable schema version"),
         ("DELETE FROM autotune_schema", "no readable schema version"),
         ("DROP TABLE metric", "lacks the tables metric"),

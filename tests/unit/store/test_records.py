@@ -140,6 +140,26 @@ def test_nothing_is_judged_twice(store: Store, records: ModuleType) -> None:
     assert store.find_evaluation("a" * 64, records.DATA, "local", fingerprint_key="other cpu") is None
 
 
+def test_uses_of_heldout_data_are_only_ever_added(store: Store, place: Path, records: ModuleType) -> None:
+    assert store.heldout_uses() == []
+    for artifact in ("a" * 64, "b" * 64, "a" * 64):
+        store.use_heldout(artifact, records.DATA, {"limit": 0.01}, purpose="judge")
+    with open_store(place, "other") as other:
+        assert other.heldout_uses() == [], "uses belong to a study"
+    with open_store(place, "digits", must_exist=True) as again:
+        found = again.heldout_uses()
+    assert [use.artifact[0] for use in found] == ["a", "b", "a"]
+    assert found[0].rules == {"limit": 0.01} and found[0].at <= found[2].at
+    assert not [name for name in dir(Store) if "heldout" in name and name not in ("use_heldout", "heldout_uses")]
+
+
+def test_a_judgement_by_any_rules_is_the_first_one(store: Store, records: ModuleType) -> None:
+    first = records.evaluation("a" * 64, correct=28)
+    store.add_evaluation(first, fingerprint_key="one")
+    store.add_evaluation(records.evaluation("a" * 64, correct=3), fingerprint_key="two")
+    assert store.find_evaluation("a" * 64, records.DATA, "local", fingerprint_key=None) == first
+
+
 def test_numbers_that_json_lacks_survive(store: Store, records: ModuleType) -> None:
     wild = records.evaluation("a" * 64).model_copy(update={"seconds": math.inf, "limit": -math.inf})
     wild = wild.model_copy(update={"outcomes": (wild.outcomes[0].model_copy(update={"candidate_score": math.nan}),)})

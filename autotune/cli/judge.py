@@ -1,0 +1,141 @@
+"""`autotune judge`: is a compressed model as good as its original, slice by slice? Needs no study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from autotune.cli.output import JsonFlag, print_json, results, say, shown
+from autotune.cli.setting import FolderOption
+from autotune.errors import DataError, UsageError
+from autotune.keys import WORST, MetricKey, parse_amount, parse_key
+
+if TYPE_CHECKING:
+    from autotune.config import LoadedStudy
+    from autotune.judge.models import ModelJudgement
+
+FAILS, UNDECIDED = 1, 3
+
+
+def judge(
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL.onnx", help="The model as it was.")],
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE.onnx", help="The model to judge; any tool made it.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="FILE.py[:FUNCTION]",
+            help="Your code, which returns an autotune.Workload: samples with labels, decode, metric, slices. Default "
+            "function: workload.",
+        ),
+    ],
+    target: Annotated[str, typer.Option("--target", metavar="T", help="Where both answer.")] = "local",
+    limit: Annotated[
+        str, typer.Option("--limit", metavar="1pt", help="The largest drop of any slice that has none of its own.")
+    ] = "1pt",
+    largest: Annotated[
+        list[str] | None,
+        typer.Option("--max", metavar="drop/SLICE=2pt", help="The largest drop of one slice; repeatable."),
+    ] = None,
+    which: Annotated[
+        Literal["heldout", "search", "both"], typer.Option("--set", help="Which of the workload's samples.")
+    ] = "heldout",
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slices", metavar="TEXT", help="Instead of the workload's, e.g. 'font=serif & length<8'; repeatable."
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Samples per inference.")] = 1,
+    noise: Annotated[
+        bool, typer.Option("--noise/--no-noise", help="Also judge the original against itself, run another way.")
+    ] = True,
+    allow_undecided: Annotated[
+        bool, typer.Option("--allow-undecided", help="End with 0 where the data do not decide.")
+    ] = False,
+    folder: FolderOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write a page with the table and charts, too.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Judge a compressed model against its original on the same samples, slice by slice: drops with intervals, flips,
+    divergence, confidence, and what the data can say at all.
+
+    Ends with 0 if every slice keeps its limit for certain, with 1 if one certainly does not, with 3 if the data do not
+    decide (0 with --allow-undecided): a gate for continuous integration.
+    """
+    from autotune.cli.judged import as_data, print_judgement
+    from autotune.config import JudgeTable, load_workload
+    from autotune.judge.models import judge_models
+
+    overall, limits = _limits(limit, largest or [])
+    table = JudgeTable(limit=overall, batch=batch, noise=noise)
+    loaded = _task(data)
+    workload = load_workload(loaded, say=say)
+    found = judge_models(
+        original,
+        candidate,
+        workload,
+        target=target,
+        table=table,
+        limits=limits,
+        data=which,
+        declarations=slices,
+        folders=[*(folder or []), loaded.folder],
+        say=say,
+    )
+    if as_json:
+        print_json(as_data(found))
+    else:
+        print_judgement(results(), found)
+    if output is not None:  # last: a full disk must not cost what was found
+        _write_page(found, output)
+        say(f"page: {shown(output)}")
+    code = {"pass": 0, "fail": FAILS, "undecided": 0 if allow_undecided else UNDECIDED}[found.verdict]
+    if code:
+        raise typer.Exit(code)
+
+
+def _limits(limit: str, words: list[str]) -> tuple[float, dict[str, float]]:
+    """The limit for all, and those of single slices. Raises `UsageError`."""
+    overall = parse_amount(limit, MetricKey("drop"))
+    found: dict[str, float] = {}
+    for word in words:
+        text, equals, amount = word.rpartition("=")
+        key = parse_key(text) if equals else None
+        if key is None or key.name != "drop" or key.target is not None:
+            raise UsageError(f"--max {word!r}: write drop/SLICE=AMOUNT, e.g. --max drop/night=2pt")
+        value = parse_amount(amount, key)
+        if key.slice == WORST:
+            overall = value
+        else:
+            found[key.slice or "all"] = value
+    for name, value in (("--limit", overall), *((f"--max drop/{name}", value) for name, value in found.items())):
+        if not 0 < value < 1:
+            raise UsageError(f"{name}: a limit must be above 0 and below 100 points, not {100 * value:g}; e.g. 1pt")
+    return overall, found
+
+
+def _task(text: str) -> LoadedStudy:
+    """What `load_workload` wants, for a file outside of any study. Raises `DataError`."""
+    from autotune.config import LoadedStudy, StudyConfig, WorkloadTable
+    from autotune.config.loader import Source
+
+    name, _, function = text.rpartition(":")
+    if not name.endswith(".py"):
+        name, function = text, "workload"
+    file = Path(name)
+    if not file.is_file():
+        raise DataError(f"--data {text}: there is no file {file}; give FILE.py:FUNCTION that returns a Workload")
+    config = StudyConfig(name="judge", workload=WorkloadTable(task=f"{file.name}:{function}"))
+    return LoadedStudy(config, file.absolute().parent, Source(Path("--data"), ""))
+
+
+def _write_page(judgement: ModelJudgement, output: Path) -> None:
+    from autotune import plugins
+    from autotune.report import GROUP
+
+    plugins.load(GROUP, "judgement")(judgement, output)

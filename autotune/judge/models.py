@@ -1,0 +1,212 @@
+"""Two model files judged against each other, whatever made the second one: no study, no search, nothing kept."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from autotune import perturbations, slices
+from autotune.config import JudgeTable
+from autotune.errors import DataError, UsageError, did_you_mean
+from autotune.evaluation import Evaluation, SliceResult
+from autotune.judge.metrics import resolve_metrics
+from autotune.judge.noise import NoiseFloor, noise_floor
+from autotune.judge.predictions import predict_beside
+from autotune.judge.slicing import asked_for, automatic_columns, fit_automatic
+from autotune.judge.verdicts import judge
+from autotune.slices.automatic import Bands
+from autotune.workload import Dataset, Workload
+from hwprofiles.comparison.answers import with_file_names
+from hwprofiles.device import Device, open_device
+from hwprofiles.errors import DeviceFailure
+from hwprofiles.fingerprint import Fingerprint
+from hwprofiles.registry import find_target
+from hwprofiles.target import Target
+
+Outcome = Literal["pass", "fail", "undecided"]
+Which = Literal["heldout", "search", "both"]
+
+
+class ModelJudgement(BaseModel):
+    """What `judge_models` found: one Evaluation per data set ("search", "heldout"), and the noise floor of each.
+
+    `limits` are the slices' own ones. `notes` say what a reader should know of the slices.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    original: str
+    candidate: str
+    target: str
+    fingerprint: Fingerprint
+    limit: float
+    limits: dict[str, float]
+    evaluations: tuple[Evaluation, ...]
+    noise: dict[str, NoiseFloor]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Outcome:
+        """ "fail" when a slice fails; "pass" when all that are large enough to be judged pass.
+
+        A slice without a limit of its own that is too small for any verdict, and one that is only a hypothesis, are
+        shown and do not decide.
+        """
+        verdicts = {result.verdict for result in self.deciding()}
+        if "fail" in verdicts:
+            return "fail"
+        return "pass" if verdicts <= {"pass"} else "undecided"
+
+    def deciding(self) -> tuple[SliceResult, ...]:
+        """The slices on which the verdict rests, of all data sets."""
+        return tuple(
+            result
+            for evaluation in self.evaluations
+            for result in evaluation.slices
+            if not result.hypothesis
+            and (result.verdict != "insufficient" or result.name in self.limits or result.name == slices.ALL)
+        )
+
+
+def judge_models(
+    original: str | Path,
+    candidate: str | Path,
+    workload: Workload,
+    *,
+    target: str | Target = "local",
+    table: JudgeTable | None = None,
+    limits: Mapping[str, float] | None = None,
+    data: Which = "heldout",
+    declarations: Iterable[str | slices.Declaration] | None = None,
+    folders: Iterable[Path] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> ModelJudgement:
+    """Run both ONNX files on the workload's data and judge the candidate slice by slice.
+
+    The files need the inputs that the samples have and the outputs that the workload's `decode` reads; the workload's
+    own model is not looked at. `table` is as `[judge]` of a study, `limits` gives slices their own largest drop ("all":
+    that over all samples), `declarations` replace the workload's slices. The noise floor is measured unless
+    `table.noise` is off.
+
+    Raises `DataError` for files and samples that cannot be judged, `UsageError` for unknown slices, `DeviceFailure` and
+    `TrialFailure` when a model, `decode` or a metric fails, `TargetUnavailable`.
+    """
+    rules = table or JudgeTable()
+    paths = [_model(original), _model(candidate)]
+    place = find_target(target, folders=list(folders)) if isinstance(target, str) else target
+    names = {"heldout": ("heldout",), "search": ("search",), "both": ("search", "heldout")}[data]
+    with (
+        tempfile.TemporaryDirectory(prefix="autotune-judge-") as scratch,
+        open_device(place, work=Path(scratch)) as device,
+    ):
+        judging = _Judging(paths, workload, place, device, rules, dict(limits or {}), Path(scratch), say)
+        try:
+            found = [judging.run(getattr(workload, name), declarations) for name in names]
+        except DeviceFailure as error:  # the device knows models by their digests
+            raise DeviceFailure(with_file_names(error.failure, {_digest(path): str(path) for path in paths})) from error
+        fingerprint = device.fingerprint
+    return ModelJudgement(
+        original=str(original),
+        candidate=str(candidate),
+        target=place.name,
+        fingerprint=fingerprint,
+        limit=rules.limit,
+        limits=dict(limits or {}),
+        evaluations=tuple(found),
+        noise=judging.noise,
+        notes=tuple(dict.fromkeys(judging.notes)),
+    )
+
+
+class _Judging:
+    """The same two models on one data set after the other; bands are fitted on the first of them."""
+
+    def __init__(
+        self,
+        paths: list[Path],
+        workload: Workload,
+        target: Target,
+        device: Device,
+        table: JudgeTable,
+        limits: dict[str, float],
+        scratch: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self._paths, self._workload, self._target, self._device = paths, workload, target, device
+        self._table, self._limits, self._scratch, self._say = table, limits, scratch, say
+        self._metrics = resolve_metrics(workload.metric)
+        self._bands: tuple[Bands, ...] | None = None
+        self.noise: dict[str, NoiseFloor] = {}
+        self.notes: list[str] = []
+
+    def run(self, given: Dataset, declarations: Iterable[str | slices.Declaration] | None) -> Evaluation:
+        """Predictions, slices, noise and verdicts on one data set."""
+        workload, table = self._workload, self._table
+        declared = slices.declared(workload.slices if declarations is None else declarations)
+        dataset = perturbations.perturbed(given, declared, workload)
+        workers = table.workers or max(1, self._device.fingerprint.cores // self._target.threads)
+        self._say(f"both models answer {len(dataset)} {dataset.name} samples on {self._target.name}")
+        before, after = predict_beside(
+            self._device,
+            self._paths[0],
+            self._paths[1],
+            dataset,
+            workload.decode,
+            batch=table.batch,
+            workers=workers,
+            confidence=workload.confidence,
+        )
+        if self._bands is None:
+            self._bands = fit_automatic(given, asked_for(declared, table.automatic), before)
+        columns = automatic_columns(dataset, self._bands, before)
+        automatic = [slices.Declaration(kind) for kind in table.automatic if kind in columns]
+        masks = slices.assign(dataset, [*declared, *automatic], columns=columns)
+        known = [*masks, *(f"{metric.name}:{name}" for metric in self._metrics[1:] for name in masks)]
+        unknown = next((name for name in self._limits if name not in known), None)
+        if unknown is not None:
+            raise UsageError(f"limit on slice {unknown!r}: there is no such slice; {did_you_mean(unknown, known)}")
+        self.notes += masks.notes
+        if table.noise:
+            self._say("the original answers once more, run another way: the noise floor")
+            self.noise[dataset.name] = noise_floor(
+                self._paths[0],
+                self._device,
+                dataset,
+                masks,
+                self._metrics,
+                before,
+                workload.decode,
+                batch=table.batch,
+                workers=workers,
+                work=self._scratch,
+            )
+        return judge(
+            artifact=_digest(self._paths[1]),
+            target=self._target.name,
+            dataset=dataset,
+            masks=masks,
+            metrics=self._metrics,
+            original=before,
+            candidate=after,
+            table=table,
+            limits=self._limits,
+            kinds=masks.kinds,
+            noise=self.noise[dataset.name].drops if table.noise else None,
+        )
+
+
+def _model(given: str | Path) -> Path:
+    path = Path(given)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give an ONNX model")
+    return path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

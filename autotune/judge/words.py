@@ -1,0 +1,152 @@
+"""A judgement in plain words, for the screen and for pages. Every sentence says only what the numbers carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from autotune.evaluation import Evaluation, SliceResult
+from autotune.judge.models import ModelJudgement
+from autotune.slices import ALL
+from autotune.store import HeldoutUse
+from autotune.trial import Trial
+from hwprofiles.measurement import Estimate
+
+_NAMED = 4  # slices in one sentence
+
+_DATA = {"heldout": "held-out"}
+
+
+def sentences(judgement: ModelJudgement) -> list[str]:
+    """The verdict first, then what a careful reader has to know."""
+    lines = [verdict_sentence(judgement)]
+    for evaluation in judgement.evaluations:
+        lines += evaluation_sentences(evaluation)
+        noise = judgement.noise.get(evaluation.dataset)
+        if noise is not None:
+            lines.append(noise.sentence)
+    return lines
+
+
+def verdict_sentence(judgement: ModelJudgement) -> str:
+    """What the exit code says, and because of which slices."""
+    limit = judgement.limit
+    deciding = judgement.deciding()
+    failing = sorted((r for r in deciding if r.verdict == "fail"), key=lambda r: -r.drop.value)
+    if failing:
+        told = "; ".join(
+            f"{_name(r)} loses {loss(r.drop)}, {points(_limit(r, limit))} allowed" for r in failing[:_NAMED]
+        )
+        verb = "loses" if len(failing) == 1 else "lose"
+        count = f"{len(failing)} of {_count(len(deciding), 'slice')} {verb}"
+        return f"Fails: {count} more than allowed: {told}{_more(failing)}."
+    open_ = [r for r in deciding if r.verdict in ("undecided", "insufficient")]
+    if open_:
+        open_.sort(key=lambda r: (r.needed is None, r.needed or 0))
+        told = "; ".join(_name(r) + needs(r) for r in open_[:_NAMED])
+        passed = f"{len(deciding) - len(open_)} of {_count(len(deciding), 'slice')}"
+        return f"Undecided: {passed} pass, none fails; the data do not decide for {told}{_more(open_)}."
+    one = "the slice" if len(deciding) == 1 else f"all {len(deciding)} slices"
+    return f"Passes: {one} certainly lose no more than allowed ({points(limit)} points where nothing else is said)."
+
+
+def evaluation_sentences(evaluation: Evaluation) -> list[str]:
+    """The whole, the worst slice, flips, noise and confidence on one data set."""
+    whole = evaluation.slices[0]
+    data = _DATA.get(evaluation.dataset, evaluation.dataset)
+    lines = [
+        f"On {whole.n:,} {data} samples {evaluation.metric} goes from {percent(whole.original.value)} to "
+        f"{percent(whole.candidate.value)}, a drop of {loss(whole.drop)}; {_count(whole.flips_worse, 'sample')} got "
+        f"worse, {whole.flips_better} better."
+    ]
+    if len(evaluation.slices) > 1 and evaluation.worst_slice != ALL:
+        raw = f", {points(evaluation.worst_raw.value)} as measured" if evaluation.worst_raw is not None else ""
+        lines.append(
+            f"The worst slice is {evaluation.worst_slice}: {loss(evaluation.worst_drop)}, corrected for having been "
+            f"picked as the worst{raw}."
+        )
+    quiet = [r for r in evaluation.slices if r.within_noise and r.drop.value > 0]
+    if quiet:
+        told = ", ".join(_name(r) for r in quiet[:_NAMED])
+        lines.append(f"The drop of {told}{_more(quiet)} is no larger than what the original loses against itself.")
+    before, after = whole.overconfident_original, whole.overconfident_candidate
+    if before is not None and after is not None:
+        lines.append(f"Wrong and at least 90 % sure: {percent(before)} of the samples before, {percent(after)} now.")
+    return lines
+
+
+class HeldoutRecord(NamedTuple):
+    """Every look at the held-out data: the trials judged on them in order, and how often the same one was."""
+
+    trials: tuple[int, ...]
+    looks: int  # at compressed models
+    again: int  # of them, at a model that had been judged on the same data before
+
+
+def record_of(trials: Sequence[Trial], uses: Sequence[HeldoutUse]) -> HeldoutRecord:
+    """As the store wrote it down before each look; equal artifacts count as the trial that was first."""
+    numbers: dict[str, int] = {}
+    for trial in trials:
+        if trial.artifact is not None:
+            numbers.setdefault(trial.artifact.digest, trial.number)
+    seen: dict[tuple[str, str], int] = {}
+    for use in uses:
+        if use.purpose == "judge" and numbers.get(use.artifact) != 0:
+            key = (use.artifact, use.dataset_digest)
+            seen[key] = seen.get(key, 0) + 1
+    judged = tuple(dict.fromkeys(numbers[artifact] for artifact, _ in seen if artifact in numbers))
+    return HeldoutRecord(judged, sum(seen.values()), sum(count - 1 for count in seen.values()))
+
+
+def record_sentence(trials: Sequence[Trial], uses: Sequence[HeldoutUse]) -> str:
+    """How often held-out data were used, and what that makes of the choice; "" where nothing was written down."""
+    record = record_of(trials, uses)
+    if not record.looks:
+        return ""
+    times = "once" if record.looks == 1 else f"{record.looks} times"
+    named = ", ".join(f"{number}" for number in record.trials)
+    again = "; no model was judged on them twice" if not record.again else f"; {record.again} of these a second time"
+    k = len(record.trials)
+    choice = (
+        f" The choice among these {k} is a comparison of {k}: an interval that holds with 95 % for each holds for "
+        f"the chosen one with at least {100 - 5 * k} %."
+        if 1 < k < 20
+        else ""
+    )
+    return f"Held-out data were used {times}, for trial{'s' if k > 1 else ''} {named}{again}.{choice}"
+
+
+def needs(result: SliceResult) -> str:
+    """ " (about 1,200 more samples needed)", or nothing."""
+    return f" (about {result.needed:,} more samples would)" if result.needed else ""
+
+
+def loss(drop: Estimate) -> str:
+    """3.2 points (1.9 to 4.5)"""
+    return f"{points(drop.value)} points ({points(drop.low)} to {points(drop.high)})"
+
+
+def points(value: float) -> str:
+    """A fraction in percentage points, with one digit behind the point."""
+    return f"{round(100 * value, 1) + 0.0:.1f}"  # + 0.0 makes -0.0 plain zero
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _limit(result: SliceResult, otherwise: float) -> float:
+    return otherwise if result.limit is None else result.limit
+
+
+def _name(result: SliceResult) -> str:
+    return "the whole" if result.name == ALL else result.name
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def _more(results: Sequence[SliceResult]) -> str:
+    rest = len(results) - _NAMED
+    return f" and {rest} more" if rest > 0 else ""
