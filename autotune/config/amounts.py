@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autotune.config.tables import StudyConfig
 from autotune.errors import UsageError, did_you_mean
-from autotune.keys import COST_METRICS, JUDGED_METRICS, WORST, MetricKey, format_amount, parse_amount, parse_key
+from autotune.keys import COST_METRICS, JUDGED_METRICS, MetricKey, format_amount, parse_amount, parse_key
 from hwprofiles.target import Target
 
 
@@ -123,10 +123,8 @@ def idle(config: StudyConfig) -> list[str]:
     for key, limit in limits.items():
         wider = _implied_by(key)
         if wider is not None and wider in limits and limits[wider] < limit:
-            own = "[judge] limit" if str(wider) == "drop/worst" and not _named(config, str(wider)) else str(wider)
-            said.append(
-                f"{key} {format_amount(limit, key)}: {own} {format_amount(limits[wider], wider)} is tighter and counts"
-            )
+            tighter = format_amount(limits[wider], wider)
+            said.append(f"{key} {format_amount(limit, key)}: {wider} {tighter} is tighter and counts")
     return said
 
 
@@ -134,8 +132,6 @@ def _implied_by(key: MetricKey) -> MetricKey | None:
     """The key that is never smaller than `key`."""
     if key.name == "latency_p50":
         return MetricKey("latency_p90", None, key.target)
-    if key.name == "drop" and key.slice != WORST:
-        return MetricKey("drop", WORST, key.target)
     return None
 
 

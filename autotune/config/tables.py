@@ -150,12 +150,21 @@ class StudyConfig(_Table):
     def slice_limits(self) -> dict[str, float]:
         """Slice -> its own largest drop, where budget or constraints name one ("all": the drop over all samples).
 
-        No slice may lose more than `drop/worst` allows, so the tighter of the two counts.
+        It takes the place of the general limit: a slice may be held to less, or be allowed more.
         """
-        worst = self.limits["drop/worst"]
         drops = {parse_key(text): limit for text, limit in self.limits.items()}
         own = {key: limit for key, limit in drops.items() if key.name == "drop" and key.slice != WORST}
-        return {key.slice or "all": min(limit, worst) for key, limit in own.items()}
+        return {key.slice or "all": limit for key, limit in own.items()}
+
+    @property
+    def drop_shares(self) -> dict[str, float]:
+        """Slice that is allowed more than the others -> the share of its drop that counts in `drop/worst`.
+
+        With a general limit of 1 point and 2 points for a slice, half of what that slice loses: `drop/worst` is within
+        its limit exactly when every slice is within its own.
+        """
+        general = self.drop_limit
+        return {name: general / limit for name, limit in self.slice_limits.items() if limit > general}
 
 
 def tightest(*tables: Mapping[str, float]) -> dict[str, float]:

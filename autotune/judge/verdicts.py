@@ -143,9 +143,11 @@ class Judgement:
                     detectable=row.detectable,
                 )
             )
-        worst = max(large, key=lambda row: shrunk[row.name])
+        shares = np.array([_share(limits.get(row.name), table.limit) for row in rows])
+        of = dict(zip((row.name for row in rows), shares.tolist(), strict=True))
+        worst = max(large, key=lambda row: of[row.name] * shrunk[row.name])
         raw = max((row.paired.drop for row in large), key=lambda drop: drop.value)
-        return cls(tuple(results), worst.name, _worst_drop(large, rows, beliefs, error), raw)
+        return cls(tuple(results), worst.name, _worst_drop(large, rows, beliefs, error, shares), raw)
 
 
 @dataclass(frozen=True)
@@ -221,22 +223,31 @@ def _beliefs(rows: Sequence[_Row], table: JudgeTable) -> optimism.Drops:
     return optimism.Drops(*(np.hstack([getattr(part, side) for part in parts]) for side in ("true", "measured")))
 
 
-def _worst_drop(large: Sequence[_Row], rows: Sequence[_Row], beliefs: optimism.Drops, error: float) -> Estimate:
-    """The largest true drop of all large slices: corrected, but no smaller than the overall drop.
+def _share(own: float | None, general: float) -> float:
+    """How much of a slice's drop counts: a slice that is allowed twice as much as the others counts half."""
+    return general / own if own is not None and own > general > 0 else 1.0
+
+
+def _worst_drop(
+    large: Sequence[_Row], rows: Sequence[_Row], beliefs: optimism.Drops, error: float, shares: intervals.Floats
+) -> Estimate:
+    """The largest true drop of all large slices: corrected, but no smaller than the overall drop. `shares` of all rows.
 
     Its interval needs no belief: a slice's own upper end holds for the worst slice too, whichever it is, and the lower
     ends hold together (Bonferroni).
     """
-    high = max(row.paired.drop.high for row in large)
-    if len(large) == 1:
-        return large[0].paired.drop
     names = {row.name for row in large}
     columns = np.array([row.name in names for row in rows])
-    measured = np.array([row.paired.drop.value for row in large])
-    drawn = optimism.Drops(beliefs.true[:, columns], beliefs.measured[:, columns])
-    overall = max((row.paired.drop.value for row in large if row.slice == ALL), default=-np.inf)
+    kept = shares[columns]
+    high = max(share * row.paired.drop.high for share, row in zip(kept, large, strict=True))
+    if len(large) == 1 and kept[0] == 1.0:
+        return large[0].paired.drop
+    measured = kept * [row.paired.drop.value for row in large]
+    drawn = optimism.Drops(kept * beliefs.true[:, columns], kept * beliefs.measured[:, columns])
+    overall = max((m for m, row in zip(measured, large, strict=True) if row.slice == ALL), default=-np.inf)
     value = min(max(optimism.largest(measured, drawn), overall), high)
-    return Estimate(value=value, low=min(value, max(row.paired.low_at(error) for row in large)), high=high)
+    low = max(share * row.paired.low_at(error) for share, row in zip(kept, large, strict=True))
+    return Estimate(value=value, low=min(value, low), high=high)
 
 
 def _beside(

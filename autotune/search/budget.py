@@ -68,6 +68,9 @@ def aim(config: StudyConfig, objectives: Sequence[MetricKey], baseline: Mapping[
             _tighten(slice_limits, drop[0], drop[1], smaller=True)
         else:
             unsolved.append(str(key))
+    # A slice that is allowed more than the others counts in drop/worst by its share; so the model is told its drops.
+    shares = config.drop_shares
+    slice_limits = {name: limit * shares.get(name, 1.0) for name, limit in slice_limits.items()}
     minimise = _to_minimise(keys, limits, any(parse_key(text).name not in COST_METRICS for text in config.budget))
     if _DROP in keys and keys.index(_DROP) != minimise:  # nothing ships that loses more
         _tighten(limits, keys.index(_DROP), config.limits[str(_DROP)], smaller=True)

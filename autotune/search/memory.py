@@ -168,8 +168,9 @@ class Memory:
         damage = self._runner.probing.of(trial.number)
         if damage:
             known["damage"] = damage
+        shares = self._config.drop_shares
         drops = {
-            key.partition("/")[2]: value.value
+            (name := key.partition("/")[2]): value.value * shares.get(name, 1.0)
             for key, value in trial.metrics.items()
             if key.startswith("drop/") and key != "drop/worst" and not (guessed and value.low <= 0 < value.high)
         }

@@ -6,6 +6,7 @@ Read from recorded trials alone, so `run`, `front` and the report say the same. 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -247,7 +248,10 @@ def ask_model(
     sampler.learn(study)
     told = {name for trial in study.get_trials(deepcopy=False) for name in trial.user_attrs.get("drop", {})}
     slices = {name: limit for name, limit in wanted.slice_limits.items() if name in told}
-    return predicted(sampler.solve(wanted.limits, minimise=wanted.minimise, slice_limits=slices), objectives)
+    solution = sampler.solve(wanted.limits, minimise=wanted.minimise, slice_limits=slices)
+    real = {f"drop/{name}": 1 / share for name, share in config.drop_shares.items()}  # the model knows shares of drops
+    excess = {name: by * real.get(name, 1.0) for name, by in solution.excess.items()}
+    return predicted(dataclasses.replace(solution, excess=excess), objectives)
 
 
 def keep_predicted(store: Store, prediction: Predicted) -> None:

@@ -233,6 +233,20 @@ def test_every_slice_has_its_own_limit_and_its_own_story() -> None:
     assert (first.damage, second.damage) == (0.5, None)
 
 
+def test_a_slice_that_is_allowed_more_counts_in_proportion() -> None:
+    """A loss of 6 points in a slice that may lose 10 is no reason to fail the general limit of 5."""
+    original = [1] * 2000
+    candidate = [0] * 60 + [1] * 940 + [0] * 10 + [1] * 990
+    slices = {"first": np.arange(2000) < 1000, "second": np.arange(2000) >= 1000}
+    strict = run(dataset(2000), original, candidate, slices, limit=0.05)
+    allowed = run(dataset(2000), original, candidate, slices, limit=0.05, beside={"limits": {"first": 0.1}})
+    assert strict.worst_drop.value == pytest.approx(0.06, abs=0.006)
+    assert allowed.worst_drop.value == pytest.approx(0.035, abs=0.006)  # that of all samples, more than half of 6
+    assert allowed.worst_drop.high <= 0.05 < strict.worst_drop.high
+    assert allowed.slice("first").drop == strict.slice("first").drop
+    assert (strict.slice("first").verdict, allowed.slice("first").verdict) == ("fail", "pass")
+
+
 def test_lossless_needs_data() -> None:
     few = run(dataset(400), [1] * 400, [1] * 400, limit=0.05).slices[0]
     many = run(dataset(2000), [1] * 2000, [1] * 2000, limit=0.05).slices[0]

@@ -85,7 +85,9 @@ def test_one_view_of_a_time_stands_for_another() -> None:
 
 def test_a_metric_of_a_slice_is_a_drop_of_it() -> None:
     found = aimed({"accuracy/night": 0.88, "drop/night": 0.05})
-    assert found.slice_limits == {"night": pytest.approx(0.02)}
+    share = 0.01 / 0.05  # night may lose five times as much as the others: the model is told a fifth of its drops
+    assert found.slice_limits == {"night": pytest.approx(0.02 * share)}
+    assert aimed({"accuracy/night": 0.88}).slice_limits == {"night": pytest.approx(0.02)}
     assert aimed({"drop/night": 0.05}, [SIZE, RATIO]).unsolved == ("drop/night",), "nobody models drops there"
     vague = trial(0).metrics | {"drop/night": Value(value=0.0, low=-0.4, high=0.4)}
     assert aim(config({"drop/night": 0.05}), KEYS, vague).unsolved == ("drop/night",)
@@ -167,7 +169,7 @@ def test_limits_that_do_nothing_or_hardly_can_be_met() -> None:
         "memory_peak@local 4 MB will hardly be met: the original takes 5 MB, 1 MB of it for the model; "
         "the smallest possible one, 200 kB, will take about 4.2 MB"
     )
-    assert checked({"drop/night": 0.02}) == ["drop/night 2.0 pt: [judge] limit 1.0 pt is tighter and counts"]
+    assert checked({"drop/night": 0.02}) == []
 
 
 @pytest.mark.parametrize(
