@@ -48,6 +48,9 @@ def judge(
             "--slices", metavar="TEXT", help="Instead of the workload's, e.g. 'font=serif & length<8'; repeatable."
         ),
     ] = None,
+    floor: Annotated[
+        int, typer.Option("--floor", metavar="N", min=1, help="Samples that a slice needs to get a verdict.")
+    ] = 200,
     batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Samples per inference.")] = 1,
     noise: Annotated[
         bool, typer.Option("--noise/--no-noise", help="Also judge the original against itself, run another way.")
@@ -72,7 +75,7 @@ def judge(
     from autotune.judge.models import judge_models
 
     overall, limits = _limits(limit, largest or [])
-    table = JudgeTable(limit=overall, batch=batch, noise=noise)
+    table = JudgeTable(limit=overall, floor=floor, batch=batch, noise=noise)
     loaded = _task(data)
     workload = load_workload(loaded, say=say)
     found = judge_models(

@@ -44,7 +44,7 @@ def show(
     _header(console, found, config, others)
     _tables(console, found)
     for line in said:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(f"  {line}", markup=False, soft_wrap=True)
     if parity is not None:
         console.print(f"parity on {parity.samples} held-out samples: {parity.sentence}", markup=False, soft_wrap=True)
         for target in parity.targets:

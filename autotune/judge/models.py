@@ -165,7 +165,7 @@ class _Judging:
             self._bands = fit_automatic(given, asked_for(declared, table.automatic), before)
         columns = automatic_columns(dataset, self._bands, before)
         automatic = [slices.Declaration(kind) for kind in table.automatic if kind in columns]
-        masks = slices.assign(dataset, [*declared, *automatic], columns=columns)
+        masks = slices.assign(dataset, [*declared, *automatic], columns=columns, floor=table.floor)
         known = [*masks, *(f"{metric.name}:{name}" for metric in self._metrics[1:] for name in masks)]
         unknown = next((name for name in self._limits if name not in known), None)
         if unknown is not None:

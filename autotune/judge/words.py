@@ -35,7 +35,8 @@ def verdict_sentence(judgement: ModelJudgement) -> str:
     failing = sorted((r for r in deciding if r.verdict == "fail"), key=lambda r: -r.drop.value)
     if failing:
         told = "; ".join(
-            f"{_name(r)} loses {loss(r.drop)}, {points(_limit(r, limit))} allowed" for r in failing[:_NAMED]
+            f"{_name(r)} loses {loss(r.drop)}, {points(_limit(r, limit))} allowed{_why(r, limit)}"
+            for r in failing[:_NAMED]
         )
         verb = "loses" if len(failing) == 1 else "lose"
         count = f"{len(failing)} of {_count(len(deciding), 'slice')} {verb}"
@@ -133,6 +134,12 @@ def points(value: float) -> str:
 
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
+
+
+def _why(result: SliceResult, limit: float) -> str:
+    """A slice may fail although its drop as measured is below the limit: then it certainly loses, and much of it."""
+    within = result.drop.value <= _limit(result, limit)
+    return " (that it loses is certain, and it is more than half of what is allowed)" if within else ""
 
 
 def _limit(result: SliceResult, otherwise: float) -> float:
