@@ -41,6 +41,8 @@ from autotune.judge.scoring import f1_macro
 
 LIMIT = 0.01
 SLACK = 0.015  # of a coverage that is simulated: its standard error is about 1 %
+TABLES = ("false_alarms", "power", "optimism", "not_detectable", "best_of", "paired_drops", "accuracies",
+          "graded_drops", "divergences", "whole_metrics", "calibration")  # fmt: skip
 ENOUGH = 5  # expected changed samples from which coverage is held to 93 to 97 %
 COVERED = (0.93, 0.97)
 ALARMS, POWER, OPTIMISM = 0.05, 0.80, 0.005
@@ -305,8 +307,8 @@ def main() -> int:
 
 
 def failures(tables: dict[str, list[Row]]) -> list[str]:
-    """What was wanted and is not there, as sentences. `tables` may lack what was not simulated yet."""
-    found = []
+    """What was wanted and is not there, as sentences; also what was not simulated."""
+    found = [f"{name}: not simulated" for name in TABLES if name not in tables]
     for row in tables.get("false_alarms", []):
         if row["any_fail"] > ALARMS:
             found.append(f"{row['any_fail']:.1%} of judgements of equal models fail at a limit of {row['limit']:.1%}")
@@ -323,7 +325,7 @@ def failures(tables: dict[str, list[Row]]) -> list[str]:
         for row in tables.get(name, []):
             if not COVERED[0] - slack <= row["coverage"] <= COVERED[1] + slack:
                 found.append(f"{name}: coverage {row['coverage']:.1%} at {_where(row)}")
-    for row in tables.get("optimism", []):
+    for row in [*tables.get("optimism", []), *tables.get("not_detectable", [])]:
         if abs(row["reported"]) > OPTIMISM:
             found.append(f"the worst slice reads {100 * row['reported']:+.2f} points off: {row['case']}")
     return found

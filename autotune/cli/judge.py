@@ -67,8 +67,9 @@ def judge(
     """Judge a compressed model against its original on the same samples, slice by slice: drops with intervals, flips,
     divergence, confidence, and what the data can say at all.
 
-    Ends with 0 if every slice keeps its limit for certain, with 1 if one certainly does not, with 3 if the data do not
-    decide (0 with --allow-undecided): a gate for continuous integration.
+    Ends with 0 if every slice keeps its limit for certain, with 1 if one fails, with 3 if the data do not decide (0
+    with --allow-undecided): a gate for continuous integration. A slice fails when its loss is certainly above the
+    limit, or when it certainly loses and what was measured is more than half of the limit.
     """
     from autotune.cli.judged import as_data, print_judgement
     from autotune.config import JudgeTable, load_workload
@@ -124,7 +125,7 @@ def _limits(limit: str, words: list[str]) -> tuple[float, dict[str, float]]:
 
 def _task(text: str) -> LoadedStudy:
     """What `load_workload` wants, for a file outside of any study. Raises `DataError`."""
-    from autotune.config import LoadedStudy, StudyConfig, WorkloadTable
+    from autotune.config import JudgeTable, LoadedStudy, StudyConfig, WorkloadTable
     from autotune.config.loader import Source
 
     name, _, function = text.rpartition(":")
@@ -133,7 +134,8 @@ def _task(text: str) -> LoadedStudy:
     file = Path(name)
     if not file.is_file():
         raise DataError(f"--data {text}: there is no file {file}; give FILE.py:FUNCTION that returns a Workload")
-    config = StudyConfig(name="judge", workload=WorkloadTable(task=f"{file.name}:{function}"))
+    table = JudgeTable(floor=1)  # what is too small is told when it is judged
+    config = StudyConfig(name="judge", workload=WorkloadTable(task=f"{file.name}:{function}"), judge=table)
     return LoadedStudy(config, file.absolute().parent, Source(Path("--data"), ""))
 
 

@@ -16,7 +16,7 @@ from autotune.judge.words import percent, points, sentences
 from autotune.slices import ALL
 
 _WIDE = 110  # columns from which intervals stand beside their numbers, not below
-_LONGEST = 26  # of a name before it is broken
+_NARROWEST = 16  # columns for the names of slices, where there is no room for more
 _WORDS = {"insufficient": "too few"}
 _STYLES = {"pass": "green", "fail": "red", "undecided": "yellow", "insufficient": "dim"}
 
@@ -83,9 +83,9 @@ def evidence_table(evaluation: Evaluation) -> Table:
     for index, result in enumerate(results):
         table.add_row(named(result), *(cells[index] for _, cells in kept))
     table.caption = (
-        "needs: about so many more samples would decide; p, q: exact paired test, and after Benjamini-Hochberg; "
-        "can see: the true drop that these data would show 4 times in 5; noise: the original against itself; KL: of "
-        "the outputs; ECE, sure and wrong (in points): before > after."
+        "needs: about so many more samples would decide; p: exact paired test of any change; q: of a loss, after "
+        "Benjamini-Hochberg; can see: the true drop that a test of this slice alone would show 4 times in 5; noise: "
+        "the original against itself; KL: of the outputs; ECE, sure and wrong (in points): before > after."
     )
     table.caption_justify = "left"
     return table
@@ -117,7 +117,7 @@ def named(result: SliceResult) -> str:
 
 def _add_names(table: Table, evaluation: Evaluation) -> None:
     longest = max(len(named(result)) for result in evaluation.slices)
-    table.add_column("slice", overflow="fold", min_width=min(longest, _LONGEST))
+    table.add_column("slice", overflow="fold", min_width=min(longest, _NARROWEST))
 
 
 def _table(title: str) -> Table:

@@ -7,6 +7,7 @@ the samples are told apart with far fewer samples than two that disagree on 10 %
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +22,7 @@ SMALLEST = 200  # samples below which no verdict is shown by default
 FLIPS = 0.02  # the rate that is taken where nothing was measured yet: 8-bit models flip 1 to 4 % of the answers
 _Z_POWER = float(stats.norm.ppf(POWER))
 _Z_ALPHA = float(stats.norm.isf(ALPHA))
+MOST = 1_000_000  # samples; nobody asks for more
 _EXACT = 100_000  # samples up to which the power is computed exactly
 
 
@@ -72,13 +74,48 @@ def enough_for(limit: float, flips: float = FLIPS) -> int:
 
 
 def more_samples(paired: Paired, limit: float, n: int) -> int:
-    """About how many more samples would tell the drop from `limit` with 80 % power (at least 1).
+    """About how many more samples would decide between `limit` kept and broken (at least 1).
 
-    The smallest detectable paired difference is (z + z_power) * sd / sqrt(n); this solves it for n. The distance to the
-    limit is not taken below a quarter of the limit, nor below 0.0001: no number of samples decides a drop on it.
+    The smallest detectable paired difference is (z + z_power) * sd / sqrt(n); this solves it for n at 80 % power. The
+    distance to the limit is not taken below a quarter of the limit, nor below 0.0001: no number of samples decides a
+    drop on it. With right-or-wrong scores at least as many as it takes for the interval to be on one side of the limit
+    if flips go on as they did; fewer where it takes fewer to be certain of a loss above half of the limit.
     """
     distance = max(abs(limit - paired.drop.value), limit / 4, 1e-4)
-    return max(1, math.ceil((Z + _Z_POWER) ** 2 * paired.variance / distance**2) - n)
+    about = max(1, math.ceil((Z + _Z_POWER) ** 2 * paired.variance / distance**2) - n)
+    if paired.flips is None or n == 0:
+        return about
+    rates = paired.flips[0] / n, paired.flips[1] / n
+    placed = _first(lambda size: _placed(*rates, size, limit), n)
+    lost = _first(lambda size: _lost(*rates, size, limit), n)
+    return max(1, min(max(about, placed), lost))
+
+
+def _first(decided: Callable[[int], bool], n: int) -> int:
+    """How many samples beyond n until `decided`; `MOST` where even so many do not."""
+    low, high = n, n + 1
+    while not decided(high):
+        if high > MOST:
+            return MOST
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decided(middle) else (middle, high)
+    return high - n
+
+
+def _placed(worse: float, better: float, n: int, limit: float) -> bool:
+    """Whether the interval of the drop is on one side of the limit, at these rates of flips."""
+    drop = tango(round(worse * n), round(better * n), n)
+    return drop.high <= limit or drop.low > limit
+
+
+def _lost(worse: float, better: float, n: int, limit: float) -> bool:
+    """Whether it is certain, by a test alone, that there is a loss, of more than half of the limit as measured."""
+    losses, gains = round(worse * n), round(better * n)
+    if losses <= gains or (losses - gains) / n <= limit / 2:
+        return False
+    return bool(stats.binomtest(losses, losses + gains, alternative="greater").pvalue < ALPHA)
 
 
 def _rare(n: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from scipy import stats
@@ -24,6 +24,7 @@ from autotune.slices import ALL, Mask
 from autotune.workload import Dataset
 from hwprofiles.measurement import Estimate
 
+FEWEST_TO_REFUSE = 20  # samples; of fewer it may happen that none is right
 SIGNIFICANT = 0.05  # of the q value: the expected share of false alarms among the slices that are called worse
 
 
@@ -68,6 +69,7 @@ def judge(
         )
     labels = [sample.label for sample in dataset.samples]
     scored = [score(metric, labels, original, candidate) for metric in metrics]
+    _refuse_hopeless(scored[0], original, labels, metrics[0].name)
     found = Judgement.of(dict(zip((m.name for m in metrics), scored, strict=True)), masks, table, limits)
     results = [_beside(each, kinds, hypotheses, noise, damage) for each in found.results]
     known = Outputs(original, candidate, scored[0].right)
@@ -86,6 +88,18 @@ def judge(
         limit=table.limit,
         outcomes=outcomes(original, candidate, scored[0]),
         seconds=candidate.seconds,
+    )
+
+
+def _refuse_hopeless(scored: Scored, original: Predictions, labels: Sequence[Any], metric: str) -> None:
+    """An original that gets nothing right can lose nothing, and every candidate would pass."""
+    if len(labels) < FEWEST_TO_REFUSE or np.any(scored.original != 0.0) or not isinstance(scored.right, tuple | None):
+        return
+    answer, label = original.predictions[0], labels[0]
+    raise DataError(
+        f"the original scores 0 in {metric!r} on all {len(labels)} samples, so nothing could be lost; its answers are "
+        f"like {answer!r:.40} ({type(answer).__name__}), the labels like {label!r:.40} ({type(label).__name__}): make "
+        "decode and labels speak of the same thing"
     )
 
 

@@ -114,7 +114,9 @@ class Finalists:
                 break
             if self._stop.is_set():
                 raise Stopped
-            progress(Progress("finalists", f"verifying trial {pick.number}", len(verified), count))
+            progress(
+                Progress("finalists", f"verifying trial {pick.number}", len(verified), max(count, len(verified) + 1))
+            )
             self._verify_patiently(pick.number, progress)
             verified.append(pick.number)
         if count:

@@ -156,9 +156,9 @@ def _numbers(info: Judgement) -> Html:
     """Every slice with its verdict, and folded below what the verdict rests on."""
     head = ("slice", "verdict", "needs", "n", "original", "candidate", "drop, points", "limit", "worse / better")
     words = (
-        "p: exact paired test; q: after Benjamini-Hochberg over the slices; can see: the true drop that these data "
-        "would show 4 times in 5; noise: the original against itself; divergence: Kullback-Leibler, of the outputs, "
-        "mean and 99th percentile. Drops in points."
+        "p: exact paired test of any change; q: of a loss, after Benjamini-Hochberg over the slices; can see: the "
+        "true drop that a test of this slice alone would show 4 times in 5; noise: the original against itself; "
+        "divergence: Kullback-Leibler, of the outputs, mean and 99th percentile. Drops in points."
     )
     evidence = [_evidence(row) for row in info.rows]
     titles = ("slice", "p", "q", "can see", "noise", "divergence")

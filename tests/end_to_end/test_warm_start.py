@@ -173,18 +173,23 @@ def test_a_study_does_not_learn_from_itself(later: Later) -> None:
         later.learns(f"{later.study.store.place}#later")
 
 
-def test_how_much_it_helped_is_kept(earlier: Path, later: Later) -> None:
-    warm, store = later.learns(earlier), later.study.store
-    for recipe in warm.recipes:
-        store.start_trial(recipe, PROPOSER)
-    later.study.run()
-    found = keep_transfer(store, warm, later.space, later.study.objectives)
-    assert found is not None and stored_transfer(store) == found
-    assert keep_transfer(store, Warm(), later.space, later.study.objectives) is None
-    assert found.facts == 10 and found.recipes == len(warm.recipes) and found.recipes_on_front <= found.front
-    rows = {row.key: row for row in found.expectations}
-    assert set(rows) == {"latency_ratio@local", "damage", "drop/worst"}
-    damage = rows["damage"]
-    assert damage.rank_correlation is not None and damage.rank_correlation > 0.5, "the damage is that of the same files"
-    assert damage.median_error is not None and rows["drop/worst"].median_error is None
-    assert found.sentence.startswith("warm start: latency_ratio@local was expected with rank correlation")
+def test_how_much_it_helped_is_kept(earlier: Path, tmp_path: Path) -> None:
+    """A study of its own: one that outlives a test would look for its lease where the next test has its own."""
+    with tiny.open_study(tmp_path / "store.db", tiny.config(name="later", search={"trials": 9})) as study:
+        later = Later(study)
+        warm, store = later.learns(earlier), later.study.store
+        for recipe in warm.recipes:
+            store.start_trial(recipe, PROPOSER)
+        later.study.run()
+        found = keep_transfer(store, warm, later.space, later.study.objectives)
+        assert found is not None and stored_transfer(store) == found
+        assert keep_transfer(store, Warm(), later.space, later.study.objectives) is None
+        assert found.facts == 10 and found.recipes == len(warm.recipes) and found.recipes_on_front <= found.front
+        rows = {row.key: row for row in found.expectations}
+        assert set(rows) == {"latency_ratio@local", "damage", "drop/worst"}
+        damage = rows["damage"]
+        assert damage.rank_correlation is not None and damage.rank_correlation > 0.5, (
+            "the damage is that of the same files"
+        )
+        assert damage.median_error is not None and rows["drop/worst"].median_error is None
+        assert found.sentence.startswith("warm start: latency_ratio@local was expected with rank correlation")

@@ -31,8 +31,8 @@ def workload() -> Workload:
         model=model_file(),
         # Judged during the search, and afterwards: data that the search never saw. Say what distinguishes samples
         # in `metadata`; `slices` below says by which of it the accuracy must hold everywhere.
-        search=Dataset("search", samples(seed=1, count=400)),
-        heldout=Dataset("heldout", samples(seed=2, count=600)),
+        search=Dataset("search", samples(seed=1, count=1200)),
+        heldout=Dataset("heldout", samples(seed=2, count=2000)),
         # For ranges of activations: inputs only, none of the samples above.
         calibration=[sample.inputs for sample in samples(seed=3, count=64)],
         decode=decode,

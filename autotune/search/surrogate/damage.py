@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import sparse
 
 from autotune.search.surrogate.damage_solver import Solver
 from autotune.search.surrogate.damage_terms import Layout, Scales, Terms
@@ -36,12 +37,32 @@ class DamageFit:
     def predict(self, configs: Ints) -> Floats:
         """Damage (n, S) of configurations (n, L)."""
         base = self.additive(configs)
-        if not self.weights:
-            return base
-        total = base.copy()
+        return np.maximum(base + self._joint(configs), LEAST * base) if self.weights else base
+
+    def _joint(self, configs: Ints) -> Floats:
+        """Damage (n, S) that layers do together."""
+        total = np.zeros((len(configs), self.table.shape[2]))
         for magnitudes, weights in zip(self.magnitudes, self.weights, strict=True):
             total += weights.joint(magnitudes, self.space, configs)
-        return np.maximum(total, LEAST * base)
+        return total
+
+    def near(self, config: Ints, configs: Ints) -> Floats:
+        """Damage (n, S) of `configs` (n, L) that differ little from `config` (L,): exact where one layer differs, else
+        without what the changed layers do together."""
+        flat = self.table.reshape(-1, self.table.shape[2])
+        change = flat.copy()
+        for magnitudes, weights in zip(self.magnitudes, self.weights, strict=True):
+            change += weights.change(magnitudes, self.space, config)
+        own = np.repeat(self.space.nodes(config[None])[0], self.table.shape[1])
+        both = np.concatenate([change - flat[own], flat - flat[own]], axis=1)
+        changed = configs != config
+        starts = np.concatenate([[0], changed.sum(1).cumsum()])
+        columns = self.space.nodes(configs)[changed]
+        moved = sparse.csr_matrix((np.ones(len(columns)), columns, starts), shape=(len(configs), len(flat))) @ both
+        whole, additive = np.split(np.asarray(moved), 2, axis=1)
+        return np.asarray(
+            np.maximum(self.predict(config[None]) + whole, LEAST * (self.additive(config[None]) + additive))
+        )
 
     def additive(self, configs: Ints) -> Floats:
         flat = self.table.reshape(-1, self.table.shape[2])
@@ -113,7 +134,7 @@ class DamageModel:
             solver.interact(self._magnitudes(solver, terms))
             solver.learn_scales(terms)
             terms = solver.solve(terms, steps=4)
-            solver.enter(terms, solver.weights(terms))
+            solver.enter(terms, solver.joint(terms))
         return solver.solve(terms, steps=3)
 
     def _update(self, solver: Solver, terms: Terms) -> Terms:
@@ -122,7 +143,7 @@ class DamageModel:
         solver.interact(magnitudes)
         for _ in range(2):
             terms = solver.solve(terms, steps=2)
-            solver.enter(terms, solver.weights(terms))
+            solver.enter(terms, solver.joint(terms))
         return terms
 
     def _magnitudes(self, solver: Solver, terms: Terms) -> tuple[Magnitudes, ...]:

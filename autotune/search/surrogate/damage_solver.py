@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import cho_factor, cho_solve
 
@@ -25,6 +26,8 @@ EVIDENCE_SLICES = 6
 CANCELLED = 0.2  # of what the other slices say: damage below it has cancelled out, its logarithm is cut off there
 CANCELLED_OF_TWO = 0.02  # the same where there are fewer than three slices, whose median says less
 LEAST_UNIT = 0.2  # of the additive damage
+STEPS = 40  # of conjugate gradients per Gauss-Newton step
+MANY_TERMS, FEW_STEPS = 2000, 20  # from so many terms on a step is solved roughly: it is one of several
 
 
 class Solver:
@@ -42,6 +45,7 @@ class Solver:
         self.magnitudes: tuple[Magnitudes, ...] = ()  # by choice, by damage
         self._kernels: list[list[tuple[Floats, Floats]]] = []  # per kind of magnitude and slice: near and far
         self._inverse: Floats | None = None
+        self._flat: NDArray[np.int32] | None = None
 
     def _least(self) -> Floats:
         """(n, S): damages below this are taken for cancelled ones while logarithms are fitted."""
@@ -50,13 +54,13 @@ class Solver:
         return np.asarray(np.maximum(cancelled * np.median(self.values / mean, axis=1)[:, None], 1e-5) * mean)
 
     # phases --------------------------------------------------------------------------------------------------------
-    def enter(self, terms: Terms, weights: tuple[Weights, ...] = ()) -> None:
-        """Residuals from now on in units of the damage predicted by `terms` and `weights`, with interactions."""
+    def enter(self, terms: Terms, joint: Floats | None = None) -> None:
+        """Residuals from now on in units of the damage predicted by `terms` and, (n, S), by interactions."""
         self._inverse = None
         total = self.layout.table(self.scales, terms)[self.nodes].sum(1)
-        expected = total + self.joint(weights)
+        expected = total if joint is None else total + joint
         if self.relative:
-            slack = 1.3 if weights else 2.0
+            slack = 2.0 if joint is None else 1.3
             near = np.clip(expected, self.values / slack, np.maximum(self.values, 0) * slack)
             self.unit = np.maximum(near, np.maximum(LEAST_UNIT * total, 1e-300))
         else:
@@ -73,10 +77,8 @@ class Solver:
     def _joint_covariance(self, s: int) -> Floats:
         """(n, n) of the interactions in slice `s`, relative to the units."""
         assert self.unit is not None
-        scales = self.scales
-        sds = ((scales.near_choice, scales.far_choice), (scales.near_damage, scales.far_damage))
         total = np.zeros((len(self.configs),) * 2)
-        for sd, part in zip(np.ravel(sds), self._parts(s), strict=True):
+        for sd, part in zip(self._sds, self._parts(s), strict=True):
             total += sd**2 * part
         return total / np.outer(self.unit[:, s], self.unit[:, s])
 
@@ -88,12 +90,27 @@ class Solver:
             found += [size * part for part in of_slices[min(s, len(of_slices) - 1)]]
         return found
 
-    def joint(self, weights: tuple[Weights, ...]) -> Floats:
-        """(n, S) damage by interactions."""
-        total = np.zeros(self.values.shape)
-        for magnitudes, part in zip(self.magnitudes, weights, strict=False):
-            total += part.joint(magnitudes, self.layout.space, self.configs)
+    def joint(self, terms: Terms) -> Floats | None:
+        """Posterior mean (n, S) of the damage by interactions, of the configurations themselves."""
+        if not self._kernels or self.unit is None:
+            return None
+        pull = self._pull(terms)
+        total = np.empty_like(pull)
+        for s in range(pull.shape[1]):
+            total[:, s] = sum(sd**2 * (part @ pull[:, s]) for sd, part in zip(self._sds, self._parts(s), strict=True))
         return total
+
+    @property
+    def _sds(self) -> tuple[float, ...]:
+        """Scales of the interactions, in the order of `_parts`."""
+        scales = self.scales
+        return scales.near_choice, scales.far_choice, scales.near_damage, scales.far_damage
+
+    def _pull(self, terms: Terms) -> Floats:
+        """(n, S): the solved residuals per unit of damage."""
+        assert self.unit is not None
+        residual, _, noise = self.evaluate(terms)
+        return np.asarray(_apply(self.precision(noise), residual) / self.unit)
 
     # residuals -----------------------------------------------------------------------------------------------------
     def evaluate(self, terms: Terms) -> tuple[Floats, Floats, Floats]:
@@ -153,36 +170,36 @@ class Solver:
     def _newton_step(self, theta: Floats, residual: Floats, share: Floats, inverse: Floats) -> Floats:
         layout, scales = self.layout, self.scales
         n, layers, slices = share.shape
-        starts = np.arange(0, n * layers + 1, layers)
-        slopes = [
-            sparse.csr_matrix((share[:, :, s].ravel(), self.nodes.ravel(), starts), shape=(n, len(layout.alive)))
-            for s in range(slices)
-        ]
-        across = [slope.T.tocsr() for slope in slopes]
+        starts = np.arange(0, n * layers * slices + 1, layers)
+        slope = sparse.csr_matrix((share.transpose(0, 2, 1).ravel(), self._columns(slices), starts),
+                                  shape=(n * slices, len(layout.alive) * slices))  # fmt: skip
+        across = slope.T
 
         def forward(vector: Floats) -> Floats:
-            change = layout.spread(scales, layout.unpack(vector))
-            return np.stack([np.asarray(slope @ change[:, s]) for s, slope in enumerate(slopes)], axis=1)
+            return np.asarray(slope @ layout.spread(scales, layout.unpack(vector)).ravel()).reshape(n, slices)
 
         def backward(rows: Floats) -> Floats:
-            table = np.stack([np.asarray(slope @ rows[:, s]) for s, slope in enumerate(across)], axis=1)
-            return layout.collect(scales, table)
+            return layout.collect(scales, np.asarray(across @ rows.ravel()).reshape(-1, slices))
 
         gradient = backward(_apply(inverse, residual)) - theta
-        return _conjugate_gradients(lambda v: v + backward(_apply(inverse, forward(v))), gradient)
+        steps = STEPS if len(theta) <= MANY_TERMS else FEW_STEPS
+        return _conjugate_gradients(lambda v: v + backward(_apply(inverse, forward(v))), gradient, steps=steps)
+
+    def _columns(self, slices: int) -> NDArray[np.int32]:
+        """Columns of the slopes of all slices in one sparse matrix: row by row (n, S), its L layers."""
+        if self._flat is None:
+            self._flat = (self.nodes[:, None, :] * slices + np.arange(slices)[:, None]).astype(np.int32).ravel()
+        return self._flat
 
     # results -------------------------------------------------------------------------------------------------------
     def weights(self, terms: Terms) -> tuple[Weights, ...]:
         """Posterior mean of the interactions, per kind of magnitude."""
         if not self._kernels or self.unit is None:
             return ()
-        residual, _, noise = self.evaluate(terms)
-        pull = _apply(self.precision(noise), residual) / self.unit
-        scales, space = self.scales, self.layout.space
-        sds = ((scales.near_choice, scales.far_choice), (scales.near_damage, scales.far_damage))
+        pull, space = self._pull(terms), self.layout.space
         return tuple(
             posterior_weights(m, m.rows(space, self.configs), self.edges, pull, near, far)
-            for m, (near, far) in zip(self.magnitudes, sds, strict=True)
+            for m, near, far in zip(self.magnitudes, self._sds[::2], self._sds[1::2], strict=True)
         )
 
     def learn_scales(self, terms: Terms) -> None:
@@ -237,7 +254,7 @@ def _apply(inverse: Floats, rows: Floats) -> Floats:
 
 
 def _conjugate_gradients(
-    apply: Callable[[Floats], Floats], right: Floats, *, steps: int = 40, tolerance: float = 3e-3
+    apply: Callable[[Floats], Floats], right: Floats, *, steps: int, tolerance: float = 3e-3
 ) -> Floats:
     solution = np.zeros_like(right)
     residual = right.copy()

@@ -60,6 +60,8 @@ class Layout:
         self.alive = alive.ravel()
         self.label_of = np.where(space.valid, space.labels, 0).ravel()
         self.layer_of = np.repeat(np.arange(len(space)), space.labels.shape[1])
+        self._shapes = [part.shape for part in self.zero().parts()]
+        self._ends = np.cumsum([part.size for part in self.zero().parts()])[:-1]
 
     def zero(self) -> Terms:
         layers, width = self.space.labels.shape
@@ -67,12 +69,8 @@ class Layout:
                      np.zeros((layers, self.slices)), np.zeros((layers, width)), np.zeros(1))  # fmt: skip
 
     def unpack(self, vector: Floats) -> Terms:
-        parts = []
-        at = 0
-        for part in self.zero().parts():
-            parts.append(vector[at : at + part.size].reshape(part.shape))
-            at += part.size
-        return Terms(*parts)
+        parts = np.split(vector, self._ends)
+        return Terms(*(part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)))
 
     def spread(self, scales: Scales, terms: Terms) -> Floats:
         """(F, S): the change in log damage of every node."""

@@ -51,18 +51,35 @@ class Weights:
 
     def joint(self, magnitudes: Magnitudes, space: Space, configs: Ints) -> Floats:
         """Damage (n, S) that layers do together."""
-        rows = magnitudes.rows(space, configs)
+        nodes = np.ascontiguousarray(space.nodes(configs).T)
+        columns = np.ascontiguousarray(magnitudes.table.T)
         slices = len(self.factor)
         total = np.empty((len(configs), slices))
         for s in range(slices):
-            of_slice = rows[min(s, len(rows) - 1)]
-            if s < len(rows):
-                joint = of_slice[:, self.edges[:, 0]] * of_slice[:, self.edges[:, 1]]
+            if s < len(columns):  # layers in rows: whole rows are gathered for the edges
+                of_slice = columns[s][nodes]
+                joint = of_slice[self.edges[:, 0]] * of_slice[self.edges[:, 1]]
                 squares = of_slice**2
             factor, sign = self.factor[s], self.sign[s]
             own = (factor**2) @ sign  # the diagonal: a layer is no pair with itself
-            total[:, s] = joint @ self.near[:, s] + (of_slice @ factor) ** 2 @ sign - squares @ own
+            total[:, s] = self.near[:, s] @ joint + sign @ (factor.T @ of_slice) ** 2 - own @ squares
         return np.asarray(total * magnitudes.scale**2)
+
+    def change(self, magnitudes: Magnitudes, space: Space, config: Ints) -> Floats:
+        """(F, S): by how much the damage that layers do together changes when one layer of `config` (L,) takes another
+        choice. Exact: the damage is linear in the magnitude of each layer."""
+        table = magnitudes.table.reshape(*space.labels.shape, -1)
+        first, second = self.edges.T
+        found = np.empty((*space.labels.shape, len(self.factor)))
+        for s in range(len(self.factor)):
+            of_slice = table[:, :, min(s, table.shape[2] - 1)]
+            own = of_slice[np.arange(len(space)), config]
+            factor, sign = self.factor[s], self.sign[s]
+            slope = 2 * (factor @ (sign * (factor.T @ own)) - (factor**2 @ sign) * own)
+            slope += np.bincount(first, self.near[:, s] * own[second], len(space))
+            slope += np.bincount(second, self.near[:, s] * own[first], len(space))
+            found[:, :, s] = (of_slice - own[:, None]) * slope[:, None]
+        return np.asarray((found * magnitudes.scale**2).reshape(-1, len(self.factor)))
 
 
 def posterior_weights(magnitudes: Magnitudes, rows: Floats, edges: Ints, pull: Floats, near: float, far: float

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import sparse
 from scipy.linalg import cho_factor, cho_solve
 
 from autotune.search.surrogate.evidence import ROWS, fit_amplitudes
@@ -59,12 +60,14 @@ class Group:
     start: float  # default standard deviation, in units of the observed spread
 
     def features(self, design: Floats) -> Floats:
-        return design * self.basis if self.basis.ndim == 1 else design @ self.basis
+        if self.basis.ndim == 1:
+            return design * self.basis
+        return np.asarray((sparse.csr_matrix(self.basis).T @ design.T).T)
 
-    def spread(self, features: Floats, alpha: Floats) -> Floats:
+    def spread(self, design: Floats, alpha: Floats) -> Floats:
         """Posterior mean of the table entries, up to the group's variance."""
-        weights = features.T @ alpha
-        return self.basis * weights if self.basis.ndim == 1 else self.basis @ weights
+        weights = design.T @ alpha
+        return self.basis**2 * weights if self.basis.ndim == 1 else self.basis @ (self.basis.T @ weights)
 
 
 @dataclass
@@ -217,11 +220,15 @@ class LinearModel:
 
     def _covariance(self, design: Floats, groups: list[Group], amplitudes: Floats) -> Floats:
         """(n, n), without noise."""
-        covariance = np.full((len(design), len(design)), amplitudes[0] ** 2)
+        variance = np.zeros(design.shape[1])  # of the entries, by all diagonal groups together
+        columns = [np.full((len(design), 1), amplitudes[0])]
         for amplitude, group in zip(amplitudes[1:], groups, strict=False):
-            columns = group.features(design)
-            covariance += amplitude**2 * (columns @ columns.T)
-        return np.asarray(covariance)
+            if group.basis.ndim == 1:
+                variance += amplitude**2 * group.basis**2
+            else:
+                columns.append(amplitude * group.features(design))
+        scaled = np.concatenate([design * np.sqrt(variance), *columns], axis=1)
+        return np.asarray(scaled @ scaled.T)
 
     def _posterior(
         self, design: Floats, target: Floats, groups: list[Group], amplitudes: Floats
@@ -233,7 +240,7 @@ class LinearModel:
         alpha = cho_solve(cho_factor(covariance, lower=True), target)
         table = np.zeros(design.shape[1])
         for amplitude, group in zip(amplitudes[1:], groups, strict=False):
-            table += amplitude**2 * group.spread(group.features(design), alpha)
+            table += amplitude**2 * group.spread(design, alpha)
         return float(amplitudes[0] ** 2 * alpha.sum()), table
 
     def _tables(self, constant: float, table: Floats) -> Tables:

@@ -8,8 +8,8 @@ import numpy as np
 
 from autotune.search.surrogate.front import Improvement, non_dominated
 from autotune.search.surrogate.model import Fitted
-from autotune.search.surrogate.space import Floats, Ints, Space
-from autotune.search.surrogate.sweep import sweep
+from autotune.search.surrogate.space import Bools, Floats, Ints, Space, distinct
+from autotune.search.surrogate.sweep import DIRECTIONS, sweep
 
 MUTANTS = 300
 ROUNDS = 14  # of hill climbing per proposal
@@ -18,7 +18,9 @@ DOUBLES = 80
 RUNS = 60
 CROSSED = 40
 STARTS = 2
-LARGE = 1000  # layers x slices from which on one start must do
+LARGE = 1000  # layers x slices from which on one start must do, and neighbours are ranked roughly at first
+FEWER_DIRECTIONS = 80  # of the sweep, there
+CHECKED = 24  # of the neighbours ranked roughly are predicted in full
 SMALL = 4096  # a space of up to so many configurations is searched completely
 
 
@@ -38,19 +40,21 @@ class Proposer:
         space = self.fitted.space
         known = self.fitted.predict(self.measured)  # smoothed values, never the noisy measurements
         on_front = non_dominated(known)
+        directions = FEWER_DIRECTIONS if self._large else DIRECTIONS
         if space.log_size <= np.log(SMALL):
             pool = every(space)
         else:
             pool = np.concatenate([
-                sweep(self.fitted, self.reference, self.rng), self._mutants(self.measured[on_front])
+                sweep(self.fitted, self.reference, self.rng, directions=directions),
+                self._mutants(self.measured[on_front]),
             ])  # fmt: skip
-        pool = self._fresh(np.unique(pool, axis=0), self.taken)
+        pool = self._fresh(distinct(pool), self.taken)
         values = self.fitted.predict(pool)
         improvement = Improvement(known[on_front], values, self.reference, self.rng)
         chosen: list[Ints] = []
         taken = set(self.taken)
         for _ in range(count - explore):
-            pick = self._climb(pool, improvement, taken)
+            pick = self._climb(pool, values, improvement, taken)
             if pick is None:
                 break
             chosen.append(pick)
@@ -64,9 +68,16 @@ class Proposer:
             taken.add(pick.tobytes())
         return np.array(chosen, np.int64).reshape(len(chosen), len(space))
 
+    @property
+    def _large(self) -> bool:
+        slices = 1 if self.fitted.damage is None else self.fitted.damage.table.shape[2]
+        return len(self.fitted.space) * slices > LARGE
+
     def _fresh(self, configs: Ints, taken: set[bytes]) -> Ints:
-        keep = [row.tobytes() not in taken for row in configs]
-        return configs[np.array(keep, bool)] if len(configs) else configs
+        return configs[self._are_fresh(configs, taken)]
+
+    def _are_fresh(self, configs: Ints, taken: set[bytes]) -> Bools:
+        return np.array([row.tobytes() not in taken for row in configs], bool)
 
     def _mutants(self, parents: Ints) -> Ints:
         """Random changes of 1 to 4 parameters, half of them on top of a crossover."""
@@ -80,23 +91,27 @@ class Proposer:
         changes = rng.random(children.shape) < rng.integers(1, 5, (MUTANTS, 1)) / len(space)
         return np.where(changes, space.random(rng, MUTANTS), children)
 
-    def _climb(self, pool: Ints, improvement: Improvement, taken: set[bytes]) -> Ints | None:
-        """The best of the pool, climbed over single and double changes, runs and crossovers."""
-        fresh = self._fresh(pool, taken)
+    def _climb(self, pool: Ints, values: Floats, improvement: Improvement, taken: set[bytes]) -> Ints | None:
+        """The best of the pool with its predicted `values` (m, M), climbed over single and double changes, runs and
+        crossovers."""
+        keep = self._are_fresh(pool, taken)
+        fresh = pool[keep]
         if not len(fresh):
             return None
-        gains = improvement.of(self.fitted.predict(fresh))
+        gains = improvement.of(values[keep])
         if gains.max() <= 0:
             return None
         best: tuple[float, Ints] | None = None
-        slices = 1 if self.fitted.damage is None else self.fitted.damage.table.shape[2]
-        starts = 1 if len(self.fitted.space) * slices > LARGE else STARTS
+        starts = 1 if self._large else STARTS
         for start in np.argsort(-gains, kind="stable")[:starts]:
             config, gain = fresh[start], float(gains[start])
             for _ in range(ROUNDS):
                 near = self._fresh(neighbours(self.fitted.space, config, fresh, self.rng), taken)
                 if not len(near):
                     break
+                if self._large:
+                    roughly = improvement.of(self.fitted.predict_near(config, near))
+                    near = near[np.argsort(-roughly, kind="stable")[:CHECKED]]
                 found = improvement.of(self.fitted.predict(near))
                 if found.max() <= gain * (1 + 1e-6):
                     break
@@ -157,7 +172,7 @@ def neighbours(space: Space, config: Ints, others: Ints, rng: np.random.Generato
     cut = np.sort(rng.integers(0, layers + 1, (CROSSED, 2)), axis=1)
     at = np.arange(layers)
     found.append(np.where((at >= cut[:, :1]) & (at < cut[:, 1:]), source, config))
-    near = np.unique(np.concatenate(found), axis=0)
+    near = distinct(np.concatenate(found))
     return np.asarray(near[(near != config).any(1)], np.int64)
 
 

@@ -38,7 +38,7 @@ from autotune.search.surrogate.model import Fitted, Model
 from autotune.search.surrogate.options import DamageGuess, Guess
 from autotune.search.surrogate.proposals import Proposer, untried
 from autotune.search.surrogate.solution import Solution
-from autotune.search.surrogate.space import Floats, Ints, Space, choices_of
+from autotune.search.surrogate.space import Floats, Ints, Space, choices_of, distinct
 from autotune.search.surrogate.state import Known, State
 
 DISTRUST = 0.4  # exploration share while the health check is bad
@@ -262,7 +262,7 @@ class SurrogateSampler(BaseSampler):
         designs = balanced_designs(space, design_count(space), np.random.default_rng(self._seed))
         self._state = State(
             study_name=study.study_name, space=space, ledger=Ledger(space, sign, **self._attrs), sign=sign,
-            initial=_distinct(np.concatenate([anchors, designs])), anchors=len(_distinct(anchors)),
+            initial=distinct(np.concatenate([anchors, designs])), anchors=len(distinct(anchors)),
             batch_size=self._batch, make_model=make_model,
             always=tuple(self._aim_slices),
         )  # fmt: skip
@@ -341,8 +341,3 @@ class SurrogateSampler(BaseSampler):
         for index, limit in self._limits.items():
             corner[index] = state.sign[index] * limit
         return np.asarray(corner, float)
-
-
-def _distinct(configs: Ints) -> Ints:
-    _, first = np.unique(configs, axis=0, return_index=True)
-    return configs[np.sort(first)]

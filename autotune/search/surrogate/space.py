@@ -157,6 +157,12 @@ class Space:
         return np.asarray(0.99 * spans + 0.01 / len(self))  # no parameter is without any weight in a prior
 
 
+def distinct(configs: Ints) -> Ints:
+    """Configurations (n, L) without repetitions, in the order of their first appearance."""
+    first = {row.tobytes(): i for i, row in reversed(list(enumerate(configs)))}
+    return configs[np.sort(np.fromiter(first.values(), np.int64, len(first)))]
+
+
 def _in_chain_order(names: list[str], chain: Sequence[str] | None) -> list[str]:
     if chain is None:
         return names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autotune.search.surrogate.model import Fitted
-from autotune.search.surrogate.space import Bools, Floats, Ints, Space
+from autotune.search.surrogate.space import Bools, Floats, Ints, Space, distinct
 
 DIRECTIONS = 160
 SLICE_ROUNDS = 12  # multiplicative updates of the slice weights toward the worst slice
@@ -112,7 +112,7 @@ def sweep(fitted: Fitted, reference: Floats, rng: np.random.Generator, *, direct
     space = fitted.space
     node, edges, cost = _weighted_costs(fitted, rng, directions)
     if fitted.worst is None or fitted.damage is None or fitted.link is None:
-        return np.unique(least_cost(space, node, edges, cost), axis=0)
+        return distinct(least_cost(space, node, edges, cost))
     at_reference = np.maximum(fitted.link.damage(max(float(reference[fitted.worst]), 1e-12)), 1e-300)
     table = fitted.damage.table / at_reference
     strength = np.exp(rng.uniform(np.log(0.03), np.log(30.0), directions))[:, None, None]
@@ -129,7 +129,7 @@ def sweep(fitted: Fitted, reference: Floats, rng: np.random.Generator, *, direct
         top = np.maximum(reached.max(1, keepdims=True), 1e-300)
         weights = weights * np.exp(SLICE_STEP * (reached / top - 1))
         weights /= weights.sum(1, keepdims=True)
-    return np.unique(np.concatenate(found), axis=0)
+    return distinct(np.concatenate(found))
 
 
 def _weighted_costs(fitted: Fitted, rng: np.random.Generator, directions: int) -> tuple[Floats, Ints, Floats]:

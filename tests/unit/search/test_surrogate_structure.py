@@ -15,7 +15,7 @@ from autotune.search.surrogate.history import History
 from autotune.search.surrogate.linear import LinearModel, Tables
 from autotune.search.surrogate.model import Model
 from autotune.search.surrogate.outliers import noise_factors
-from autotune.search.surrogate.proposals import every
+from autotune.search.surrogate.proposals import every, neighbours
 from autotune.search.surrogate.space import Ints, Space
 from autotune.search.surrogate.sweep import forest, least_cost
 
@@ -125,6 +125,18 @@ class TestInteractions:
         fit = DamageModel(space, relative=True).fit(configs[:120], seen[:120], learn=True)
         errors = [np.abs(f.predict(configs[120:]) - truth[120:]).mean() for f in (clean, fit)]
         assert errors[1] < 3.0 * errors[0] + 0.02 * truth.mean()
+
+    @pytest.mark.parametrize("slices", [1, 2])
+    def test_a_single_change_is_predicted_exactly_from_nearby(self, slices: int) -> None:
+        space, configs, seen = self.problem()
+        fit = DamageModel(space, relative=True).fit(configs, seen[:, :slices], learn=True)
+        assert fit.weights
+        config = configs[-1]
+        near = neighbours(space, config, configs, np.random.default_rng(0))
+        single = (near != config).sum(1) == 1
+        roughly, fully = fit.near(config, near), fit.predict(near)
+        assert roughly[single] == pytest.approx(fully[single])
+        assert np.median(np.abs(roughly / fully - 1)) < 0.05
 
 
 class TestOutliers:
