@@ -89,8 +89,8 @@ def new_study(folder: Path, *, trials: int = 3, more: str = "") -> Path:
     (study / "study.toml").write_text(text + QUICK + more)
     (study / "local.toml").write_text(HASTY)  # a study's own profile comes before the shipped one
     task = (study / "task.py").read_text()
-    assert "count=400" in task and "count=600" in task
-    (study / "task.py").write_text(task.replace("count=400", "count=120").replace("count=600", "count=150"))
+    assert "count=1200" in task and "count=2000" in task
+    (study / "task.py").write_text(task.replace("count=1200", "count=120").replace("count=2000", "count=150"))
     return study
 
 

@@ -169,7 +169,7 @@ def test_a_trial_of_a_study_on_its_held_out_data(folder: Path) -> None:
     (study / "study.toml").write_text(text + STUDY)
     (study / "local.toml").write_text(TARGETS["here"])
     task = (study / "task.py").read_text()
-    (study / "task.py").write_text(task.replace("count=400", "count=60").replace("count=600", "count=80"))
+    (study / "task.py").write_text(task.replace("count=1200", "count=60").replace("count=2000", "count=80"))
     autotune("run", "tiny", folder=folder)
     found = report("tiny:0", "--samples", "7", folder=folder)
     assert found.agrees is True and found.samples == 7 and [t.target for t in found.targets] == ["local"]
