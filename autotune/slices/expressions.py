@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ def quoted(word: str) -> str:
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-class Node:
+class Node(ABC):
     """A part of a declaration."""
 
     @property
@@ -47,9 +48,9 @@ class Node:
         return ()
 
     @property
+    @abstractmethod
     def text(self) -> str:
         """As a declaration writes it."""
-        raise NotImplementedError(type(self).__name__)
 
     @property
     def name(self) -> str:
@@ -64,9 +65,9 @@ class Node:
         """The perturbations that it names; empty: it is about samples as they were given."""
         return frozenset(made for part in self.parts for made in part.made_by())
 
+    @abstractmethod
     def conditions(self, population: Population) -> list[Condition]:
         """The slices that it stands for. Raises `DataError` for a column that does not exist or gives none."""
-        raise NotImplementedError(type(self).__name__)
 
 
 class Condition(Node):
@@ -75,9 +76,9 @@ class Condition(Node):
     def conditions(self, population: Population) -> list[Condition]:
         return [self]
 
+    @abstractmethod
     def mask(self, population: Population) -> Mask:
         """Which samples are in, `[n]` bool. Raises `DataError` naming the column."""
-        raise NotImplementedError(type(self).__name__)
 
 
 @dataclass(frozen=True)
