@@ -18,6 +18,7 @@ from autotune.judge.intervals import Paired, Z, tango
 
 POWER = 0.80
 ALPHA = 0.05  # one sided
+AMONG_MANY = 0.005  # the same for a slice that is one of about ten, of which q is corrected
 SMALLEST = 200  # samples below which no verdict is shown by default
 FLIPS = 0.02  # the rate that is taken where nothing was measured yet: 8-bit models flip 1 to 4 % of the answers
 _Z_POWER = float(stats.norm.ppf(POWER))
@@ -111,11 +112,11 @@ def _placed(worse: float, better: float, n: int, limit: float) -> bool:
 
 
 def _lost(worse: float, better: float, n: int, limit: float) -> bool:
-    """Whether it is certain, by a test alone, that there is a loss, of more than half of the limit as measured."""
+    """Whether it is certain among many slices that there is a loss, and more than half of the limit as measured."""
     losses, gains = round(worse * n), round(better * n)
     if losses <= gains or (losses - gains) / n <= limit / 2:
         return False
-    return bool(stats.binomtest(losses, losses + gains, alternative="greater").pvalue < ALPHA)
+    return bool(stats.binomtest(losses, losses + gains, alternative="greater").pvalue < AMONG_MANY)
 
 
 def _rare(n: int) -> float:
