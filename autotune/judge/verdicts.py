@@ -18,7 +18,7 @@ from autotune.judge.intervals import Paired
 from autotune.judge.metrics import ResolvedMetric
 from autotune.judge.outputs import Outputs, outcomes
 from autotune.judge.predictions import Predictions
-from autotune.judge.scores import Scored, score
+from autotune.judge.scores import Scored, same, score
 from autotune.judge.user_code import user_code_failure
 from autotune.slices import ALL, Mask
 from autotune.workload import Dataset
@@ -93,8 +93,10 @@ def judge(
 
 def _refuse_hopeless(scored: Scored, original: Predictions, labels: Sequence[Any], metric: str) -> None:
     """An original that gets nothing right can lose nothing, and every candidate would pass."""
-    if len(labels) < FEWEST_TO_REFUSE or np.any(scored.original != 0.0) or not isinstance(scored.right, tuple | None):
+    if len(labels) < FEWEST_TO_REFUSE or np.any(scored.original != 0.0):
         return
+    if any(same(answer, label) for answer, label in zip(original.predictions, labels, strict=True)):
+        return  # 0 is the best value of some metrics: minus a distance
     answer, label = original.predictions[0], labels[0]
     raise DataError(
         f"the original scores 0 in {metric!r} on all {len(labels)} samples, so nothing could be lost; its answers are "

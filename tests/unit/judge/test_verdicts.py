@@ -14,7 +14,7 @@ from autotune.evaluation import Evaluation
 from autotune.judge.metrics import edit_similarity, f1_macro, resolve_metrics
 from autotune.judge.predictions import Predictions
 from autotune.judge.scores import Scored
-from autotune.judge.scoring import average_precision, pearson
+from autotune.judge.scoring import average_precision, negative_mae, pearson
 from autotune.judge.verdicts import Judgement, judge
 from autotune.workload import Dataset, Sample, Task
 
@@ -245,6 +245,18 @@ def test_a_slice_that_is_allowed_more_counts_in_proportion() -> None:
     assert allowed.worst_drop.high <= 0.05 < strict.worst_drop.high
     assert allowed.slice("first").drop == strict.slice("first").drop
     assert (strict.slice("first").verdict, allowed.slice("first").verdict) == ("fail", "pass")
+
+
+def test_an_original_that_gets_nothing_right_is_refused() -> None:
+    with pytest.raises(DataError, match=r"scores 0 in 'accuracy' on all 30 samples.*like 3 \(int\).*like '3' \(str\)"):
+        run(dataset(30, "3"), [3] * 30, [3] * 30)
+    assert run(dataset(5, "3"), [3] * 5, [3] * 5).n == 5, "of a few samples it may happen that none is right"
+
+
+def test_zero_is_the_best_value_of_some_metrics() -> None:
+    """A perfect original under minus a distance scores 0 everywhere, and is not refused."""
+    found = run(dataset(30, 1.5), [1.5] * 30, [1.25] * 30, metric=negative_mae)
+    assert found.slice("all").original.value == 0.0 and found.slice("all").drop.value == pytest.approx(0.25)
 
 
 def test_lossless_needs_data() -> None:
