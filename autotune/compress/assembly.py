@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -13,14 +15,21 @@ from autotune.compress.dialects.protocol import Dialect
 from autotune.compress.plan import Plan, Source
 from autotune.layers import Layer
 from autotune.recipe import Recipe
-from autotune.techniques.protocol import Technique
+from autotune.techniques.moments import Moments
+from autotune.techniques.protocol import STAGES, Technique
+
+Calibrate = Callable[[Recipe], Mapping[str, Range]]  # structural part of a recipe -> activation -> its range
+
+_STRUCTURES = 8  # graphs kept beside the original's: searching goes back and forth between a few
+_CALIBRATED = ("int8-static",)  # choices that need ranges
 
 
 class Assembler:
     """Builds artifacts of one model in one dialect.
 
-    Structural decisions are carried out once per combination and kept; calibration belongs to such a combination. A
-    recipe with `int8-static` fails with a clear message where its structure has not been calibrated.
+    Structural decisions are carried out once per combination, the last few of which are kept; the ranges of static
+    quantisation belong to such a combination and come from `calibrate_with` when they are needed first. A recipe with
+    `int8-static` fails with a clear message where its structure has not been calibrated.
     """
 
     def __init__(
@@ -35,14 +44,41 @@ class Assembler:
         self.source = Source.of(model, layers)
         self.dialect = dialect
         self.techniques = dict(techniques)
-        self.ranges: dict[str, dict[str, Range]] = {}  # digest of the structural decisions -> tensor -> range
+        self.ranges: dict[str, Mapping[str, Range]] = {}  # digest of the structural decisions -> tensor -> range
+        self.calibrate_with: Calibrate | None = None
         self._nodes = {node.name: node for node in self.source.nodes}
         self._bank = WeightBank(dialect.name, dialect.pack, bank_folder)
-        self._structures: dict[str, Source] = {Recipe().digest: self.source}
+        self._structures: OrderedDict[str, Source] = OrderedDict()
+
+    def tell_moments(self, moments: Mapping[str, Moments]) -> None:
+        """What every layer of the original reads on the calibration data, for the techniques that ask."""
+        self.source = replace(self.source, moments=dict(moments))
+        self._structures.clear()
+
+    def original(self) -> Plan:
+        """The original model as a plan, to look at."""
+        return self._plan(self.source, {})
 
     def structure(self, recipe: Recipe) -> Recipe:
-        """The structural part of a recipe."""
-        return Recipe({name: recipe[name] for name in recipe if self.techniques[name].stage == "structure"})
+        """The structural part of a recipe: all but its numeric formats."""
+        return Recipe({name: recipe[name] for name in recipe if self.techniques[name].stage != "precision"})
+
+    def structured(self, structure: Recipe) -> Source:
+        """The model with structural decisions carried out.
+
+        Raises `KeyError` for an unknown technique or layer, `TrialFailure` where a decision cannot be carried out.
+        """
+        if not structure:
+            return self.source
+        if structure.digest not in self._structures:
+            plan = self._plan(self.source, {})
+            for name in sorted(structure, key=lambda name: STAGES.index(self.techniques[name].stage)):
+                self.techniques[name].apply(plan, structure[name])
+            self._structures[structure.digest] = plan.as_source(plan.layers.values())
+            while len(self._structures) > _STRUCTURES:
+                self._structures.popitem(last=False)
+        self._structures.move_to_end(structure.digest)
+        return self._structures[structure.digest]
 
     def calibrate(
         self, structure: Recipe, statistics: Mapping[str, Statistics], method: Method, percentile: float
@@ -52,7 +88,7 @@ class Assembler:
 
     def calibration_tensors(self, structure: Recipe) -> tuple[str, ...]:
         """Activations whose ranges static quantisation may need: inputs and outputs of layers, behind Relu and Clip."""
-        source = self._structured(structure)
+        source = self.structured(structure)
         nodes = {node.name: node for node in source.nodes}
         readers: dict[str, list[onnx.NodeProto]] = {}
         for node in source.nodes:
@@ -80,7 +116,8 @@ class Assembler:
         weight = self.source.tensors[layer.weight]
         if choice == "none":
             return weight.ByteSize()
-        return sum(tensor.ByteSize() for tensor in self._bank.get(layer, choice, weight))
+        packed = self._bank.get(layer, choice, weight, self.source.digest(layer.weight))
+        return sum(tensor.ByteSize() for tensor in packed)
 
     def assemble(self, recipe: Recipe) -> bytes:
         """The artifact's bytes; equal recipes give equal bytes.
@@ -88,30 +125,54 @@ class Assembler:
         Raises `KeyError` for an unknown technique or layer, `TrialFailure` where a decision cannot be written.
         """
         structure = self.structure(recipe)
-        plan = self._plan(self._structured(structure), self.ranges.get(structure.digest, {}))
-        for name in recipe:
-            if self.techniques[name].stage == "precision":
-                self.techniques[name].apply(plan, recipe[name])
+        source = self.structured(structure)
+        precise = [name for name in recipe if self.techniques[name].stage == "precision"]
+        if any(choice in _CALIBRATED for name in precise for choice in recipe[name].values()):
+            self._calibrate(structure)
+        plan = self._plan(source, self.ranges.get(structure.digest, {}))
+        for name in precise:
+            self.techniques[name].apply(plan, recipe[name])
         return plan.to_bytes()
+
+    def layers(self, recipe: Recipe) -> tuple[Layer, ...]:
+        """The model's layers under the names that decisions use, each with the nodes that do its work in the artifact.
+
+        A layer that was split has the nodes of all its parts; one that is gone is missing.
+        """
+        source = self.structured(self.structure(recipe))
+        result = []
+        for name, layer in self.source.layers.items():
+            parts = [source.layers[part] for part in source.parts.get(name, (name,))]
+            if parts:
+                result.append(replace(layer, nodes=tuple(node for part in parts for node in part.nodes)))
+        return tuple(result)
 
     def expected_kernels(self, recipe: Recipe) -> dict[str, frozenset[str]]:
         """Layer name -> kernels that may run under the recipe."""
-        decisions = recipe["quantize"]
+        source, decisions = self.structured(self.structure(recipe)), recipe["quantize"]
         return {
-            layer.name: self.dialect.kernels(layer.op, decisions.get(layer.name, "none"))
-            for layer in self.source.layers.values()
+            name: frozenset().union(
+                *(
+                    self.dialect.kernels(source.layers[part].op, decisions.get(name, "none"))
+                    for part in source.parts.get(name, (name,))
+                )
+            )
+            for name in self.source.layers
         }
 
-    def _structured(self, structure: Recipe) -> Source:
-        if structure.digest not in self._structures:
-            plan = self._plan(self.source, {})
-            for name in structure:
-                self.techniques[name].apply(plan, structure[name])
-            self._structures[structure.digest] = plan.as_source(plan.layers.values())
-        return self._structures[structure.digest]
+    def _calibrate(self, structure: Recipe) -> None:
+        if structure.digest not in self.ranges and self.calibrate_with is not None:
+            self.ranges[structure.digest] = self.calibrate_with(structure)
 
     def _plan(self, source: Source, ranges: Mapping[str, Range]) -> Plan:
         def packed(layer: Layer, choice: str) -> Sequence[onnx.TensorProto]:
-            return self._bank.get(layer, choice, source.tensors[layer.weight])
+            return self._bank.get(layer, choice, source.tensors[layer.weight], source.digest(layer.weight))
 
-        return Plan(source=source, ranges=ranges, packed=packed, write_with=self.dialect.write)
+        return Plan(
+            source=source,
+            ranges=ranges,
+            packed=packed,
+            write_with=self.dialect.write,
+            offers=self.dialect.offers,
+            recall=self._bank.recall,
+        )

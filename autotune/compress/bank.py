@@ -19,6 +19,7 @@ from autotune.layers import Layer
 BANK_VERSION = 1  # raise it when packing changes: old entries are then never read again
 
 Pack = Callable[[Layer, str, np.ndarray], Sequence[onnx.TensorProto]]
+Make = Callable[[], Sequence[onnx.TensorProto]]
 
 
 class WeightBank:
@@ -31,28 +32,27 @@ class WeightBank:
         self._dialect, self._pack, self._folder, self._limit = dialect, pack, folder, memory
         self._entries: OrderedDict[str, tuple[onnx.TensorProto, ...]] = OrderedDict()
         self._bytes = 0
-        self._weight_digests: dict[str, str] = {}
 
-    def get(self, layer: Layer, choice: str, weight: onnx.TensorProto) -> tuple[onnx.TensorProto, ...]:
-        """The layer's tensors under `choice`; packs them the first time. Raises `DiskError`."""
-        key = self._key(layer, choice, weight)
+    def get(self, layer: Layer, choice: str, weight: onnx.TensorProto, digest: str) -> tuple[onnx.TensorProto, ...]:
+        """The layer's tensors under `choice`; packs them the first time. `digest` is that of the weight's bytes.
+
+        Raises `DiskError`.
+        """
+        key = (self._dialect, layer.name, layer.op, layer.shape, choice, digest)
+        return self.recall(key, lambda: self._pack(layer, choice, numpy_helper.to_array(weight)))
+
+    def recall(self, parts: Sequence[object], make: Make) -> tuple[onnx.TensorProto, ...]:
+        """What `make` returns, made once per `parts`, which name all that it depends on. Raises `DiskError`."""
+        key = hashlib.sha256(repr((BANK_VERSION, *parts)).encode()).hexdigest()
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
         tensors = self._read(key)
         if tensors is None:
-            tensors = tuple(self._pack(layer, choice, numpy_helper.to_array(weight)))
+            tensors = tuple(make())
             self._write(key, tensors)
         self._remember(key, tensors)
         return tensors
-
-    def _key(self, layer: Layer, choice: str, weight: onnx.TensorProto) -> str:
-        digest = self._weight_digests.get(layer.name)
-        if digest is None or not digest.startswith(f"{id(weight)}:"):
-            digest = f"{id(weight)}:{hashlib.sha256(weight.raw_data).hexdigest()}"
-            self._weight_digests[layer.name] = digest
-        parts = (BANK_VERSION, self._dialect, layer.name, layer.op, layer.shape, choice, digest.split(":")[1])
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _remember(self, key: str, tensors: tuple[onnx.TensorProto, ...]) -> None:
         self._entries[key] = tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,8 +12,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from autotune.compress.calibration import Range
+from autotune.compress.shapes import infer_shapes
 from autotune.errors import TrialFailure
 from autotune.layers import Layer
+from autotune.techniques.moments import Moments
 from hwprofiles.errors import Failure
 
 MS_DOMAIN = "com.microsoft"
@@ -31,6 +34,15 @@ class Source:
     ir_version: int
     name: str
     layers: Mapping[str, Layer]
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # layer of the model -> what it was split into
+    moments: Mapping[str, Moments] = field(default_factory=dict)  # layer -> what it reads on the calibration data
+    digests: dict[str, str] = field(default_factory=dict)  # tensor -> sha256 of its bytes, as far as asked for
+
+    def digest(self, tensor: str) -> str:
+        """sha256 of a constant's bytes."""
+        if tensor not in self.digests:
+            self.digests[tensor] = hashlib.sha256(self.tensors[tensor].raw_data).hexdigest()
+        return self.digests[tensor]
 
     @classmethod
     def of(cls, model: onnx.ModelProto, layers: Iterable[Layer]) -> Source:
@@ -49,23 +61,33 @@ class Source:
 
 @dataclass
 class Plan:
-    """The graph under construction. `write_with` is the dialect's `write`; `packed` reads the weight bank."""
+    """The graph under construction; implements `autotune.techniques.protocol.Plan`.
+
+    `write_with` is the dialect's `write`, `offers` says whether it can write a choice; `packed` and `recall` read the
+    weight bank.
+    """
 
     source: Source
     ranges: Mapping[str, Range]
     packed: Callable[[Layer, str], Sequence[onnx.TensorProto]]
     write_with: Callable[[Plan, Mapping[str, str]], None]
+    offers: Callable[[Layer, str, onnx.NodeProto], bool]
+    recall: Callable[[Sequence[object], Callable[[], Sequence[onnx.TensorProto]]], Sequence[onnx.TensorProto]]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
     layers: dict[str, Layer] = field(default_factory=dict)
     opsets: dict[str, int] = field(default_factory=dict)
     made: set[str] = field(default_factory=set)  # derived activations whose nodes are there already
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _moments: dict[str, Moments] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.nodes = list(self.source.nodes)
         self.tensors = dict(self.source.tensors)
         self.layers = dict(self.source.layers)
         self.opsets = dict(self.source.opsets)
+        self.parts = dict(self.source.parts)
+        self._moments = dict(self.source.moments)
 
     # -- reading
 
@@ -88,6 +110,28 @@ class Plan:
     def output_names(self) -> set[str]:
         return {value.name for value in self.source.outputs}
 
+    def shapes(self) -> Mapping[str, tuple[int | None, ...]]:
+        """Tensor -> its shape as inferred for the graph as it is now; None is an axis that varies. Computed anew at
+        every call. Tensors of unknown rank are missing."""
+        nodes = in_order(self.nodes, {*self.tensors, *(v.name for v in self.source.inputs)})
+        return infer_shapes(nodes, self.tensors, self.source.inputs, self.source.outputs, self.opsets)
+
+    def weight(self, layer: Layer) -> np.ndarray:
+        """The layer's weight as it is now, float32 of `layer.shape`; read only."""
+        array: np.ndarray = numpy_helper.to_array(self.tensors[layer.weight])
+        return array
+
+    def weight_digest(self, layer: Layer) -> str:
+        """sha256 of the layer's weight as it is now."""
+        tensor = self.tensors[layer.weight]
+        if tensor is self.source.tensors.get(layer.weight):
+            return self.source.digest(layer.weight)
+        return hashlib.sha256(tensor.raw_data).hexdigest()
+
+    def moments(self, layer: str) -> Moments | None:
+        """What the layer reads on the calibration data, as it is now; None where nothing is known."""
+        return self._moments.get(layer)
+
     def range_of(self, tensor: str, layer: Layer) -> Range:
         """Calibrated range of an activation. Raises `TrialFailure` where calibration saw none."""
         found = self.ranges.get(tensor)
@@ -102,8 +146,50 @@ class Plan:
     # -- editing
 
     def write_precision(self, decisions: Mapping[str, str]) -> None:
-        """Have the dialect write numeric formats (layer name -> choice) into the graph."""
-        self.write_with(self, decisions)
+        """Have the dialect write numeric formats (layer name -> choice) into the graph; a choice for a layer that was
+        split holds for each of its parts.
+
+        Raises `KeyError` for an unknown layer, `TrialFailure` for a choice that cannot be written for what the layer
+        has become.
+        """
+        nodes = {node.name: node for node in self.nodes}
+        written: dict[str, str] = {}
+        for name, choice in decisions.items():
+            for part in self.parts.get(name, (name,)):
+                layer = self.layer(part)
+                if not all(self.offers(layer, choice, nodes[node]) for node in layer.nodes):
+                    shape = " x ".join(map(str, layer.shape))
+                    message = f"layer {part!r} is {layer.op} {shape} now and cannot be written as {choice}"
+                    raise TrialFailure(Failure(kind="unsupported", stage="build", message=message))
+                written[part] = choice
+        self.write_with(self, written)
+
+    def set_tensor(self, name: str, array: np.ndarray) -> None:
+        """Put a constant in the place of another one, or add it."""
+        self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+
+    def set_moments(self, layer: str, moments: Moments | None) -> None:
+        """Tell what a layer reads after an edit of what is in front of it."""
+        self._moments.pop(layer, None)
+        if moments is not None:
+            self._moments[layer] = moments
+
+    def split(self, layer: str, parts: Sequence[Layer]) -> None:
+        """A layer has become several (or, with no parts, is gone). Later decisions on it hold for every part."""
+        del self.layers[layer]
+        self.layers.update({part.name: part for part in parts})
+        whole = next((name for name, its in self.parts.items() if layer in its), layer)
+        before = self.parts.get(whole, (whole,))
+        now = [name for part in before for name in ([p.name for p in parts] if part == layer else [part])]
+        self.parts[whole] = tuple(now)
+
+    def banked(self, key: Sequence[object], make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+        """What `make` returns, computed once per `key` and kept on disk with the study."""
+
+        def tensors() -> list[onnx.TensorProto]:
+            return [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in make().items()]
+
+        return {tensor.name: numpy_helper.to_array(tensor) for tensor in self.recall(("banked", *key), tensors)}
 
     def add(self, name: str, array: np.ndarray) -> str:
         """Add a constant once; adding the same name again is a no-op. Returns `name`."""
@@ -123,12 +209,17 @@ class Plan:
     def as_source(self, layers: Iterable[Layer]) -> Source:
         """The graph as it is now, as a starting point for others."""
         used = {name for node in self.nodes for name in _reads(node)} | self.output_names()
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
+        same = {name for name, tensor in tensors.items() if tensor is self.source.tensors.get(name)}
         return replace(
             self.source,
             nodes=tuple(self.nodes),
-            tensors={name: tensor for name, tensor in self.tensors.items() if name in used},
+            tensors=tensors,
             opsets=dict(self.opsets),
             layers={layer.name: layer for layer in layers},
+            parts=dict(self.parts),
+            moments=dict(self._moments),
+            digests={name: digest for name, digest in self.source.digests.items() if name in same},
         )
 
     # -- writing

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ import numpy as np
 import onnx
 
 from autotune import plugins
-from autotune.compress import calibration
 from autotune.compress.assembly import Assembler
 from autotune.compress.capabilities import Offered, probe
 from autotune.compress.ingest import Ingested, load_model
 from autotune.compress.plan import MS_DOMAIN
 from autotune.config import StudyConfig
 from autotune.errors import ConfigError, DataError, UsageError
+from autotune.layers import Skipped
 from autotune.recipe import Recipe
+from autotune.search.calibrating import Calibrating
 from autotune.search.progress import Progress, Watcher
 from autotune.search.space import Space, build_space, fixed_part
 from autotune.techniques.protocol import Technique
@@ -48,6 +49,7 @@ class Prepared:
     latency_inputs: Sequence[Mapping[str, np.ndarray]]
     workers: int  # processes that judge accuracy at a time
     host: Device | None = None  # this machine, for damage, where the target that judges is another one
+    left_alone: Mapping[str, Sequence[Skipped]] = field(default_factory=dict)  # technique -> what it cannot touch
 
     @property
     def judge_device(self) -> Device:
@@ -211,21 +213,17 @@ def prepare(
     shown = Path(workload.model) if isinstance(workload.model, str | Path) else Path(type(workload.model).__name__)
     check_opens(shown, assembler, judge_device, folder, workload.search.samples[0].inputs)
     check_same(workload, assembler, judge_device, folder, watch)
-    structure = fixed_part(techniques)
-    for technique in techniques.values():
-        if technique.calibration is not None and layers:
-            watch(Progress("prepare", "calibrating activation ranges"))
-            wanted = technique.calibration
-            data = list(workload.calibration)[: wanted.samples]
-            statistics = _calibrated(ingested, assembler, structure, judge_device, data, folder)
-            assembler.calibrate(structure, statistics, wanted.method, wanted.percentile)
+    calibrating = Calibrating(workload, ingested, assembler, judge_device, folder)
+    if layers:
+        calibrating.begin(fixed_part(techniques), watch)
+    left_alone = {name: tuple(technique.survey(assembler.original())) for name, technique in techniques.items()}
     capabilities = Offered(tuple(probed.values()), assembler)
     space = build_space(layers, techniques, capabilities, groups=config.groups, exclude=config.exclude)
     inputs = workload.latency_inputs or workload.search.samples[0].inputs
     workers = config.judge.workers or max(1, judge_device.fingerprint.cores // targets[0].threads)
     refused = {name: p.refused for name, p in probed.items()}
     host = _open_host(config, targets[0], folder, stack, watch)
-    return Prepared(workload, ingested, assembler, devices, space, refused, [dict(inputs)], workers, host)
+    return Prepared(workload, ingested, assembler, devices, space, refused, [dict(inputs)], workers, host, left_alone)
 
 
 def _open_host(config: StudyConfig, judge: Target, folder: Path, stack: ExitStack, watch: Watcher) -> Device | None:
@@ -240,43 +238,3 @@ def _open_host(config: StudyConfig, judge: Target, folder: Path, stack: ExitStac
     except TargetUnavailable as error:
         watch(Progress("prepare", f"sensitive layers are found on {judge.name} itself: {error}"))
         return None
-
-
-def _calibrated(
-    ingested: Ingested,
-    assembler: Assembler,
-    structure: Recipe,
-    device: Device,
-    data: Sequence[Mapping[str, Any]],
-    folder: Path,
-) -> dict[str, calibration.Statistics]:
-    """Statistics of every wanted activation of a structure, cached by model, structure, data and names."""
-    if not data:
-        raise DataError("the workload has no calibration data; give at least one input dictionary")
-    wanted = assembler.calibration_tensors(structure)
-    digest = hashlib.sha256(repr((ingested.source_digest, structure.digest, wanted)).encode())
-    for sample in data:
-        for name in sorted(sample):
-            digest.update(np.ascontiguousarray(sample[name]).tobytes())
-    path = folder / f"calibration-{digest.hexdigest()[:24]}.json"
-    cached = calibration.load(path)
-    if cached is not None:
-        return cached
-    model = onnx.load_from_string(assembler.assemble(structure))
-    given = {value.name for value in model.graph.input}
-    there = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in given | there)
-    probe_path = folder / "calibration.onnx"
-    probe_path.write_bytes(model.SerializeToString())
-
-    def runs() -> Iterable[Mapping[str, np.ndarray]]:
-        with closing(device.infer(probe_path, iter(data))) as answers:
-            for sample, outputs in zip(data, answers, strict=True):
-                seen = {name: array for name, array in outputs.items() if name in wanted}
-                seen.update({name: np.asarray(sample[name]) for name in wanted if name in sample})
-                yield {name: array for name, array in seen.items() if array.dtype == np.float32}
-
-    statistics = calibration.collect(runs)
-    probe_path.unlink()
-    calibration.save(statistics, path)
-    return statistics

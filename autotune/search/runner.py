@@ -174,7 +174,7 @@ class TrialRunner:
         assembler = self.prepared.assembler
         return layer_outcomes(
             onnx.load(path),
-            tuple(assembler.source.layers.values()),
+            assembler.layers(recipe),
             recipe["quantize"],
             assembler.expected_kernels(recipe),
             kernels,

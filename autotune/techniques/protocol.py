@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
 import onnx
 
-from autotune.layers import Layer
+from autotune.layers import Layer, Skipped
+from autotune.techniques.moments import Moments
+
+Stage = Literal["rewrite", "prune", "scale", "factorize", "sparsify", "recover", "precision"]
+STAGES: tuple[Stage, ...] = get_args(Stage)  # the order in which a recipe is carried out
 
 
 @runtime_checkable
@@ -31,14 +36,18 @@ class Calibration:
 
 
 class Plan(Protocol):
-    """An artifact under construction: the graph and what is known about its layers (`autotune.compress.plan.Plan`)."""
+    """An artifact under construction: the graph and what is known about its layers (`autotune.compress.plan.Plan`).
+
+    Nodes and tensors are never changed in place: a technique puts new ones in their place.
+    """
+
+    nodes: list[onnx.NodeProto]
+    tensors: dict[str, onnx.TensorProto]  # constants by name
+    layers: dict[str, Layer]  # as they are now; keep them true: shape, nodes, weight, bias, parameters, group
 
     def layer(self, name: str) -> Layer:
         """Raises `KeyError` for an unknown name."""
         ...
-
-    nodes: list[onnx.NodeProto]
-    tensors: dict[str, onnx.TensorProto]  # constants by name
 
     def consumers(self) -> dict[str, list[onnx.NodeProto]]:
         """Tensor -> nodes that read it, in order."""
@@ -46,6 +55,40 @@ class Plan(Protocol):
 
     def output_names(self) -> set[str]:
         """The graph's outputs."""
+        ...
+
+    def shapes(self) -> Mapping[str, tuple[int | None, ...]]:
+        """Tensor -> its shape as inferred for the graph as it is now; None is an axis that varies. Computed anew at
+        every call. Tensors of unknown rank are missing."""
+        ...
+
+    def weight(self, layer: Layer) -> np.ndarray:
+        """The layer's weight as it is now, float32 of `layer.shape`; read only."""
+        ...
+
+    def set_tensor(self, name: str, array: np.ndarray) -> None:
+        """Put a constant in the place of another one, or add it."""
+        ...
+
+    def moments(self, layer: str) -> Moments | None:
+        """What the layer reads on the calibration data, as it is now; None where nothing is known."""
+        ...
+
+    def set_moments(self, layer: str, moments: Moments | None) -> None:
+        """Tell what a layer reads after an edit of what is in front of it."""
+        ...
+
+    def split(self, layer: str, parts: Sequence[Layer]) -> None:
+        """A layer has become several (or, with no parts, is gone). Later decisions on it hold for every part."""
+        ...
+
+    def banked(self, key: Sequence[object], make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+        """What `make` returns, computed once per `key` and kept on disk with the study. `key` must name everything that
+        the result depends on; of weights and moments take `weight_digest` and `Moments.digest`."""
+        ...
+
+    def weight_digest(self, layer: Layer) -> str:
+        """sha256 of the layer's weight as it is now."""
         ...
 
     def write_precision(self, decisions: Mapping[str, str]) -> None:
@@ -57,15 +100,25 @@ class Plan(Protocol):
 class Technique(Protocol):
     """One way of compressing, made from its table in the study file: `Technique(**options)`.
 
-    `stage` fixes the order once and for all: "structure" (simplify, prune, factorize, sparsify) before "precision"
-    (quantize), so no technique needs to know another. A technique of scope "graph" decides once for the whole model:
-    its uniform recipe is part of every recipe that is proposed.
+    `stage` fixes the order once and for all, so no technique needs to know another: "rewrite" (exact rewrites), "prune"
+    (structure), "scale" (exact rescaling between layers), "factorize", "sparsify", "recover" (weights that training
+    has found), and at last "precision" (the numeric format, in the way of the dialect). A technique of scope "graph"
+    decides once for the whole model: its uniform recipe is part of every recipe that is proposed. `needs_moments` says
+    whether it wants `Plan.moments`.
     """
 
     name: str
-    stage: Literal["structure", "precision"]
+    stage: Stage
     scope: Literal["layer", "graph"]
     calibration: Calibration | None
+    needs_moments: bool
+
+    def survey(self, plan: Plan) -> Sequence[Skipped]:
+        """Look at the original model once, before choices are asked for: what must be left alone, and why.
+
+        `plan` must not be edited.
+        """
+        ...
 
     def choices(self, layer: Layer, capabilities: Capabilities) -> Sequence[str]:
         """Choices for one layer, without "none", which is always there. Empty: the technique has nothing to offer."""
@@ -76,5 +129,8 @@ class Technique(Protocol):
         ...
 
     def apply(self, plan: Plan, decisions: Mapping[str, str]) -> None:
-        """Carry out `decisions` (layer name -> choice) on the plan."""
+        """Carry out `decisions` (layer name -> choice) on the plan. Deterministic.
+
+        Raises `TrialFailure` where a decision cannot be carried out.
+        """
         ...

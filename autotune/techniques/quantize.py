@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from autotune.errors import UsageError, did_you_mean
-from autotune.layers import Layer
-from autotune.techniques.protocol import Calibration, Capabilities, Plan
+from autotune.layers import Layer, Skipped
+from autotune.techniques.protocol import Calibration, Capabilities, Plan, Stage
 
 CHOICES = (
     "float16",
@@ -89,8 +89,9 @@ class Quantize:
     """The numeric format of each layer; see the module's table."""
 
     name = "quantize"
-    stage: Literal["structure", "precision"] = "precision"
+    stage: Stage = "precision"
     scope: Literal["layer", "graph"] = "layer"
+    needs_moments = False
 
     def __init__(
         self,
@@ -105,6 +106,10 @@ class Quantize:
                 raise UsageError(f"technique quantize has no choice {choice!r}; " + did_you_mean(choice, CHOICES))
         self._choices = tuple(choices) or CHOICES
         self.calibration: Calibration | None = Calibration(calibration, percentile, calibration_samples)
+
+    def survey(self, plan: Plan) -> Sequence[Skipped]:
+        """Nothing that inspection has not told."""
+        return ()
 
     def choices(self, layer: Layer, capabilities: Capabilities) -> Sequence[str]:
         """What the targets run natively for this kind of layer, in the order of `CHOICES`."""

@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from autotune.layers import Layer
-from autotune.techniques.protocol import Calibration, Capabilities, Plan
+from autotune.layers import Layer, Skipped
+from autotune.techniques.protocol import Calibration, Capabilities, Plan, Stage
 
 GRAPH = "graph"
 EXACT = "exact"
@@ -30,9 +30,14 @@ class Simplify:
     """See the module."""
 
     name = "simplify"
-    stage: Literal["structure", "precision"] = "structure"
+    stage: Stage = "rewrite"
     scope: Literal["layer", "graph"] = "graph"
     calibration: Calibration | None = None
+    needs_moments = False
+
+    def survey(self, plan: Plan) -> Sequence[Skipped]:
+        """Nothing that inspection has not told."""
+        return ()
 
     def choices(self, layer: Layer, capabilities: Capabilities) -> Sequence[str]:
         """Nothing per layer: the decision is one for the whole graph."""

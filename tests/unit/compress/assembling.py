@@ -82,7 +82,7 @@ def outcomes(made: Assembler, recipe: Recipe, data: bytes, ran: Ran) -> dict[str
     """Layer -> what was asked for and what ran."""
     found = layer_outcomes(
         onnx.load_from_string(data),
-        tuple(made.source.layers.values()),
+        made.layers(recipe),
         recipe["quantize"],
         made.expected_kernels(recipe),
         ran.kernels,
