@@ -34,6 +34,7 @@ def normalise(proto: ModelProto) -> tuple[ir.Model, tuple[str, ...]]:
     `proto` may be changed. Raises `DataError` for a cycle or for operators newer than onnxruntime's.
     """
     _densify(proto)
+    _free_axes(proto)
     with _quiet():
         model = ir.serde.deserialize_model(proto)
         _sort(model)
@@ -106,6 +107,15 @@ def _densify(model: ModelProto) -> None:
         dense[flat] = values
         model.graph.initializer.append(numpy_helper.from_array(dense.reshape(tuple(sparse.dims)), name))
     model.graph.ClearField("sparse_initializer")
+
+
+def _free_axes(model: ModelProto) -> None:
+    """An axis of size -1, as some exporters write one that varies, becomes an axis without a size."""
+    graph = model.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            if dim.HasField("dim_value") and dim.dim_value < 0:
+                dim.ClearField("dim_value")
 
 
 def _strides(dims: list[int]) -> np.ndarray:

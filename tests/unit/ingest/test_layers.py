@@ -196,3 +196,14 @@ def test_require_layers_says_why_there_is_nothing() -> None:
 def test_unknown_layer_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         inspect(zoo.mlp()).layer("nowhere")
+
+
+def test_an_axis_of_minus_one_varies() -> None:
+    """Exporters of PaddlePaddle write the batch axis so."""
+    model = zoo.conv_residual()
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in list(value.type.tensor_type.shape.dim)[:1]:
+            dim.dim_value = -1
+    ingested = load_model(model)
+    first = ingested.model.graph.input[0].type.tensor_type.shape.dim[0]
+    assert not first.HasField("dim_value"), "any batch size is allowed"
