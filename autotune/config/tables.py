@@ -34,6 +34,7 @@ class SearchTable(_Table):
     trials: int = Field(default=40, ge=1)
     hours: float | None = Field(default=None, gt=0)
     until_stable: bool = False  # stop before that when more trials promise nothing
+    blocks: int = Field(default=8, ge=0)  # most decisions per structural technique; 0: one for each layer
     warm_start: tuple[str, ...] = ()  # stores, store files with #STUDY, or recipe files to learn from
     seed: int = 0
 
@@ -83,6 +84,31 @@ class FinalistsTable(_Table):
     parity_seconds: float = Field(default=20.0, gt=0)
 
 
+class RecoverTable(_Table):
+    """Training of finalists on `Workload.train`, taught by the original; without this table none is trained.
+
+    The `count` recipes from which training promises most are trained, each until `minutes` or `steps` have passed or
+    validation has stopped to improve for `patience` looks. `soft`, `hard` and `features` weigh distillation from the
+    original at `temperature`, the workload's own loss (1 where it has one), and the match of inner activations. `batch`
+    is in samples. `lora_rank` above 0 trains adapters of that rank over frozen weights. With `weigh_slices` samples of
+    slices that the recipe hurts count more. Of the `checkpoints` that improved, at most so many become trials.
+    """
+
+    count: int = Field(default=2, ge=1)
+    minutes: float = Field(default=2.0, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=2.0, gt=0)
+    soft: float = Field(default=1.0, ge=0)
+    hard: float | None = Field(default=None, ge=0)
+    features: float = Field(default=0.0, ge=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    batch: int = Field(default=32, ge=1)
+    lora_rank: int = Field(default=0, ge=0)
+    weigh_slices: bool = True
+    patience: int = Field(default=6, ge=1)
+    checkpoints: int = Field(default=2, ge=1, le=3)
+
+
 class PatienceTable(_Table):
     """What a run does about a target that is gone or busy; times in seconds.
 
@@ -120,6 +146,7 @@ class StudyConfig(_Table):
     measure: Scenario = SEARCH
     remeasure: Scenario = FINAL
     finalists: FinalistsTable = FinalistsTable()
+    recover: RecoverTable | None = None
     patience: PatienceTable = PatienceTable()
     drop_probe_gate: bool = True  # judge the first part of the data before device time
 

@@ -45,11 +45,13 @@ def sampler_options(
     if config.search.sampler != "surrogate":
         return options
     space, keys = prepared.space, [str(key) for key in objectives]
-    if "size_bytes" in keys:
+    if "size_bytes" in keys and any(v.technique == "quantize" for v in space.variables):
         options["exact"] = {keys.index("size_bytes"): sizes(prepared)}
     if "drop/worst" in keys:
         options["worst_objective"] = keys.index("drop/worst")
     options["space"] = space.distributions()
+    if prepared.structure.factors:
+        options["outer"] = prepared.structure.factors
     options["limits"] = useful(config, store.trial(0), keys)
     options["anchors"] = [params for _, r in anchors(config, space) if (params := space.params(r)) is not None]
     told: dict[str, Any] = {
@@ -98,10 +100,11 @@ def corner(config: StudyConfig, original: Trial, objectives: Sequence[MetricKey]
 
 
 def sizes(prepared: Prepared) -> dict[str, dict[str, float]]:
-    """Bytes of every choice of every variable: known exactly before anything is tried."""
+    """Bytes of every choice of every variable: known exactly before anything is tried. What a structural choice does to
+    layers that have a variable of formats is a factor of theirs instead (`structure`)."""
     assembler = prepared.assembler
     layers = assembler.source.layers
-    return {
+    return {name: dict(table) for name, table in prepared.structure.own.items() if table} | {
         v.name: {
             choice: float(sum(assembler.weight_bytes(layers[name], choice) for name in v.layers))
             for choice in v.choices

@@ -25,13 +25,17 @@ from autotune.recipe import Recipe
 from autotune.search.calibrating import Calibrating
 from autotune.search.progress import Progress, Watcher
 from autotune.search.space import Space, build_space, fixed_part
+from autotune.search.structure import Structure, survey
 from autotune.techniques.protocol import Technique
+from autotune.techniques.recover import NAME as RECOVER
+from autotune.techniques.recover import Recover
 from autotune.workload import Workload
 from hwprofiles.device import Device, open_device
 from hwprofiles.errors import DeviceFailure, TargetUnavailable
 from hwprofiles.registry import find_target
 from hwprofiles.target import Target
 
+CHECKPOINTS = "recovered"  # folder of recovered weights in that of the study
 _COMPARED = 2  # calibration inputs on which the normalised model is compared with the file
 _SAME = 1e-3  # relative to the largest output
 
@@ -50,6 +54,7 @@ class Prepared:
     workers: int  # processes that judge accuracy at a time
     host: Device | None = None  # this machine, for damage, where the target that judges is another one
     left_alone: Mapping[str, Sequence[Skipped]] = field(default_factory=dict)  # technique -> what it cannot touch
+    structure: Structure = field(default_factory=Structure)
 
     @property
     def judge_device(self) -> Device:
@@ -126,7 +131,10 @@ def check_inputs(workload: Workload, model: onnx.ModelProto) -> None:
     """Hold the workload's inputs against those the model declares. Raises `DataError` naming data set and sample."""
     wanted = {v.name: v.type.tensor_type for v in model.graph.input if v.type.HasField("tensor_type")}
     named = [
-        (f"{d.name} data, sample {s.id!r}", s.inputs) for d in (workload.search, workload.heldout) for s in d.samples
+        (f"{d.name} data, sample {s.id!r}", s.inputs)
+        for d in (workload.search, workload.heldout, workload.train)
+        if d is not None
+        for s in d.samples
     ]
     named += [(f"calibration input {index}", inputs) for index, inputs in enumerate(workload.calibration)]
     for where, inputs in named:
@@ -194,7 +202,11 @@ def prepare(
         raise UsageError(f"targets of one study must share a dialect, these have {', '.join(sorted(dialects))}")
     dialect = plugins.load("hw_autotune.dialects", dialects.pop())()
     layers = ingested.inspection.layers
-    assembler = Assembler(ingested.model, layers, dialect, techniques, bank_folder=folder / "bank")
+    carried_out = {**techniques, RECOVER: Recover()}  # recipes may name trained weights, whatever is searched over
+    checkpoints = folder / CHECKPOINTS
+    assembler = Assembler(
+        ingested.model, layers, dialect, carried_out, bank_folder=folder / "bank", checkpoints=checkpoints
+    )
     devices: dict[str, Device] = {}
     probed = {}
     for target in targets:
@@ -218,12 +230,18 @@ def prepare(
         calibrating.begin(fixed_part(techniques), watch)
     left_alone = {name: tuple(technique.survey(assembler.original())) for name, technique in techniques.items()}
     capabilities = Offered(tuple(probed.values()), assembler)
-    space = build_space(layers, techniques, capabilities, groups=config.groups, exclude=config.exclude)
+    space = build_space(
+        layers, techniques, capabilities, groups=config.groups, exclude=config.exclude, most_blocks=config.search.blocks
+    )
+    if any(technique.stage != "precision" and technique.scope == "layer" for technique in techniques.values()):
+        watch(Progress("prepare", "carrying out every structural choice alone, for its size"))
     inputs = workload.latency_inputs or workload.search.samples[0].inputs
     workers = config.judge.workers or max(1, judge_device.fingerprint.cores // targets[0].threads)
     refused = {name: p.refused for name, p in probed.items()}
     host = _open_host(config, targets[0], folder, stack, watch)
-    return Prepared(workload, ingested, assembler, devices, space, refused, [dict(inputs)], workers, host, left_alone)
+    structure = survey(space, assembler)
+    timed = [dict(inputs)]
+    return Prepared(workload, ingested, assembler, devices, space, refused, timed, workers, host, left_alone, structure)
 
 
 def _open_host(config: StudyConfig, judge: Target, folder: Path, stack: ExitStack, watch: Watcher) -> Device | None:

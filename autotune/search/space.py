@@ -13,17 +13,23 @@ from autotune.config import GroupTable
 from autotune.errors import ConfigError, did_you_mean
 from autotune.layers import Layer
 from autotune.recipe import NONE, Recipe
-from autotune.techniques.protocol import Capabilities, Technique
+from autotune.search.blocks import blocks
+from autotune.techniques.protocol import STAGES, Capabilities, Technique
 
 
 @dataclass(frozen=True)
 class Variable:
     """One decision: a technique's choice for one layer or group. `choices[0]` is "none"."""
 
-    name: str  # technique/layer or technique/group
+    name: str  # technique/layer, technique/group or technique/block
     technique: str
     layers: tuple[str, ...]
     choices: tuple[str, ...]
+    offered: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # layers that do not have all the choices
+
+    def decisions(self, choice: str) -> dict[str, str]:
+        """Layer -> choice; a layer of a block that does not have the choice stays as it is."""
+        return {layer: choice for layer in self.layers if choice in self.offered.get(layer, self.choices)}
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,18 @@ class Space:
         decisions = self.fixed.to_dict()
         for variable in self.variables:
             choice = str(params[variable.name])
-            decisions.setdefault(variable.technique, {}).update(dict.fromkeys(variable.layers, choice))
+            decisions.setdefault(variable.technique, {}).update(variable.decisions(choice))
         return Recipe(decisions)
 
     def params(self, recipe: Recipe) -> dict[str, str] | None:
         """The point of a recipe; None if the recipe lies outside the space (other layers, split groups)."""
         params: dict[str, str] = {}
         for variable in self.variables:
-            chosen = {recipe[variable.technique].get(layer, NONE) for layer in variable.layers}
-            if len(chosen) != 1 or not chosen <= set(variable.choices):
+            made = {layer: c for layer in variable.layers if (c := recipe[variable.technique].get(layer, NONE)) != NONE}
+            choice = next(iter(made.values()), NONE)
+            if choice not in variable.choices or (made and made != variable.decisions(choice)):
                 return None
-            params[variable.name] = chosen.pop()
+            params[variable.name] = choice
         return params if self.recipe(params) == recipe else None
 
 
@@ -69,31 +76,75 @@ def build_space(
     *,
     groups: Sequence[GroupTable] = (),
     exclude: Sequence[str] = (),
+    most_blocks: int = 0,
 ) -> Space:
-    """Variables of every technique. Raises `ConfigError` for a pattern that matches no layer."""
+    """Variables of every technique: formats by layer, structure by block (at most `most_blocks`; 0: by layer as well).
+
+    Raises `ConfigError` for a pattern that matches no layer.
+    """
     names = [layer.name for layer in layers]
     for where, patterns in [("exclude", exclude), *((f"group {g.name!r}", g.layers) for g in groups)]:
         for pattern in patterns:
             if not fnmatch.filter(names, pattern):
                 raise ConfigError(f"{where}: pattern {pattern!r} matches no layer; " + did_you_mean(pattern, names))
     searched = [layer for layer in layers if not any(fnmatch.fnmatch(layer.name, p) for p in exclude)]
+    coarse = blocks([layer.name for layer in searched], most_blocks) if most_blocks else {}
     variables: list[Variable] = []
     fixed = fixed_part(techniques)
-    uniform: list[tuple[str, Recipe]] = [("exact rewrites", fixed)] if fixed else []
-    for name, technique in techniques.items():
+    ideas: dict[str, list[tuple[str, Recipe]]] = {}
+    for name in sorted(techniques, key=lambda name: STAGES.index(techniques[name].stage)):
+        technique = techniques[name]
         if technique.scope == "graph":
             continue
         offered = {layer.name: tuple(technique.choices(layer, capabilities)) for layer in searched}
         offered = {layer: choices for layer, choices in offered.items() if choices}
-        units = _units(list(offered), groups)
-        for label, members in units.items():
-            common = tuple(c for c in offered[members[0]] if all(c in offered[m] for m in members))
-            if common:
-                variables.append(Variable(f"{name}/{label}", name, members, (NONE, *common)))
-                offered.update(dict.fromkeys(members, common))
-        for label, decisions in technique.uniform(offered):
-            uniform.append((label, Recipe(fixed.to_dict() | {name: decisions})))
+        structural = technique.stage != "precision"
+        for label, members in _units(list(offered), groups, coarse if structural else {}).items():
+            variable = (_block if structural else _alike)(f"{name}/{label}", name, members, offered)
+            if variable is not None:
+                variables.append(variable)
+                offered.update({member: variable.offered.get(member, variable.choices[1:]) for member in members})
+        ideas[name] = [
+            (label, Recipe(fixed.to_dict() | {name: decisions})) for label, decisions in technique.uniform(offered)
+        ]
+    precise = [name for name in ideas if techniques[name].stage == "precision"]
+    uniform = [("exact rewrites", fixed)] if fixed else []
+    uniform += _in_order(
+        [idea for name in precise for idea in ideas[name]],
+        [ideas[name] for name in ideas if name not in precise],
+    )
     return Space(tuple(variables), tuple(uniform), fixed)
+
+
+_FORMATS_FIRST = 4  # uniform formats that come before the first structural recipe
+
+
+def _in_order(
+    formats: Sequence[tuple[str, Recipe]], structures: Sequence[Sequence[tuple[str, Recipe]]]
+) -> list[tuple[str, Recipe]]:
+    """Uniform recipes, those first that anybody would try first: some formats, the mildest of each structural
+    technique, each of these with the best format; then the rest."""
+    mild = [ideas[0] for ideas in structures if ideas]
+    both = [
+        (f"{label} and {formats[0][0]}", Recipe(formats[0][1].to_dict() | recipe.to_dict())) for label, recipe in mild
+    ]
+    rest = [idea for ideas in structures for idea in ideas[1:]]
+    return [*formats[:_FORMATS_FIRST], *mild, *(both if formats else ()), *formats[_FORMATS_FIRST:], *rest]
+
+
+def _alike(
+    name: str, technique: str, members: tuple[str, ...], offered: Mapping[str, Sequence[str]]
+) -> Variable | None:
+    """A variable whose members all take the same choice: what all of them have."""
+    common = tuple(c for c in offered[members[0]] if all(c in offered[m] for m in members))
+    return Variable(name, technique, members, (NONE, *common)) if common else None
+
+
+def _block(name: str, technique: str, members: tuple[str, ...], offered: Mapping[str, Sequence[str]]) -> Variable:
+    """A variable whose choice is taken by those of its members that have it."""
+    choices = tuple(dict.fromkeys(c for member in members for c in offered[member]))
+    some = {member: tuple(offered[member]) for member in members if set(offered[member]) != set(choices)}
+    return Variable(name, technique, members, (NONE, *choices), some)
 
 
 def fixed_part(techniques: Mapping[str, Technique]) -> Recipe:
@@ -101,10 +152,12 @@ def fixed_part(techniques: Mapping[str, Technique]) -> Recipe:
     return Recipe({name: t.uniform({})[0][1] for name, t in techniques.items() if t.scope == "graph"})
 
 
-def _units(layers: Sequence[str], groups: Sequence[GroupTable]) -> dict[str, tuple[str, ...]]:
-    """Group or layer name -> its layers, in order; the first group whose pattern matches takes a layer."""
+def _units(
+    layers: Sequence[str], groups: Sequence[GroupTable], coarse: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Group, block or layer name -> its layers, in order; the first group whose pattern matches takes a layer."""
     units: dict[str, list[str]] = {}
     for layer in layers:
-        group = next((g.name for g in groups if any(fnmatch.fnmatch(layer, p) for p in g.layers)), layer)
-        units.setdefault(group, []).append(layer)
+        group = next((g.name for g in groups if any(fnmatch.fnmatch(layer, p) for p in g.layers)), None)
+        units.setdefault(group or coarse.get(layer, layer), []).append(layer)
     return {name: tuple(members) for name, members in units.items()}

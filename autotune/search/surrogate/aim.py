@@ -16,7 +16,7 @@ from scipy.stats import norm
 from autotune.search.surrogate.milp import Programme, quantities
 from autotune.search.surrogate.model import Fitted
 from autotune.search.surrogate.space import Floats, Ints
-from autotune.search.surrogate.within import Question, best_within, inside
+from autotune.search.surrogate.within import Question, best_within, inside, promising
 
 MARGINS = (0.0, -1.0, 1.0, -2.0)  # by how many recent errors the limits are loosened
 NODES = 50  # of each branch and bound: proposals must not depend on how fast the machine is
@@ -56,14 +56,15 @@ def aimed(
 
     `errors` (M + S,) are typical differences of predicted and measured quantities; `known` (n, L) what was measured.
     """
-    programme = Programme(fitted)
     taken = set(taken)
     found: list[Ints] = []
-    for margin in MARGINS[: count + 1]:
-        config = _at_margin(programme, aim, margin, errors, found, taken, rng)
-        if config is not None:
-            found.append(config)
-            taken.add(config.tobytes())
+    for base in promising(fitted, Question(aim.minimise, aim.limits), known):
+        programme = Programme(fitted.under(base))
+        for margin in MARGINS[: count + 1]:
+            config = _at_margin(programme, aim, margin, errors, found, taken, rng)
+            if config is not None:
+                found.append(config)
+                taken.add(config.tobytes())
     if not found:
         return np.empty((0, len(fitted.space)), np.int64)
     configs = np.array(found)

@@ -13,7 +13,7 @@ from autotune.search.surrogate.milp import Programme
 from autotune.search.surrogate.model import Fitted
 from autotune.search.surrogate.solution import Solution
 from autotune.search.surrogate.space import Floats, Ints, Space
-from autotune.search.surrogate.within import Question, best_within, least_alone
+from autotune.search.surrogate.within import Question, best_within, least_alone, promising
 
 SLICE = "drop/"  # before the name of a slice in `Solution.excess`
 
@@ -29,18 +29,27 @@ def encoded(space: Space, params: Sequence[Mapping[str, Any]]) -> Ints:
 
 
 def solution(
-    fitted: Fitted, sign: Floats, minimise: int, limits: Mapping[int, float], slices: Sequence[str], *, seconds: float
+    fitted: Fitted,
+    sign: Floats,
+    minimise: int,
+    limits: Mapping[int, float],
+    slices: Sequence[str],
+    measured: Ints,
+    *,
+    seconds: float,
 ) -> Solution:
     """The predicted best `minimise` within `limits`, columns of the quantities, minimised (`options.columns`).
 
     `slices` are the names of the columns after the objectives. Half the time is for the solution, half, where there
-    is none, for what each limit would have to give.
+    is none, for what each limit would have to give. Outer parameters are as in the most promising of `measured` (n, L).
     """
     began = time.monotonic()
     rng = np.random.default_rng(0)
-    programme = Programme(fitted)
     question = Question(minimise, limits)
-    found = best_within(programme, question, seconds=seconds, rng=rng)
+    bases = promising(fitted, question, measured)
+    programmes = [Programme(fitted.under(base)) for base in bases]
+    answers = [best_within(p, question, seconds=seconds / len(bases), rng=rng) for p in programmes]
+    found = min(answers, key=lambda a: np.inf if a.config is None else float(a.quantities[minimise]))
     if found.config is not None:
         values = fitted.predict(found.config[None])[0] * sign
         return Solution(fitted.space.decode(found.config), tuple(float(v) for v in values), {}, found.gap,
@@ -49,7 +58,8 @@ def solution(
     excess = {}
     for column in limits:
         name = str(column) if column < objectives else SLICE + slices[column - objectives]
-        excess[name] = least_alone(programme, question, column, seconds=seconds / len(limits), rng=rng)
+        each = seconds / len(limits) / len(programmes)
+        excess[name] = min(least_alone(p, question, column, seconds=each, rng=rng) for p in programmes)
     return Solution(None, (), excess, 0.0, time.monotonic() - began)
 
 
@@ -62,7 +72,8 @@ def contributions(fitted: Fitted, sign: Floats, config: Ints) -> dict[int, dict[
     rows = np.arange(len(space))
     found = {}
     for m, tables in fitted.additive.items():
-        parts = tables.node[rows, config].copy()
+        weights = space.weights(config[None])
+        parts = tables.node[rows, config] * (1.0 if weights is None else weights[0])
         for pairs, costs in ((space.edges, tables.edge), (tables.pairs, tables.far)):
             if len(pairs):
                 half = costs * space.differ(config[None], pairs)[0] / 2

@@ -11,6 +11,7 @@ from autotune.errors import UsageError
 from autotune.search.surrogate.space import Ints, Space
 
 FEWEST_DESIGNS = 16
+OUTER_CHANGES = 2  # outer parameters that a design changes
 
 
 def uniform_anchors(space: Space) -> Ints:
@@ -47,6 +48,18 @@ def design_count(space: Space) -> int:
 
 def balanced_designs(space: Space, count: int, rng: np.random.Generator) -> Ints:
     """(count, L): every parameter takes each of its choices equally often (as nearly as `count` allows), in an order
-    of its own."""
+    of its own.
+
+    Outer parameters stay at their first choice but for one or two in each design: all of them changed at once say
+    nothing about any one.
+    """
     columns = [rng.permutation(count) % k for k in space.counts]
-    return np.array(columns, np.int64).T.reshape(count, len(space))
+    configs = np.array(columns, np.int64).T.reshape(count, len(space))
+    if len(space.outer):
+        turns = [(parameter, choice) for parameter in space.outer for choice in range(1, space.counts[parameter])]
+        order = rng.permutation(len(turns))
+        configs[:, space.outer] = 0
+        for i in range(OUTER_CHANGES * count if turns else 0):
+            parameter, choice = turns[order[i % len(turns)]]
+            configs[i % count, parameter] = choice
+    return configs

@@ -1,12 +1,13 @@
 """A Bayesian linear model of an additive cost (latency, memory, energy) over a network of layers.
 
-cost(x) = constant + sum_l node[l, x_l] + sum_e edge[e] [label(x_a) != label(x_b)], e = (a, b)
+cost(x) = constant + sum_l node[l, x_l] w_l(x) + sum_e edge[e] [label(x_a) != label(x_b)], e = (a, b)
           + the same over pairs of layers that turned out to be neighbours
 
-The table entries are jointly Gaussian: their covariance is a sum of groups (what a label does on average, what a
-layer does, what is left; equal over layers or in proportion to the layers' share of the exactly known objectives;
-switches between neighbours; a guess), and the data choose the weight of each group by marginal likelihood. Pairs that
-are not among the space's edges take part where the evidence wants them (`pairs`).
+w_l is 1 but for parameters that others scale (`Space.outer`). The table entries are jointly Gaussian: their covariance
+is a sum of groups (what a label does on average, what a layer does, what is left; equal over layers or in proportion to
+the layers' share of the exactly known objectives; switches between neighbours; a guess), and the data choose the weight
+of each group by marginal likelihood. Pairs that are not among the space's edges take part where the evidence wants them
+(`pairs`).
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Tables:
 
     def predict(self, space: Space, configs: Ints) -> Floats:
         """Costs (n,) of configurations (n, L)."""
-        cost = self.constant + self.node.ravel()[space.nodes(configs)].sum(1)
+        parts, weights = self.node.ravel()[space.nodes(configs)], space.weights(configs)
+        cost = self.constant + (parts if weights is None else parts * weights).sum(1)
         if self.edge.any():
             cost = cost + space.switches(configs) @ self.edge
         if len(self.pairs):
@@ -105,7 +107,8 @@ class LinearModel:
         """(n, F + E + P): one-hot nodes, then switches at the edges, then those at the pairs that take part."""
         space = self.space
         nodes = np.zeros((len(configs), space.labels.size))
-        np.put_along_axis(nodes, space.nodes(configs), 1.0, axis=1)
+        weights = space.weights(configs)
+        np.put_along_axis(nodes, space.nodes(configs), 1.0 if weights is None else weights, axis=1)
         parts = [nodes, space.switches(configs)]
         if self.pair_scale is not None:
             parts.append(space.differ(configs, self._candidates()))

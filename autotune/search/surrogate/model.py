@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,14 @@ class Fitted:
     damage: DamageFit | None
     link: Link | None
     objectives: int
+
+    def under(self, config: Ints) -> Fitted:
+        """The same model with the outer parameters fixed as in `config` (L,): its costs are sums of tables again."""
+        weights = self.space.weights(config[None])
+        if weights is None:
+            return self
+        scaled = {m: replace(tables, node=tables.node * weights[0][:, None]) for m, tables in self.additive.items()}
+        return replace(self, space=self.space.given(config), additive=scaled)
 
     def predict(self, configs: Ints) -> Floats:
         """Objectives (n, M), all minimised, of configurations (n, L)."""

@@ -21,6 +21,7 @@ STARTS = 2
 LARGE = 1000  # layers x slices from which on one start must do, and neighbours are ranked roughly at first
 FEWER_DIRECTIONS = 80  # of the sweep, there
 CHECKED = 24  # of the neighbours ranked roughly are predicted in full
+BASES = 4  # settings of the outer parameters on the front that a sweep is made for, and as many new ones
 SMALL = 4096  # a space of up to so many configurations is searched completely
 
 
@@ -44,10 +45,10 @@ class Proposer:
         if space.log_size <= np.log(SMALL):
             pool = every(space)
         else:
-            pool = np.concatenate([
-                sweep(self.fitted, self.reference, self.rng, directions=directions),
-                self._mutants(self.measured[on_front]),
-            ])  # fmt: skip
+            bases = self._bases(self.measured[on_front])
+            each = -(-directions // len(bases))
+            swept = [sweep(self.fitted.under(base), self.reference, self.rng, directions=each) for base in bases]
+            pool = np.concatenate([*swept, self._mutants(self.measured[on_front])])
         pool = self._fresh(distinct(pool), self.taken)
         values = self.fitted.predict(pool)
         improvement = Improvement(known[on_front], values, self.reference, self.rng)
@@ -72,6 +73,18 @@ class Proposer:
     def _large(self) -> bool:
         slices = 1 if self.fitted.damage is None else self.fitted.damage.table.shape[2]
         return len(self.fitted.space) * slices > LARGE
+
+    def _bases(self, front: Ints) -> Ints:
+        """Settings of the outer parameters, as configurations (n, L): of the front, and with one of them changed."""
+        space = self.fitted.space
+        if not len(space.outer):
+            return front[:1]
+        known = space.structures(self.rng.permutation(front))[:BASES]
+        changed = known[self.rng.integers(0, len(known), BASES)].copy()
+        for row in changed:
+            parameter = self.rng.choice(space.outer)
+            row[parameter] = self.rng.integers(0, space.counts[parameter])
+        return space.structures(np.concatenate([known, changed]))
 
     def _fresh(self, configs: Ints, taken: set[bytes]) -> Ints:
         return configs[self._are_fresh(configs, taken)]

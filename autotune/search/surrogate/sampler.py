@@ -73,6 +73,8 @@ class SurrogateSampler(BaseSampler):
       worst objective where that is free, else the first objective without a limit.
     - `guess`: objective index -> parameter -> choice -> guessed additive contribution, `damage_guess`: parameter ->
       choice -> slice -> guessed damage. Both are believed up to scale, as far as the measurements agree.
+    - `outer`: parameter -> choice -> other parameter -> factor: what the other contributes to every cost is scaled by
+      it (1 where nothing is said). For decisions about structure: what is cut to half costs half, in any format.
 
     `health`, `solve`, `predict` and `contributions` say what the model knows.
     Only complete and pruned trials inform the model; configurations of failed and running ones are not proposed
@@ -101,6 +103,7 @@ class SurrogateSampler(BaseSampler):
         guess: Guess | None = None,
         damage_guess: DamageGuess | None = None,
         edges: Sequence[tuple[str, str]] | None = None,
+        outer: Mapping[str, Mapping[Any, Mapping[str, float]]] | None = None,
     ) -> None:
         if batch < 1:
             raise UsageError(f"batch must be at least 1, not {batch}")
@@ -117,6 +120,7 @@ class SurrogateSampler(BaseSampler):
             options.check_limits(name, values)
         self._guess, self._damage_guess = dict(guess or {}), dict(damage_guess or {})
         self._edges = list(edges) if edges is not None else None
+        self._outer = outer
         self._state: State | None = None
         self._study: Study | None = None
         self._intersection: tuple[str, IntersectionSearchSpace] | None = None
@@ -160,7 +164,8 @@ class SurrogateSampler(BaseSampler):
             options.columns(limits, slice_limits, sign=state.sign, slices=history.slices)
             known = state.fit_all(history, slice_limits)
         columns = options.columns(limits, slice_limits, sign=state.sign, slices=known.slices)
-        return answers.solution(known.fitted, state.sign, minimise, columns, known.slices, seconds=seconds)
+        measured = history.configs[np.isfinite(history.values).all(1)]
+        return answers.solution(known.fitted, state.sign, minimise, columns, known.slices, measured, seconds=seconds)
 
     def predict(self, params: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
         """Predicted objectives (n, M) of `params`, in their own direction. Raises `UsageError` like `solve`."""
@@ -251,7 +256,7 @@ class SurrogateSampler(BaseSampler):
         sign = options.checked_signs(study.directions, indexed=indexed, reference=self._reference, worst=self._worst)
         if self._aim_slices and self._worst is None:
             raise UsageError("aim_slices limits drops: say which objective is the worst of them (worst_objective)")
-        space = Space(search_space, chain=self._chain, exact=self._exact, edges=self._edges)
+        space = Space(search_space, chain=self._chain, exact=self._exact, edges=self._edges, outer=self._outer)
         options.check_guesses(space, self._guess, self._damage_guess)
 
         def make_model() -> Model:

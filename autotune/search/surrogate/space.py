@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,9 @@ class Space:
     choice; that only shapes priors. `share[l]` is the share of parameter `l` in the exactly known objectives
     (1 / L where there is none). `edges` (E, 2) are the pairs of parameters between which data flow: those that are
     given, by name, or the neighbours in the chain.
+
+    A parameter of `outer` changes how much others contribute: parameter -> choice -> other parameter -> factor, 1 where
+    nothing is said. A layer of which half the channels are cut has half the bytes, whatever its format.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Space:
         chain: Sequence[str] | None = None,
         exact: Mapping[int, Mapping[str, Mapping[Any, float]]] | None = None,
         edges: Sequence[tuple[str, str]] | None = None,
+        outer: Mapping[str, Mapping[Any, Mapping[str, float]]] | None = None,
     ) -> None:
         self.names = _in_chain_order(list(distributions), chain)
         self.distributions = {name: distributions[name] for name in self.names}
@@ -73,6 +78,8 @@ class Space:
         self.exact = {m: self._exact_table(table) for m, table in (exact or {}).items()}
         self.share = self._shares()
         self.edges = self._chain_edges() if edges is None else self._given_edges(edges)
+        self.outer: Ints = np.zeros(0, np.int64)
+        self._factors = self._outer_factors(outer or {})  # (O, K, L), in the order of `self.outer`
 
     def __len__(self) -> int:
         return len(self.names)
@@ -113,6 +120,29 @@ class Space:
         labels = self.labels[np.arange(len(self)), configs]
         return np.asarray(labels[:, pairs[:, 0]] != labels[:, pairs[:, 1]], float)
 
+    def weights(self, configs: Ints) -> Floats | None:
+        """(n, L): by how much what a parameter contributes is scaled; None where nothing ever is."""
+        if not len(self.outer):
+            return None
+        weights = np.ones(configs.shape)
+        for factors, parameter in zip(self._factors, self.outer, strict=True):
+            weights *= factors[configs[:, parameter]]
+        return weights
+
+    def given(self, config: Ints) -> Space:
+        """The space with its outer parameters fixed as in `config` (L,): a space without any."""
+        space = copy.copy(self)
+        space.labels = self.labels.copy()
+        for parameter in self.outer:
+            space.labels[parameter, np.arange(space.labels.shape[1]) != config[parameter]] = -1
+        space.outer = np.zeros(0, np.int64)
+        return space
+
+    def structures(self, configs: Ints) -> Ints:
+        """Those of `configs` (n, L) that differ in an outer parameter, the first of each kind; (1, L) without any."""
+        _, first = np.unique(configs[:, self.outer], axis=0, return_index=True)
+        return configs[np.sort(first)]
+
     def table_of(self, values: Mapping[str, Mapping[Any, float]], what: str) -> Floats:
         """(L, K) from parameter -> choice -> value; 0 for parameters that are not named.
 
@@ -143,6 +173,21 @@ class Space:
                 raise UsageError(f"edges: {name!r} is no parameter of the search space")
         pairs = {tuple(sorted((number[a], number[b]))) for a, b in edges if a != b}
         return np.array(sorted(pairs), np.int64).reshape(len(pairs), 2)
+
+    def _outer_factors(self, outer: Mapping[str, Mapping[Any, Mapping[str, float]]]) -> Floats:
+        number = {name: i for i, name in enumerate(self.names)}
+        unknown = (set(outer) | {name for t in outer.values() for f in t.values() for name in f}) - set(number)
+        if unknown:
+            raise UsageError(f"outer: {sorted(unknown)[0]!r} is no parameter of the search space")
+        self.outer = np.array(sorted(number[name] for name in outer), np.int64)
+        factors = np.ones((len(outer), self.labels.shape[1], len(self)))
+        for row, parameter in zip(factors, self.outer, strict=True):
+            for c, choice in enumerate(self.choices[parameter]):
+                for name, factor in outer[self.names[parameter]].get(choice, {}).items():
+                    if not factor >= 0:
+                        raise UsageError(f"outer: the factor of {name!r} must be a number from 0 on, not {factor}")
+                    row[c, number[name]] = factor
+        return factors
 
     def _shares(self) -> Floats:
         spans = np.zeros(len(self))

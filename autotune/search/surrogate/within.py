@@ -20,6 +20,7 @@ from autotune.search.surrogate.space import Bools, Floats, Ints
 
 ROUNDS = 4  # of correction
 CLIMBS = 12
+BASES = 3  # settings of the outer parameters that are solved for
 GAP = 0.005
 ROUGHLY = 1e-9  # how far a limit may be missed, relative to its scale
 
@@ -86,6 +87,14 @@ def best_within(programme: Programme, question: Question, *, seconds: float, rng
             return Within(None, np.zeros(0), np.inf)
         found = [least]
     return _climbed(fitted, question, np.array(found), gap, rng, ends)
+
+
+def promising(fitted: Fitted, question: Question, measured: Ints, *, most: int = BASES) -> Ints:
+    """Those of `measured` (n, L) whose outer parameters are worth solving for: at most `most` different ones, the best
+    first; one where there are no outer parameters."""
+    if not len(fitted.space.outer):
+        return measured[:1]
+    return fitted.space.structures(measured[_order(quantities(fitted, measured), question)])[:most]
 
 
 def least_alone(
