@@ -4,6 +4,7 @@ else.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _LAYERS_SHOWN = 12
 _SLICES_SHOWN = 30
+_NAMES_SHOWN = 4
 
 
 def check(
@@ -61,6 +63,9 @@ def _print(console: Console, report: CheckReport) -> None:
         if parse_key(text).name in ("size_bytes", "latency_p50", "memory_peak") or "/" not in text:
             console.print(f"  original {text}: {format_amount(value.value, parse_key(text))}", markup=False)
     console.print(_layers(report))
+    console.print(_techniques(report))
+    for line in _left_alone(report):
+        console.print(line, markup=False)
     console.print(_slices(report))
     for skipped in report.skipped:
         console.print(f"  not searchable: {skipped.name} ({skipped.op}): {skipped.reason}", markup=False)
@@ -89,6 +94,25 @@ def _layers(report: CheckReport) -> Table:
         rest = largest[_LAYERS_SHOWN:]
         table.add_row(f"and {len(rest)} smaller ones", "", f"{sum(layer.parameters for layer in rest):,}", "")
     return table
+
+
+def _techniques(report: CheckReport) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("technique", "decisions", "layers", "choices"):
+        table.add_column(column, justify="right" if column in ("decisions", "layers") else "left", overflow="fold")
+    for offer in report.techniques:
+        counts = (f"{offer.decisions}", f"{offer.layers}") if offer.decisions else ("", "")
+        table.add_row(offer.technique, *counts, ", ".join(offer.choices) or "nothing to offer here")
+    return table
+
+
+def _left_alone(report: CheckReport) -> Iterator[str]:
+    """Why a technique does not touch a layer; of many layers with one reason some names."""
+    for offer in report.techniques:
+        for alone in offer.left_alone:
+            names = ", ".join(alone.names[:_NAMES_SHOWN])
+            names += f" and {len(alone.names) - _NAMES_SHOWN} more" if len(alone.names) > _NAMES_SHOWN else ""
+            yield f"  {offer.technique} leaves alone: {names}: {alone.reason}"
 
 
 def _slices(report: CheckReport) -> Table:

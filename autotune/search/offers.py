@@ -1,0 +1,67 @@
+"""What each technique would do on this model and these targets: for people who want to know before they spend time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+from autotune.search.prepare import Prepared
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LeftAlone(_Record):
+    """Layers, or other parts of the model, that a technique does not touch, and why."""
+
+    reason: str
+    names: tuple[str, ...]
+
+
+class Offer(_Record):
+    """One technique: `decisions` is how many choices the search makes, for `layers` layers, each out of `choices` (not
+    every layer has them all)."""
+
+    technique: str
+    decisions: int
+    layers: int
+    choices: tuple[str, ...]
+    left_alone: tuple[LeftAlone, ...]
+
+
+def offers(prepared: Prepared) -> tuple[Offer, ...]:
+    """One for every technique of the study, in the order in which a recipe is carried out."""
+    return tuple(_offer(prepared, name) for name in prepared.assembler.techniques)
+
+
+def _offer(prepared: Prepared, name: str) -> Offer:
+    technique = prepared.assembler.techniques[name]
+    if technique.scope == "graph":
+        whole = prepared.space.fixed[name]
+        return Offer(technique=name, decisions=0, layers=0, choices=tuple(whole.values()), left_alone=())
+    own = [variable for variable in prepared.space.variables if variable.technique == name]
+    touched = {layer for variable in own for layer in variable.layers}
+    why: dict[str, list[str]] = {}
+    for reason, layer in _reasons(prepared, name, touched):
+        why.setdefault(reason, []).append(layer)
+    return Offer(
+        technique=name,
+        decisions=len(own),
+        layers=len(touched),
+        choices=tuple(dict.fromkeys(choice for variable in own for choice in variable.choices[1:])),
+        left_alone=tuple(LeftAlone(reason=reason, names=tuple(names)) for reason, names in why.items()),
+    )
+
+
+def _reasons(prepared: Prepared, name: str, touched: set[str]) -> Iterator[tuple[str, str]]:
+    """(reason, layer) of everything that the technique leaves alone."""
+    told = {skipped.name: skipped.reason for skipped in prepared.left_alone.get(name, ())}
+    for layer in prepared.ingested.inspection.layers:
+        if layer.name in touched:
+            continue
+        yield told.pop(layer.name, f"no choice for {layer.op} of this shape that every target runs"), layer.name
+    for other, reason in told.items():
+        if other not in touched:
+            yield reason, other
