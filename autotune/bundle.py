@@ -194,6 +194,7 @@ def _write_manifest(draft: Path, store: Store, trial: Trial, workload: Workload,
             "baseline_digest": store.meta("baseline"),
             "workload_digest": store.workload_digest,
             "data": {
+                **_trained_on(trial, workload),
                 "search": {"digest": workload.search.digest(), "samples": len(workload.search)},
                 "heldout": {"digest": workload.heldout.digest(), "samples": len(workload.heldout)},
                 "calibration": {"samples": len(workload.calibration)},
@@ -211,6 +212,13 @@ def _write_manifest(draft: Path, store: Store, trial: Trial, workload: Workload,
             "files": files,
         },
     )
+
+
+def _trained_on(trial: Trial, workload: Workload) -> dict[str, Any]:
+    """The training data, where the weights were trained after compression."""
+    if not trial.recovered or workload.train is None:
+        return {}
+    return {"train": {"digest": workload.train.digest(), "samples": len(workload.train)}}
 
 
 def _evidence(store: Store, trial: Trial) -> dict[str, Any]:
@@ -239,6 +247,8 @@ def _readme(store: Store, trial: Trial, command: str, name: str) -> str:
     remarks = [f"On {m.target}: {', '.join(m.quality)}." for m in _last(trial) if m.quality != ("ok",)]
     doubt = doubts(store, trial)
     remarks += [f"{doubt[0].upper()}{doubt[1:]}."] if doubt else []
+    if trial.recovered:
+        remarks.append("Its weights were trained after compression; the study's store keeps them under their name.")
     return README.format(
         name=store.study,
         number=trial.number,

@@ -25,8 +25,8 @@ class SliceResult(_Record):
     `flips_worse` counts samples that the original got right and the candidate wrong; `flips_better` the
     reverse. For metrics without right and wrong, flips count changed predictions' per-sample scores going
     down or up. `p_value` is that of the exact McNemar test for right-or-wrong scores, of the paired t test
-    for graded ones. `damage` is the mean divergence of the outputs from the original's on the probe samples
-    of this slice, if known.
+    for graded ones, of the paired bootstrap for metrics of the whole. `damage` is the mean divergence of the
+    outputs from the original's on the probe samples of this slice, if known.
     """
 
     name: str  # "all", "font=serif", ...
@@ -37,8 +37,9 @@ class SliceResult(_Record):
     shrunk_drop: float
     flips_worse: int
     flips_better: int
-    p_value: float | None = None  # of "no difference", paired, two sided; None where no test applies
-    q_value: float | None = None  # of "no loss", one sided, Benjamini-Hochberg over the slices that are large enough
+    p_value: float | None = None  # of "no difference", paired, two sided
+    q_value: float | None = None  # of "no loss", one sided, Benjamini-Hochberg over the slices that are large enough,
+    # and divided by the evaluation's `share`
     verdict: Verdict = "undecided"
     needed: int | None = None  # about how many more samples would decide
     damage: float | None = None
@@ -89,6 +90,7 @@ class Evaluation(_Record):
     worst_slice: str  # the slice with the largest shrunk drop (floor on n applied)
     worst_drop: Estimate  # the largest true drop of any of them: the optimism of having looked at all is taken off
     limit: float  # the drop that the verdicts were judged against
+    share: float = 1.0  # of the error that all models judged on these data may make together, for choosing among them
     worst_raw: Estimate | None = None  # the largest drop as measured, neither shrunk nor corrected
     outcomes: tuple[Outcome, ...] = ()
     seconds: float = 0.0

@@ -70,3 +70,8 @@ class Trial(_Record):
     durations: Mapping[str, float] = Field(default_factory=dict)  # stage -> seconds
     started_at: str = ""
     finished_at: str = ""
+
+    @property
+    def recovered(self) -> bool:
+        """Whether it was trained further after the search: no point of the search space."""
+        return "weights" in self.recipe.get("recover", {})

@@ -39,7 +39,7 @@ class Sample:
 class Dataset:
     """A finite, deterministic sequence of samples."""
 
-    name: str  # "search", "heldout"
+    name: str  # "search", "heldout", "train"
     samples: Sequence[Sample]
 
     def __len__(self) -> int:
@@ -62,6 +62,8 @@ Metric = Callable[[Sequence[Any], Sequence[Any]], float]  # (predictions, labels
 Decode = Callable[[Arrays], Sequence[Any]]  # outputs of one batch -> one prediction per sample
 Confidence = Callable[[Arrays], Sequence[float]]  # outputs of one batch -> 0 to 1 per sample: how sure it is
 Perturb = Callable[[Sample, float, np.random.Generator], Sample]  # sample, strength, random numbers
+# Outputs of one batch by name (torch tensors) and its labels -> one loss per sample [samples], or their mean.
+Loss = Callable[[Mapping[str, "torch.Tensor"], Sequence[Any]], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Workload:
     `autotune.perturbations`; only the inputs of the sample that they return are taken. `encode` turns a text
     (`Sample.display`) into inputs, which the perturbation `casing` needs.
     `latency_inputs` are the inputs whose shape is measured; None: the first sample of `search`.
+    `train` is what `[recover]` trains on, none of whose samples may be in `search` or `heldout`. `loss` is the task's
+    own loss in torch, which then counts beside the distillation from the original.
     """
 
     model: Path | str | onnx.ModelProto | torch.nn.Module
@@ -105,6 +109,8 @@ class Workload:
     confidence: Confidence | None = None
     perturbations: Mapping[str, Perturb] = field(default_factory=dict)
     encode: Callable[[str], Arrays] | None = None
+    train: Dataset | None = None
+    loss: Loss | None = None
 
     @property
     def metric_name(self) -> str:

@@ -22,6 +22,7 @@ from autotune.workload import (
     Confidence,
     Dataset,
     Decode,
+    Loss,
     Metric,
     Perturb,
     Sample,
@@ -63,11 +64,13 @@ def optimize(
     confidence: Confidence | None = None,
     perturbations: Mapping[str, Perturb] | None = None,
     encode: Callable[[str], Arrays] | None = None,
+    train: Dataset | Sequence[Sample] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Result:
     """Search for the smallest and fastest versions of `model` whose worst slice keeps its accuracy.
 
-    The data are as in `Workload`; `search` and `heldout` may be plain sequences of `Sample`. `constraints`
+    The data are as in `Workload`; `search`, `heldout` and `train` may be plain sequences of `Sample`. `constraints`
     map metric keys to limits, as numbers in SI units or as text such as "10MB". `budget` does the same, and the
     search solves for the best recipe within it: `{"size_bytes": "10MB", "latency_p90": "8ms", "drop/worst": "1pt"}`; a
     cost without a target is meant for all of them. `options` are tables of a study file, e.g. `judge={"limit": 0.02}`
@@ -95,6 +98,8 @@ def optimize(
         confidence=confidence,
         perturbations=perturbations or {},
         encode=encode,
+        train=train if train is None or isinstance(train, Dataset) else Dataset("train", train),
+        loss=loss,
     )
     check_workload(workload, table=config.slices, floor=config.judge.floor)
     _run(config, workload, store, progress)

@@ -101,11 +101,11 @@ class Result:
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML report; by default beside the store. Returns its path."""
-        from autotune.report import write_report
+        from autotune.report import default_path, write_report
         from autotune.store import open_store
 
-        file = Path(path) if path is not None else self.folder / "report.html"
         with open_store(self._store, self.config.name, must_exist=True) as opened:
+            file = Path(path) if path is not None else default_path(opened)
             write_report(opened, file)
         return file
 

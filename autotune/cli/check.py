@@ -85,7 +85,7 @@ def _print(console: Console, report: CheckReport) -> None:
 
 def _layers(report: CheckReport) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("layer", "type", "parameters", "choices"):
+    for column in ("layer", "type", "parameters", "formats"):
         table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
     largest = sorted(report.layers, key=lambda layer: -layer.parameters)
     for layer in largest[:_LAYERS_SHOWN]:

@@ -49,12 +49,21 @@ def judge(
         ),
     ] = None,
     floor: Annotated[
-        int, typer.Option("--floor", metavar="N", min=1, help="Samples that a slice needs to get a verdict.")
+        int, typer.Option("--floor", metavar="N", min=1, help="Samples that a slice needs to pass.")
     ] = 200,
     batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Samples per inference.")] = 1,
     noise: Annotated[
         bool, typer.Option("--noise/--no-noise", help="Also judge the original against itself, run another way.")
     ] = True,
+    among: Annotated[
+        int,
+        typer.Option(
+            "--among",
+            metavar="N",
+            min=1,
+            help="Of how many candidates, judged on these data, one is to be chosen; the error is divided by N.",
+        ),
+    ] = 1,
     allow_undecided: Annotated[
         bool, typer.Option("--allow-undecided", help="End with 0 where the data do not decide.")
     ] = False,
@@ -69,7 +78,8 @@ def judge(
 
     Ends with 0 if every slice keeps its limit for certain, with 1 if one fails, with 3 if the data do not decide (0
     with --allow-undecided): a gate for continuous integration. A slice fails when its loss is certainly above the
-    limit, or when it certainly loses and what was measured is more than half of the limit.
+    limit, or when it certainly loses and what was measured is more than half of the limit. A slice of fewer samples
+    than --floor can only fail, where its loss is certain all the same.
     """
     from autotune.cli.judged import as_data, print_judgement
     from autotune.config import JudgeTable, load_workload
@@ -89,6 +99,7 @@ def judge(
         data=which,
         declarations=slices,
         folders=[*(folder or []), loaded.folder],
+        share=1 / among,
         say=say,
     )
     if as_json:

@@ -16,16 +16,21 @@ def report(
     store: StoreOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Default: report.html beside the store."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Default: report.html beside the store, with its name where several are.",
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write the report of a recorded study and print its path."""
-    from autotune.report import write_report
+    from autotune.report import default_path, write_report
 
     _, opened = open_recorded(study, store)
     with opened:
-        path = output if output is not None else opened.folder / "report.html"
+        path = output if output is not None else default_path(opened)
         write_report(opened, path)
     if as_json:
         print_json({"report": str(path)})

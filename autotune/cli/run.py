@@ -72,7 +72,7 @@ def run(
     from autotune.api import choose
     from autotune.api.watch import ProgressView
     from autotune.config import load_study, load_workload, override
-    from autotune.report import write_report
+    from autotune.report import default_path, write_report
     from autotune.search.agreement import doubts
     from autotune.search.shortfall import Shortfall, kept_predicted, outcome
     from autotune.search.study import Study
@@ -103,7 +103,7 @@ def run(
         with ProgressView(messages()) as view, Stopping() as stopping:
             summary = opened.run(view.update, stopping.event)
         rows = opened.store.trials()
-        report = opened.store.folder / "report.html"
+        report = default_path(opened.store)
         write_report(opened.store, report)
         choice = choose(rows, loaded.config)
         doubt = doubts(opened.store, choice.recommended)

@@ -102,6 +102,10 @@ def _header(console: Console, trial: Trial, config: StudyConfig, others: list[Tr
     if not trial.recipe:
         console.print("  recipe: the original model" if trial.number == 0 else "  recipe: empty")
     for technique, layers in trial.recipe.items():
+        if technique == "recover":
+            named = ", ".join(f"{what} {name}" for what, name in layers.items())
+            console.print(f"  recover: {named}", markup=False, soft_wrap=True)
+            continue
         counts: dict[str, int] = {}
         for choice in layers.values():
             counts[choice] = counts.get(choice, 0) + 1

@@ -199,7 +199,7 @@ def _print_checks(target: Target, checks: Sequence[Check]) -> None:
 
 
 def _print_capabilities(probed: Probed | None, problem: str) -> None:
-    from autotune.techniques.quantize import CHOICES
+    from autotune.techniques.quantize import ALL_CHOICES
 
     if probed is None:
         _say(f"capabilities: not found out: {problem}")
@@ -210,7 +210,7 @@ def _print_capabilities(probed: Probed | None, problem: str) -> None:
         table = Table(title="capabilities: kernels that ran", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("choice", *ops):
             table.add_column(column, overflow="fold")
-        for choice in CHOICES:
+        for choice in ALL_CHOICES:
             if any((op, choice) in cells for op in ops):
                 table.add_row(choice, *(cells.get((op, choice), "") for op in ops))
         results().print(table)

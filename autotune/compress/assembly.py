@@ -17,6 +17,8 @@ from autotune.layers import Layer
 from autotune.recipe import Recipe
 from autotune.techniques.moments import Moments
 from autotune.techniques.protocol import STAGES, Technique
+from autotune.techniques.quantize import NEED_MOMENTS
+from autotune.techniques.rounding import Rounding
 
 Calibrate = Callable[[Recipe], Mapping[str, Range]]  # structural part of a recipe -> activation -> its range
 
@@ -40,12 +42,15 @@ class Assembler:
         techniques: Mapping[str, Technique],
         *,
         bank_folder: Path | None = None,
+        checkpoints: Path | None = None,
     ) -> None:
+        """`checkpoints` is the folder of recovered weights, which recipes may name."""
         self.source = Source.of(model, layers)
         self.dialect = dialect
         self.techniques = dict(techniques)
         self.ranges: dict[str, Mapping[str, Range]] = {}  # digest of the structural decisions -> tensor -> range
         self.calibrate_with: Calibrate | None = None
+        self.checkpoints = checkpoints
         self._nodes = {node.name: node for node in self.source.nodes}
         self._bank = WeightBank(dialect.name, dialect.pack, bank_folder)
         self._structures: OrderedDict[str, Source] = OrderedDict()
@@ -108,7 +113,9 @@ class Assembler:
         return tuple(wanted)
 
     def offers(self, layer: Layer, choice: str) -> bool:
-        """Whether the dialect can write `choice` for this layer."""
+        """Whether the dialect can write `choice` for this layer, and what it needs to know for that is known."""
+        if choice in NEED_MOMENTS and layer.name not in self.source.moments:
+            return False
         return all(self.dialect.offers(layer, choice, self._nodes[node]) for node in layer.nodes)
 
     def weight_bytes(self, layer: Layer, choice: str) -> int:
@@ -116,7 +123,9 @@ class Assembler:
         weight = self.source.tensors[layer.weight]
         if choice == "none":
             return weight.ByteSize()
-        packed = self._bank.get(layer, choice, weight, self.source.digest(layer.weight))
+        # Rounding changes no size; nearest is the cheapest.
+        moments = self.source.moments.get(layer.name) if choice in NEED_MOMENTS else None
+        packed = self._bank.get(layer, choice, weight, self.source.digest(layer.weight), Rounding(moments=moments))
         return sum(tensor.ByteSize() for tensor in packed)
 
     def assemble(self, recipe: Recipe) -> bytes:
@@ -127,9 +136,7 @@ class Assembler:
         structure = self.structure(recipe)
         source = self.structured(structure)
         precise = [name for name in recipe if self.techniques[name].stage == "precision"]
-        if any(choice in _CALIBRATED for name in precise for choice in recipe[name].values()):
-            self._calibrate(structure)
-        plan = self._plan(source, self.ranges.get(structure.digest, {}))
+        plan = self._plan(source, self.ranges_for(recipe))
         for name in precise:
             self.techniques[name].apply(plan, recipe[name])
         return plan.to_bytes()
@@ -160,13 +167,18 @@ class Assembler:
             for name in self.source.layers
         }
 
-    def _calibrate(self, structure: Recipe) -> None:
-        if structure.digest not in self.ranges and self.calibrate_with is not None:
+    def ranges_for(self, recipe: Recipe) -> Mapping[str, Range]:
+        """Activation -> its calibrated range, in the structure of a recipe; found now where it is needed first."""
+        structure = self.structure(recipe)
+        precise = [name for name in recipe if self.techniques[name].stage == "precision"]
+        needed = any(choice in _CALIBRATED for name in precise for choice in recipe[name].values())
+        if needed and structure.digest not in self.ranges and self.calibrate_with is not None:
             self.ranges[structure.digest] = self.calibrate_with(structure)
+        return self.ranges.get(structure.digest, {})
 
     def _plan(self, source: Source, ranges: Mapping[str, Range]) -> Plan:
-        def packed(layer: Layer, choice: str) -> Sequence[onnx.TensorProto]:
-            return self._bank.get(layer, choice, source.tensors[layer.weight], source.digest(layer.weight))
+        def packed(layer: Layer, choice: str, rounding: Rounding) -> Sequence[onnx.TensorProto]:
+            return self._bank.get(layer, choice, source.tensors[layer.weight], source.digest(layer.weight), rounding)
 
         return Plan(
             source=source,
@@ -175,4 +187,5 @@ class Assembler:
             write_with=self.dialect.write,
             offers=self.dialect.offers,
             recall=self._bank.recall,
+            checkpoints=self.checkpoints,
         )

@@ -15,15 +15,18 @@ from onnx import numpy_helper
 
 from autotune.errors import DiskError
 from autotune.layers import Layer
+from autotune.techniques.rounding import NEAREST, Rounding
 
 BANK_VERSION = 1  # raise it when packing changes: old entries are then never read again
 
-Pack = Callable[[Layer, str, np.ndarray], Sequence[onnx.TensorProto]]
+Pack = Callable[[Layer, str, np.ndarray, Rounding], Sequence[onnx.TensorProto]]
 Make = Callable[[], Sequence[onnx.TensorProto]]
 
 
 class WeightBank:
-    """Packed weights by (layer, choice, weight bytes, dialect). Entries are content addressed, so never stale.
+    """Packed weights by (layer, choice, weight bytes, dialect, rounding with its moments).
+
+    Entries are content addressed, so never stale.
 
     `folder` None keeps everything in memory. At most `memory` bytes are kept in memory beside the disk.
     """
@@ -33,13 +36,15 @@ class WeightBank:
         self._entries: OrderedDict[str, tuple[onnx.TensorProto, ...]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, layer: Layer, choice: str, weight: onnx.TensorProto, digest: str) -> tuple[onnx.TensorProto, ...]:
+    def get(
+        self, layer: Layer, choice: str, weight: onnx.TensorProto, digest: str, rounding: Rounding = NEAREST
+    ) -> tuple[onnx.TensorProto, ...]:
         """The layer's tensors under `choice`; packs them the first time. `digest` is that of the weight's bytes.
 
-        Raises `DiskError`.
+        Raises `DiskError`, and what packing raises.
         """
-        key = (self._dialect, layer.name, layer.op, layer.shape, choice, digest)
-        return self.recall(key, lambda: self._pack(layer, choice, numpy_helper.to_array(weight)))
+        key: tuple[object, ...] = (self._dialect, layer.name, layer.op, layer.shape, choice, digest, *rounding.key())
+        return self.recall(key, lambda: self._pack(layer, choice, numpy_helper.to_array(weight), rounding))
 
     def recall(self, parts: Sequence[object], make: Make) -> tuple[onnx.TensorProto, ...]:
         """What `make` returns, made once per `parts`, which name all that it depends on. Raises `DiskError`."""

@@ -24,13 +24,14 @@ from autotune.compress.dialects.protocol import Dialect
 from autotune.compress.kernels import layer_outcomes
 from autotune.layers import Layer, LayerOp
 from autotune.recipe import Recipe
-from autotune.techniques.quantize import CHOICES, Quantize
+from autotune.techniques.moments import Moments
+from autotune.techniques.quantize import ALL_CHOICES, NEED_MOMENTS, Quantize
 from hwprofiles.errors import DeviceFailure
 from hwprofiles.fingerprint import Fingerprint
 from hwprofiles.measurement import Kernel
 
 _OPS: tuple[LayerOp, ...] = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather")
-_PROBE_VERSION = 2  # raise it when the dialect writes something else, or the file says something else
+_PROBE_VERSION = 3  # raise it when the dialect writes something else, or the file says something else
 # Failures that are an answer about a choice. A time-out or a full disk is none, and is not remembered.
 _ANSWERS = frozenset({"bad_model", "unsupported"})
 
@@ -80,7 +81,7 @@ def probe(device: KernelReader, dialect: Dialect, fingerprint_key: str, folder: 
         return cached
     folder.mkdir(parents=True, exist_ok=True)
     found = _Found()
-    for choice in CHOICES:
+    for choice in ALL_CHOICES:
         _probe_choice(device, dialect, choice, _OPS, folder, found)
     result = Probed(frozenset(found.kernels), _spelled(found.refused), _spelled(found.kernels))
     if found.certain:
@@ -136,6 +137,8 @@ def _probe_choice(
     """All ops in one model; one by one if that model is refused as a whole."""
     model, layers, inputs = _probe_model(ops)
     assembler = Assembler(model, layers, dialect, {"quantize": Quantize()})
+    if choice in NEED_MOMENTS:
+        assembler.tell_moments({x.name: _made_up(x) for x in layers if x.op in ("MatMul", "Gemm")})
     everything = Recipe()
     assembler.ranges[everything.digest] = {n: Range(-8.0, 8.0) for n in assembler.calibration_tensors(everything)}
     offered = [layer for layer in layers if assembler.offers(layer, choice)]
@@ -176,6 +179,12 @@ def _probe_choice(
             found.refused[outcome.layer, choice] = f"{outcome.ran} did not run on {wanted}"
         else:
             found.kernels[outcome.layer, choice] = outcome.ran
+
+
+def _made_up(layer: Layer) -> Moments:
+    """Moments of independent inputs."""
+    inputs = layer.parameters // layer.shape[layer.output_axis]
+    return Moments(np.eye(inputs, dtype=np.float32)[None], np.zeros((1, inputs), np.float32), 1)
 
 
 def _probe_model(ops: Sequence[LayerOp]) -> tuple[onnx.ModelProto, list[Layer], dict[str, np.ndarray]]:

@@ -12,7 +12,8 @@ from autotune.trial import LayerOutcome
 from hwprofiles.measurement import Kernel
 
 # How ONNX Runtime renames a node when an optimiser replaces it.
-_SUFFIXES = re.compile(r"(_token_\d+|/[A-Za-z]+Fusion/?|_transformed|_\d+)$")
+# "/outliers" and "/outlier-inputs" are nodes that our own dialect puts beside a product.
+_SUFFIXES = re.compile(r"(_token_\d+|/[A-Za-z]+Fusion/?|_transformed|_\d+|/outlier(?:s|-inputs))$")
 _PREFIXES = re.compile(r"^(fused |MatMul_With_|Fused_)")
 # Element-wise nodes that may be fused into the layer in front of them; the fused node carries their output's name.
 _FUSED = frozenset(

@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+from scipy.linalg.blas import dsyrk
 
 from autotune.compress.plan import Source, attribute
+from autotune.errors import DataError, DiskError
 from autotune.layers import Layer
 from autotune.techniques.moments import Moments
 
 PATCHES = 256
-_SUMS_BYTES = 512 << 20  # of float64 sums at a time; more layers take more passes
+_SUMS_BYTES = 256 << 20  # of float64 sums at a time; more layers take more passes
 _FILE = "moments.json"
 
 Runs = Callable[[tuple[str, ...]], Iterable[Mapping[str, np.ndarray]]]  # wanted tensors -> one pass over the data
@@ -43,10 +45,10 @@ class _Reading:
 
 
 def collect(source: Source, runs: Runs, folder: Path) -> dict[str, Moments]:
-    """Layer -> moments of what it reads; layers without a product or a convolution are missing. Cached in `folder`,
-    whose name must say what the data were.
+    """Layer -> moments of what it reads; layers without a product or a convolution, and those that the data never
+    reach, are missing. Cached in `folder`, whose name must say what the data were.
 
-    Raises what `runs` raises.
+    Raises `DataError` for NaN or infinite activations, `DiskError`, and what `runs` raises.
     """
     known = load(folder)
     if known is not None:
@@ -55,17 +57,20 @@ def collect(source: Source, runs: Runs, folder: Path) -> dict[str, Moments]:
     distinct = list(dict.fromkeys(reading for each in readings.values() for reading in each))
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[tuple[_Reading, ...], str] = {}
+    counts: dict[tuple[_Reading, ...], int] = {}
     sums: dict[_Reading, _Sums] = {}
     for batch in _batches(distinct):
         sums.update(_one_pass(batch, runs))
         for each in readings.values():
             if each not in files and all(reading in sums for reading in each):
                 files[each] = f"{len(files)}"
-                _save(folder, files[each], [sums[reading] for reading in each])
+                counts[each] = sum(sums[reading].rows for reading in each)
+                if counts[each]:
+                    _save(folder, files[each], [sums[reading] for reading in each], counts[each])
         # A layer that is used several times may need readings of two passes; all others are done with.
         open_still = {reading for each in readings.values() if each not in files for reading in each}
         sums = {reading: value for reading, value in sums.items() if reading in open_still}
-    index = {name: files[each] for name, each in readings.items() if each in files}
+    index = {name: files[each] for name, each in readings.items() if counts[each]}
     temporary = folder / f"{_FILE}.{os.getpid()}.part"
     temporary.write_text(json.dumps(index))
     temporary.replace(folder / _FILE)  # written last: without it nothing here counts
@@ -90,35 +95,59 @@ def load(folder: Path) -> dict[str, Moments] | None:
 
 @dataclass
 class _Sums:
-    """Sums of x xᵀ and of x, float64, and how many x."""
+    """Sums of x xᵀ (only what lies on and above the diagonal) and of x, float64, and how many x."""
 
     gram: np.ndarray
     total: np.ndarray
     rows: int = 0
 
+    @classmethod
+    def of(cls, reading: _Reading) -> _Sums:
+        shape = (reading.groups, reading.inputs)
+        return cls(np.zeros((*shape, reading.inputs)), np.zeros(shape))
+
     def add(self, rows: np.ndarray) -> None:
         """`rows` is float32 `[groups, n, inputs]`."""
         values = rows.astype(np.float64)
-        self.gram += values.transpose(0, 2, 1) @ values
+        for gram, each in zip(self.gram, values, strict=True):
+            # In place: BLAS wants columns first, in which order the sums lie below the diagonal.
+            dsyrk(1.0, each.T, beta=1.0, c=gram.T, lower=1, overwrite_c=1)
         self.total += values.sum(axis=1)
         self.rows += rows.shape[1]
 
 
 def _one_pass(batch: Sequence[_Reading], runs: Runs) -> dict[_Reading, _Sums]:
-    sums = {r: _Sums(np.zeros((r.groups, r.inputs, r.inputs)), np.zeros((r.groups, r.inputs))) for r in batch}
+    sums = {reading: _Sums.of(reading) for reading in batch}
     for activations in runs(tuple(dict.fromkeys(reading.tensor for reading in batch))):
         for reading, value in sums.items():
             array = activations.get(reading.tensor)
             if array is not None and array.size:
                 value.add(_rows(reading, array))
+                if not np.isfinite(value.total).all():
+                    raise DataError(
+                        f"calibration: activation {reading.tensor!r} of the original model is not finite; check the "
+                        "model and the calibration inputs"
+                    )
     return sums
 
 
-def _save(folder: Path, file: str, sums: Sequence[_Sums]) -> None:
-    rows = max(1, sum(each.rows for each in sums))
-    np.save(folder / f"{file}.gram.npy", (np.sum([each.gram for each in sums], axis=0) / rows).astype(np.float32))
-    np.save(folder / f"{file}.mean.npy", (np.sum([each.total for each in sums], axis=0) / rows).astype(np.float32))
-    np.save(folder / f"{file}.rows.npy", np.array(rows))
+def _save(folder: Path, file: str, sums: Sequence[_Sums], rows: int) -> None:
+    groups, inputs = sums[0].total.shape
+    gram = np.zeros((groups, inputs, inputs), np.float32)
+    for each in sums:
+        for target, source in zip(gram, each.gram, strict=True):
+            for row in range(inputs):  # row by row: a second copy in float64 may be a gigabyte
+                target[row, row:] += source[row, row:] / rows
+    for target in gram:
+        for row in range(inputs):
+            target[row:, row] = target[row, row:]
+    mean = np.sum([each.total for each in sums], axis=0) / rows
+    try:
+        np.save(folder / f"{file}.gram.npy", gram)
+        np.save(folder / f"{file}.mean.npy", mean.astype(np.float32))
+        np.save(folder / f"{file}.rows.npy", np.array(rows))
+    except OSError as error:
+        raise DiskError(f"moments in {folder}: {error.strerror}; free space or choose another store") from error
 
 
 def _batches(readings: Sequence[_Reading]) -> Iterable[list[_Reading]]:

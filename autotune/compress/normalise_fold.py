@@ -131,7 +131,7 @@ def _run_node(model: ir.Model, node: ir.Node, arrays: list[np.ndarray]) -> np.nd
     opset = onnx.helper.make_opsetid("", model.opset_imports[""])
     evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=[opset]))
     (result,) = evaluator.run(None, dict(zip(names, arrays, strict=True)))
-    return np.ascontiguousarray(np.asarray(result))
+    return np.asarray(result, order="C")
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from autotune.compress import checkpoints
 from autotune.compress.calibration import Range
 from autotune.compress.shapes import infer_shapes
 from autotune.errors import TrialFailure
 from autotune.layers import Layer
 from autotune.techniques.moments import Moments
+from autotune.techniques.quantize import NEED_MOMENTS
+from autotune.techniques.rounding import NEAREST, Rounding
 from hwprofiles.errors import Failure
 
 MS_DOMAIN = "com.microsoft"
@@ -69,14 +73,16 @@ class Plan:
 
     source: Source
     ranges: Mapping[str, Range]
-    packed: Callable[[Layer, str], Sequence[onnx.TensorProto]]
+    packed: Callable[[Layer, str, Rounding], Sequence[onnx.TensorProto]]
     write_with: Callable[[Plan, Mapping[str, str]], None]
     offers: Callable[[Layer, str, onnx.NodeProto], bool]
     recall: Callable[[Sequence[object], Callable[[], Sequence[onnx.TensorProto]]], Sequence[onnx.TensorProto]]
+    checkpoints: Path | None = None  # folder of recovered weights
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
     layers: dict[str, Layer] = field(default_factory=dict)
     opsets: dict[str, int] = field(default_factory=dict)
+    rounding: Rounding = NEAREST  # of the weights that `add_packed` adds
     made: set[str] = field(default_factory=set)  # derived activations whose nodes are there already
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _moments: dict[str, Moments] = field(default_factory=dict)
@@ -145,9 +151,9 @@ class Plan:
 
     # -- editing
 
-    def write_precision(self, decisions: Mapping[str, str]) -> None:
+    def write_precision(self, decisions: Mapping[str, str], rounding: Rounding = NEAREST) -> None:
         """Have the dialect write numeric formats (layer name -> choice) into the graph; a choice for a layer that was
-        split holds for each of its parts.
+        split holds for each of its parts. Weights are rounded as `rounding` says, by the moments of the plan.
 
         Raises `KeyError` for an unknown layer, `TrialFailure` for a choice that cannot be written for what the layer
         has become.
@@ -162,11 +168,12 @@ class Plan:
                     message = f"layer {part!r} is {layer.op} {shape} now and cannot be written as {choice}"
                     raise TrialFailure(Failure(kind="unsupported", stage="build", message=message))
                 written[part] = choice
+        self.rounding = rounding
         self.write_with(self, written)
 
     def set_tensor(self, name: str, array: np.ndarray) -> None:
         """Put a constant in the place of another one, or add it."""
-        self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        self.tensors[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
 
     def set_moments(self, layer: str, moments: Moments | None) -> None:
         """Tell what a layer reads after an edit of what is in front of it."""
@@ -187,19 +194,25 @@ class Plan:
         """What `make` returns, computed once per `key` and kept on disk with the study."""
 
         def tensors() -> list[onnx.TensorProto]:
-            return [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in make().items()]
+            return [numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in make().items()]
 
         return {tensor.name: numpy_helper.to_array(tensor) for tensor in self.recall(("banked", *key), tensors)}
+
+    def checkpoint(self, name: str) -> Mapping[str, np.ndarray]:
+        """Weights that training has found. Raises `TrialFailure` where there are none of that name."""
+        return checkpoints.load(self.checkpoints, name)
 
     def add(self, name: str, array: np.ndarray) -> str:
         """Add a constant once; adding the same name again is a no-op. Returns `name`."""
         if name not in self.tensors:
-            self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            self.tensors[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
 
     def add_packed(self, layer: Layer, choice: str) -> None:
         """Add the bank's tensors of a layer under a choice."""
-        for tensor in self.packed(layer, choice):
+        wanted = self.rounding.needs_moments or choice in NEED_MOMENTS
+        rounding = replace(self.rounding, moments=self.moments(layer.name) if wanted else None)
+        for tensor in self.packed(layer, choice, rounding):
             self.tensors[tensor.name] = tensor
 
     def use_contrib(self) -> None:

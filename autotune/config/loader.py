@@ -272,6 +272,8 @@ def _check_names(source: Source, folder: Path, config: StudyConfig) -> None:
     for name in config.techniques:
         if name not in known:
             raise source.error(("techniques", name), f"unknown technique; {did_you_mean(name, known)}")
+        if name == "recover":
+            raise source.error(("techniques", name), "is no technique to search over; write the table [recover]")
         with _at(source, ("techniques", name)):
             _make_technique(name, config.techniques[name])
     for index, text in enumerate(config.search.objectives):

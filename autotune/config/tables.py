@@ -26,7 +26,8 @@ class WorkloadTable(_Table):
 
 class SearchTable(_Table):
     """`objectives` are metric keys. The run stops after `trials` or `hours`, whichever comes first, or with
-    `until_stable` when the front has stopped moving."""
+    `until_stable` when the front has stopped moving. `swaps` is the share of the search time for timing one choice in
+    one block of layers at a time, on the targets, before the sampler proposes; 0: none."""
 
     objectives: tuple[str, ...] = ()  # default: size_bytes, latency_ratio@<each target>, drop/worst
     sampler: str = "surrogate"
@@ -35,6 +36,7 @@ class SearchTable(_Table):
     hours: float | None = Field(default=None, gt=0)
     until_stable: bool = False  # stop before that when more trials promise nothing
     blocks: int = Field(default=8, ge=0)  # most decisions per structural technique; 0: one for each layer
+    swaps: float = Field(default=0.1, ge=0, lt=1)
     warm_start: tuple[str, ...] = ()  # stores, store files with #STUDY, or recipe files to learn from
     seed: int = 0
 
@@ -92,11 +94,15 @@ class RecoverTable(_Table):
     original at `temperature`, the workload's own loss (1 where it has one), and the match of inner activations. `batch`
     is in samples. `lora_rank` above 0 trains adapters of that rank over frozen weights. With `weigh_slices` samples of
     slices that the recipe hurts count more. Of the `checkpoints` that improved, at most so many become trials.
+
+    Before that, in the search, every new structure (what is pruned, factorised, sparsified) is trained for `start`
+    seconds before it is judged; all recipes of that structure begin with these weights. 0: none is.
     """
 
     count: int = Field(default=2, ge=1)
     minutes: float = Field(default=2.0, gt=0)
-    steps: int | None = Field(default=None, ge=1)
+    start: float = Field(default=10.0, ge=0)
+    steps: int = Field(default=1000, ge=1)
     temperature: float = Field(default=2.0, gt=0)
     soft: float = Field(default=1.0, ge=0)
     hard: float | None = Field(default=None, ge=0)

@@ -19,6 +19,7 @@ import numpy as np
 
 from autotune import slices
 from autotune.config.loader import LoadedStudy, check_metric_keys
+from autotune.config.tables import RecoverTable
 from autotune.errors import AutotuneError, ConfigError, DataError, did_you_mean
 from autotune.keys import COST_METRICS, JUDGED_METRICS
 from autotune.perturbations import BUILT_IN, perturbed
@@ -54,6 +55,8 @@ def load_workload(loaded: LoadedStudy, *, say: Callable[[str], None] | None = No
         )
     check_workload(workload, table=loaded.config.slices, floor=loaded.config.judge.floor)
     check_metric_keys(loaded, workload.metric_name)
+    if loaded.config.recover is not None and (problem := cannot_recover(loaded.config.recover, workload)):
+        raise loaded.source.error(("recover",), problem)
     return workload
 
 
@@ -127,21 +130,39 @@ def check_workload(workload: Workload, *, table: Mapping[str, str] | None = None
     """Can this be searched at all? Raises `DataError` that names the data set, the sample and the input.
 
     Checked: samples are there and have unique ids, every sample has the same inputs with a batch axis of 1,
-    no NaN in them, calibration and held-out data share no sample with the search data, the functions are
-    functions, metrics and perturbations have names that can be used, labels are of one kind and have what the tasks
-    look at, and every slice, those of the study's `table` included, covers some samples of both data sets and not all.
-    What cannot be read or is not known is a `UsageError`. `floor` is what one of all intersections must hold.
+    no NaN in them, search and held-out data share no sample with each other, with calibration or with training data,
+    the functions are functions, metrics and perturbations have names that can be used, labels are of one kind and have
+    what the tasks look at, and every slice, those of the study's `table` included, covers some samples of both data
+    sets and not all. What cannot be read or is not known is a `UsageError`. `floor` is what one of all intersections
+    must hold.
     """
     _check_functions(workload)
     _check_metrics(workload)
     names = _check_dataset(workload.name, workload.search, None)
     _check_dataset(workload.name, workload.heldout, names)
+    if workload.train is not None:
+        _check_dataset(workload.name, workload.train, names)
     _check_calibration(workload, names)
     if workload.latency_inputs is not None:
         _check_inputs(f"{workload.name}: latency_inputs", workload.latency_inputs, names)
     _check_labels(workload)
     _check_overlap(workload)
     _check_slices(workload, slices.declared(workload.slices, table), floor)
+
+
+def cannot_recover(table: RecoverTable, workload: Workload) -> str:
+    """Why `[recover]` cannot be done for this workload on this machine; "" where it can."""
+    if workload.train is None:
+        return "needs training data: set Workload.train in task.py, or remove the table"
+    if len(workload.train) < 2:
+        return "Workload.train has one sample; training needs two, one to validate with"
+    if table.hard and workload.loss is None:
+        return "hard weighs the task's own loss: set Workload.loss in task.py, or leave hard out"
+    if table.soft == 0 and table.features == 0 and not (table.hard or (table.hard is None and workload.loss)):
+        return "soft, hard and features are all 0, so there is nothing to learn from; set one of them"
+    if importlib.util.find_spec("torch") is None:
+        return "training needs torch, which is not installed: pip install 'hw-autotune[torch]', or remove the table"
+    return ""
 
 
 def _check_functions(workload: Workload) -> None:
@@ -152,6 +173,8 @@ def _check_functions(workload: Workload) -> None:
         raise DataError(f"{name}: confidence must be a function of a batch's outputs, not {workload.confidence!r:.60}")
     if workload.encode is not None and not callable(workload.encode):
         raise DataError(f"{name}: encode must be a function of a text, not {workload.encode!r:.60}")
+    if workload.loss is not None and not callable(workload.loss):
+        raise DataError(f"{name}: loss must be a function (outputs, labels) -> tensor, not {workload.loss!r:.60}")
     if not isinstance(workload.perturbations, Mapping):
         raise DataError(f"{name}: perturbations must be a dictionary of name -> function")
     for called, function in workload.perturbations.items():
@@ -192,7 +215,7 @@ def _check_labels(workload: Workload) -> None:
     metric = workload.metric
     tasks = [each.key for each in metric.values() if isinstance(each, Task)] if isinstance(metric, Mapping) else []
     kind = _label_kind(workload.search.samples[0].label)
-    for dataset in (workload.search, workload.heldout):
+    for dataset in _datasets(workload):
         for sample in dataset.samples:
             where, label = f"{workload.name}: data set {dataset.name!r}, sample {sample.id!r}", sample.label
             missing = [key for key in tasks if not isinstance(label, Mapping) or key not in label]
@@ -203,6 +226,10 @@ def _check_labels(workload: Workload) -> None:
                 )
             if _label_kind(label) != kind:
                 raise DataError(f"{where}: the label is {_label_kind(label)}, those before are {kind}")
+
+
+def _datasets(workload: Workload) -> list[Dataset]:
+    return [each for each in (workload.search, workload.heldout, workload.train) if each is not None]
 
 
 def _label_kind(label: object) -> str:
@@ -235,7 +262,9 @@ def _check_slices(workload: Workload, declarations: Sequence[slices.Declaration]
 
 def _check_dataset(workload: str, dataset: Dataset, names: Sequence[str] | None) -> Sequence[str]:
     if not isinstance(dataset, Dataset):
-        raise DataError(f"{workload}: search and heldout must be an autotune.Dataset, not {type(dataset).__name__}")
+        raise DataError(
+            f"{workload}: search, heldout and train must be an autotune.Dataset, not {type(dataset).__name__}"
+        )
     where = f"{workload}: data set {dataset.name!r}"
     if len(dataset) == 0:
         raise DataError(f"{where} is empty; the search needs samples to judge by")
@@ -273,19 +302,23 @@ def _check_calibration(workload: Workload, names: Sequence[str]) -> None:
 
 
 def _check_overlap(workload: Workload) -> None:
-    """The winner must not be judged on what it was chosen or calibrated with. A few natural repeats are
+    """The winner must not be judged on what it was chosen, calibrated or trained with. A few natural repeats are
     tolerated.
     """
     search = {_digest(sample.inputs): f"search sample {sample.id!r}" for sample in workload.search.samples}
     heldout = {_digest(sample.inputs): f"held-out sample {sample.id!r}" for sample in workload.heldout.samples}
     calibration = {_digest(inputs): f"calibration[{i}]" for i, inputs in enumerate(workload.calibration)}
-    for one, other in ((heldout, search), (calibration, search), (calibration, heldout)):
+    samples = workload.train.samples if workload.train is not None else ()
+    train = {_digest(sample.inputs): f"training sample {sample.id!r}" for sample in samples}
+    pairs = ((heldout, search), (calibration, search), (calibration, heldout), (search, train), (heldout, train))
+    for one, other in pairs:
         both = one.keys() & other.keys()
         if len(both) > _TOLERATED_REPEATS * len(one):
             example = next(digest for digest in one if digest in both)
             raise DataError(
                 f"{workload.name}: {len(both)} of {len(one)} samples are in two data sets, e.g. {one[example]} has the "
-                f"inputs of {other[example]}; calibration, search and held-out data must be different samples"
+                f"inputs of {other[example]}; search, held-out, and training or calibration data must be different "
+                "samples"
             )
 
 

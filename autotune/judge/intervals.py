@@ -7,7 +7,8 @@ Which method is used where, and why:
 - means of real-valued scores and of divergences: the t interval corrected for skewness (Hall 1992); for the
   drop, of which most samples often have none, with two made-up samples.
 - a metric that is not a mean of per-sample scores: paired percentile bootstrap of the whole metric (scipy),
-  again with two made-up samples.
+  again with two made-up samples. Its p values are the share of resamples without a loss, so that p is below 2.5 %
+  exactly where the interval excludes 0.
 
 `benchmarks/verdicts.py` measures how often each holds the truth.
 """
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from autotune.judge import exact
 from hwprofiles.measurement import Estimate
 
 Floats = NDArray[np.float64]
@@ -48,11 +50,15 @@ class Paired:
     original: Estimate
     candidate: Estimate
     drop: Estimate
-    p_value: float | None  # two sided, of "no difference"; None where no test applies
+    p_value: float  # two sided, of "no difference"
     variance: float  # of one sample's difference
     low_at: Callable[[float], float] = field(compare=False)  # lower end of the drop for a one-sided error
-    p_worse: float | None = None  # one sided, of "no loss"
+    high_at: Callable[[float], float] = field(compare=False)  # the same for the upper end
+    p_worse: float  # one sided, of "no loss"
     flips: tuple[int, int] | None = None  # (worse, better) of right-or-wrong scores
+    lost: Callable[[float, float], bool] | None = field(default=None, compare=False)  # see `judge.exact`
+    """`lost(limit, error)`: the true drop is certainly above `limit`, however few samples there are. None where
+    nothing can be said of few samples: unbounded scores, and metrics of the whole."""
 
 
 def binary(original: Floats, candidate: Floats) -> Paired:
@@ -67,8 +73,10 @@ def binary(original: Floats, candidate: Floats) -> Paired:
         mcnemar(worse, better),
         (worse + better + 1) / (n + 1),  # one flip more than was seen: none seen does not mean none there
         lambda error: tango(worse, better, n, error).low,
+        lambda error: tango(worse, better, n, error).high,
         mcnemar(worse, better, "greater"),
         (worse, better),
+        lambda limit, error: exact.lost(worse, better, n, limit, error),
     )
 
 
@@ -89,12 +97,13 @@ def graded(original: Floats, candidate: Floats) -> Paired:
     before, after = (mean(each, span=span, within=within) for each in (original, candidate))
     changes = np.abs(differences[differences != 0])
     drop = float(differences.mean())
+    lost = (lambda limit, error: exact.lost_mean(differences, limit, error)) if bounded else None
     if np.ptp(differences) < 1e-12:  # no change, or the same one everywhere
         p_value = 1.0 if abs(drop) < 1e-12 else 0.5 ** (n - 1)  # the sign test
         margin = span * _unseen(n)
         same = _estimate(drop, drop - margin, drop + margin)
         p_worse = p_value / 2 if drop > 1e-12 else 1.0
-        return Paired(before, after, same, p_value, span**2 / (n + 1), _scaled(same), p_worse)
+        return Paired(before, after, same, p_value, span**2 / (n + 1), *_scaled(same), p_worse, lost=lost)
     typical, largest = float(np.sqrt(np.mean(changes**2))), float(changes.max())
     size = typical + (largest - typical) * min(1.0, _FEW / len(changes))
     more = np.append(differences, [size, -size])
@@ -106,7 +115,9 @@ def graded(original: Floats, candidate: Floats) -> Paired:
         float(stats.ttest_1samp(more, 0.0).pvalue),
         float(more.var()),
         lambda error: mean(more, span=span, error=error).low,
+        lambda error: mean(more, span=span, error=error).high,
         float(stats.ttest_1samp(more, 0.0, alternative="greater").pvalue),
+        lost=lost,
     )
 
 
@@ -139,7 +150,7 @@ def whole(statistic: Whole, changed: Indices, n: int, *, seed: int = 0) -> Paire
     value = statistic(np.arange(n), np.zeros(n, dtype=bool))
     if value is None:
         raise ValueError(f"the metric has no value for these {n} samples")
-    drawn = stats.bootstrap(
+    found = stats.bootstrap(
         (np.arange(n + made_up),),
         three,
         vectorized=True,
@@ -147,14 +158,16 @@ def whole(statistic: Whole, changed: Indices, n: int, *, seed: int = 0) -> Paire
         method="percentile",
         confidence_level=CONFIDENCE,
         rng=rng,
-    ).confidence_interval
+    )
+    drawn, drops = found.confidence_interval, found.bootstrap_distribution[2]
     ends = np.stack([[*value, value[0] - value[1]], drawn.low, drawn.high], axis=-1).tolist()
     original, candidate, drop = (_estimate(*row) for row in ends)
     if drop.high - drop.low < 1e-12:  # no resample shows a change: the data allow a small one all the same
         margin = _unseen(n)
         drop = _estimate(drop.value, drop.value - margin, drop.value + margin)
     variance = n * ((drop.high - drop.low) / (2 * Z)) ** 2
-    return Paired(original, candidate, drop, None, variance, _scaled(drop))
+    p_worse, p_better = (_share(side <= 1e-12) for side in (drops, -drops))
+    return Paired(original, candidate, drop, min(1.0, 2 * min(p_worse, p_better)), variance, *_scaled(drop), p_worse)
 
 
 @lru_cache(maxsize=65536)
@@ -227,9 +240,17 @@ def tango(worse: int, better: int, n: int, error: float = ONE_SIDED) -> Estimate
     return _estimate(drop, low, high)
 
 
-def _scaled(drop: Estimate) -> Callable[[float], float]:
-    """The lower end for another error, as if the interval were normal."""
-    return lambda error: drop.value - (drop.value - drop.low) * float(stats.norm.isf(error)) / Z
+def _scaled(drop: Estimate) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """Both ends for another error, as if the interval were normal."""
+    return (
+        lambda error: drop.value - (drop.value - drop.low) * float(stats.norm.isf(error)) / Z,
+        lambda error: drop.value + (drop.high - drop.value) * float(stats.norm.isf(error)) / Z,
+    )
+
+
+def _share(flags: Flags) -> float:
+    """Of resamples; never 0, which no finite number of them can show (Davison and Hinkley 1997, section 4.2)."""
+    return float((1 + np.sum(flags)) / (1 + len(flags)))
 
 
 def _unseen(n: int) -> float:

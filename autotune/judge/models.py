@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -23,10 +27,12 @@ from autotune.slices.automatic import Bands
 from autotune.workload import Dataset, Workload
 from hwprofiles.comparison.answers import with_file_names
 from hwprofiles.device import Device, open_device
-from hwprofiles.errors import DeviceFailure
+from hwprofiles.errors import DeviceFailure, HardwareError
 from hwprofiles.fingerprint import Fingerprint
 from hwprofiles.registry import find_target
 from hwprofiles.target import Target
+
+_LOOK, _AGAIN = 2.0, 60.0  # seconds between two looks at who holds the device, and until it is told again
 
 Outcome = Literal["pass", "fail", "undecided"]
 Which = Literal["heldout", "search", "both"]
@@ -52,10 +58,11 @@ class ModelJudgement(BaseModel):
 
     @property
     def verdict(self) -> Outcome:
-        """ "fail" when a slice fails; "pass" when all that are large enough to be judged pass.
+        """ "fail" when a slice fails, also a small one that certainly does; "pass" when all that are large enough to be
+        judged pass.
 
-        A slice without a limit of its own that is too small for any verdict, and one that is only a hypothesis, are
-        shown and do not decide.
+        Otherwise a slice without a limit of its own that is too small for any verdict, and one that is only a
+        hypothesis, are shown and do not decide.
         """
         verdicts = {result.verdict for result in self.deciding()}
         if "fail" in verdicts:
@@ -84,6 +91,7 @@ def judge_models(
     data: Which = "heldout",
     declarations: Iterable[str | slices.Declaration] | None = None,
     folders: Iterable[Path] = (),
+    share: float = 1.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> ModelJudgement:
     """Run both ONNX files on the workload's data and judge the candidate slice by slice.
@@ -91,7 +99,7 @@ def judge_models(
     The files need the inputs that the samples have and the outputs that the workload's `decode` reads; the workload's
     own model is not looked at. `table` is as `[judge]` of a study, `limits` gives slices their own largest drop ("all":
     that over all samples), `declarations` replace the workload's slices. The noise floor is measured unless
-    `table.noise` is off.
+    `table.noise` is off. `share` is 1 / N where this is one of N candidates that are chosen among (`verdicts.judge`).
 
     Raises `DataError` for files and samples that cannot be judged, `UsageError` for unknown slices, `DeviceFailure` and
     `TrialFailure` when a model, `decode` or a metric fails, `TargetUnavailable`.
@@ -103,8 +111,9 @@ def judge_models(
     with (
         tempfile.TemporaryDirectory(prefix="autotune-judge-") as scratch,
         open_device(place, work=Path(scratch)) as device,
+        _telling_waits(device, say),
     ):
-        judging = _Judging(paths, workload, place, device, rules, dict(limits or {}), Path(scratch), say)
+        judging = _Judging(paths, workload, place, device, rules, dict(limits or {}), Path(scratch), share, say)
         try:
             found = [judging.run(getattr(workload, name), declarations) for name in names]
         except DeviceFailure as error:  # the device knows models by their digests
@@ -135,10 +144,11 @@ class _Judging:
         table: JudgeTable,
         limits: dict[str, float],
         scratch: Path,
+        share: float,
         say: Callable[[str], None],
     ) -> None:
         self._paths, self._workload, self._target, self._device = paths, workload, target, device
-        self._table, self._limits, self._scratch, self._say = table, limits, scratch, say
+        self._table, self._limits, self._scratch, self._share, self._say = table, limits, scratch, share, say
         self._metrics = resolve_metrics(workload.metric)
         self._bands: tuple[Bands, ...] | None = None
         self.noise: dict[str, NoiseFloor] = {}
@@ -197,7 +207,35 @@ class _Judging:
             limits=self._limits,
             kinds=masks.kinds,
             noise=self.noise[dataset.name].drops if table.noise else None,
+            share=self._share,
         )
+
+
+@contextmanager
+def _telling_waits(device: Device, say: Callable[[str], None]) -> Iterator[None]:
+    """Whoever times something holds the device alone, and everything here waits meanwhile: who it is, is told."""
+    done = threading.Event()
+
+    def watch() -> None:
+        told = -math.inf
+        while True:
+            try:
+                holder = device.holder()
+            except HardwareError:  # whoever needs the device meets the same, and says it better
+                holder = None
+            if holder is not None and not done.is_set() and time.monotonic() - told >= _AGAIN:
+                told = time.monotonic()
+                say(f"waiting for {device.target.name}: it is in use by {holder}")
+            if done.wait(_LOOK):
+                return
+
+    watcher = threading.Thread(target=watch, name="judge-waits", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _model(given: str | Path) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from autotune.judge.intervals import Paired, Z, tango
+from autotune.judge.intervals import ONE_SIDED, Paired, tango
 
 POWER = 0.80
 ALPHA = 0.05  # one sided
@@ -52,43 +52,47 @@ def detectable_mean(n: int, variance: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def enough_for(limit: float, flips: float = FLIPS) -> int:
+def enough_for(limit: float, flips: float = FLIPS, share: float = 1.0) -> int:
     """The smallest slice on which a candidate without a true drop passes `limit` in 80 % of cases.
 
-    Flips go both ways alike, at the rate `flips`; passing means that the upper end of the 95 % interval is within the
-    limit. At least 200: below that no verdict is shown. Raises `ValueError` for a limit that is not positive.
+    Flips go both ways alike, at the rate `flips`; passing means that the upper end of the interval is within the limit.
+    It is wrong in 2.5 % of cases, or in the `share` of that which one of several models has. At least 200: below that
+    no verdict is shown. Raises `ValueError` for a limit that is not positive.
     """
     if limit <= 0:
         raise ValueError(f"a limit on a drop must be positive to be met by any number of samples, not {limit:g}")
-    about = math.ceil((Z + _Z_POWER) ** 2 * flips / limit**2)
+    error = ONE_SIDED * share
+    about = math.ceil((float(stats.norm.isf(error)) + _Z_POWER) ** 2 * flips / limit**2)
     if about > _EXACT:
         return about
     low, high = SMALLEST, max(2 * SMALLEST, 2 * about)
-    if _passes(low, limit, flips) >= POWER:
+    if _passes(low, limit, flips, error) >= POWER:
         return low
-    while _passes(high, limit, flips) < POWER:
+    while _passes(high, limit, flips, error) < POWER:
         low, high = high, 2 * high
     while high - low > max(1, low // 100):  # to 1 %: the power moves in small steps, whole numbers being what they are
         middle = (low + high) // 2
-        low, high = (low, middle) if _passes(middle, limit, flips) >= POWER else (middle, high)
+        low, high = (low, middle) if _passes(middle, limit, flips, error) >= POWER else (middle, high)
     return high
 
 
-def more_samples(paired: Paired, limit: float, n: int) -> int:
+def more_samples(paired: Paired, limit: float, n: int, share: float = 1.0) -> int:
     """About how many more samples would decide between `limit` kept and broken (at least 1).
 
     The smallest detectable paired difference is (z + z_power) * sd / sqrt(n); this solves it for n at 80 % power. The
     distance to the limit is not taken below a quarter of the limit, nor below 0.0001: no number of samples decides a
     drop on it. With right-or-wrong scores at least as many as it takes for the interval to be on one side of the limit
-    if flips go on as they did; fewer where it takes fewer to be certain of a loss above half of the limit.
+    if flips go on as they did; fewer where it takes fewer to be certain of a loss above half of the limit. `share` is
+    the part of the error that this one of several models may spend.
     """
+    error = ONE_SIDED * share
     distance = max(abs(limit - paired.drop.value), limit / 4, 1e-4)
-    about = max(1, math.ceil((Z + _Z_POWER) ** 2 * paired.variance / distance**2) - n)
+    about = max(1, math.ceil((float(stats.norm.isf(error)) + _Z_POWER) ** 2 * paired.variance / distance**2) - n)
     if paired.flips is None or n == 0:
         return about
     rates = paired.flips[0] / n, paired.flips[1] / n
-    placed = _first(lambda size: _placed(*rates, size, limit), n)
-    lost = _first(lambda size: _lost(*rates, size, limit), n)
+    placed = _first(lambda size: _placed(*rates, size, limit, error), n)
+    lost = _first(lambda size: _lost(*rates, size, limit, AMONG_MANY * share), n)
     return max(1, min(max(about, placed), lost))
 
 
@@ -105,18 +109,18 @@ def _first(decided: Callable[[int], bool], n: int) -> int:
     return high - n
 
 
-def _placed(worse: float, better: float, n: int, limit: float) -> bool:
+def _placed(worse: float, better: float, n: int, limit: float, error: float) -> bool:
     """Whether the interval of the drop is on one side of the limit, at these rates of flips."""
-    drop = tango(round(worse * n), round(better * n), n)
+    drop = tango(round(worse * n), round(better * n), n, error)
     return drop.high <= limit or drop.low > limit
 
 
-def _lost(worse: float, better: float, n: int, limit: float) -> bool:
+def _lost(worse: float, better: float, n: int, limit: float, error: float) -> bool:
     """Whether it is certain among many slices that there is a loss, and more than half of the limit as measured."""
     losses, gains = round(worse * n), round(better * n)
     if losses <= gains or (losses - gains) / n <= limit / 2:
         return False
-    return bool(stats.binomtest(losses, losses + gains, alternative="greater").pvalue < AMONG_MANY)
+    return bool(stats.binomtest(losses, losses + gains, alternative="greater").pvalue < error)
 
 
 def _rare(n: int) -> float:
@@ -145,7 +149,7 @@ def _critical(size: int) -> NDArray[np.int64]:
     return np.where(mid <= ALPHA, needed, needed + 1)
 
 
-def _passes(n: int, limit: float, flips: float) -> float:
+def _passes(n: int, limit: float, flips: float, error: float) -> float:
     """Probability that Tango's upper end is within the limit when flips go both ways alike."""
     most = int(stats.binom.isf(1e-6, n, flips))
     counts = np.arange(int(stats.binom.ppf(1e-6, n, flips)), most + 1)
@@ -159,6 +163,6 @@ def _passes(n: int, limit: float, flips: float) -> float:
         low, high = -1, count  # the most losses that pass: the upper end grows with them
         while low < high:
             worse = (low + high + 1) // 2
-            low, high = (worse, high) if tango(worse, count - worse, n).high <= limit else (low, worse - 1)
+            low, high = (worse, high) if tango(worse, count - worse, n, error).high <= limit else (low, worse - 1)
         total += weight * float(stats.binom.cdf(low, count, 0.5)) if low >= 0 else 0.0
     return total

@@ -67,7 +67,7 @@ def score(metric: ResolvedMetric, labels: Sequence[Any], original: Predictions, 
         except ValueError as error:
             raise user_code_failure(f"metric {metric.name!r}: {error}; judge it on larger slices") from error
 
-    old, new = _closeness(first, truth), _closeness(second, truth)
+    old, new = _closeness(metric, first, truth), _closeness(metric, second, truth)
     known = bool(np.isin(np.concatenate([old, new]), (0.0, 1.0)).all())
     return Scored(old, new, compare, (old == 1.0, new == 1.0) if known else None)
 
@@ -77,9 +77,19 @@ def same(one: Any, other: Any) -> bool:
     return bool(accuracy([one], [other]))
 
 
-def _closeness(predictions: Sequence[Any], labels: Sequence[Any]) -> Floats:
-    """A score per sample where the metric has none: right or wrong, or minus the distance of real numbers."""
+def _closeness(metric: ResolvedMetric, predictions: Sequence[Any], labels: Sequence[Any]) -> Floats:
+    """A score per sample where the metric is no mean of such: minus the distance of real numbers; of lists (of boxes)
+    the metric of that sample alone, where it has a value; else right or wrong."""
     pairs = list(zip(predictions, labels, strict=True))
     if any(isinstance(p, float) for p in predictions):
         return np.array([-abs(float(p) - float(label)) for p, label in pairs])
-    return np.array([accuracy([p], [label]) for p, label in pairs])
+    return np.array([_single(metric, p, label) for p, label in pairs])
+
+
+def _single(metric: ResolvedMetric, prediction: Any, label: Any) -> float:
+    if isinstance(prediction, list) and isinstance(label, list) and label:
+        try:
+            return metric.of_parts([prediction], [label])
+        except TrialFailure:  # it has no value for one sample
+            pass
+    return accuracy([prediction], [label])

@@ -1,8 +1,7 @@
 """The metrics that come with the package: callables (predictions, labels) -> float, larger is better.
 
 An error that is better when smaller is given as its negative (`negative_mae`) or as what is left of 1
-(`character_accuracy` is 1 - CER). Limits on a drop are in the unit of the metric. Detection (mAP over boxes) is not
-here: give the callable of the library that your task is measured with.
+(`character_accuracy` is 1 - CER). Limits on a drop are in the unit of the metric. Boxes are in `detection`.
 """
 
 from __future__ import annotations

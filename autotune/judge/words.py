@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from autotune.evaluation import Evaluation, SliceResult
+from autotune.judge.intervals import ONE_SIDED
 from autotune.judge.models import ModelJudgement
 from autotune.slices import ALL
 from autotune.store import HeldoutUse
@@ -66,6 +67,13 @@ def evaluation_sentences(evaluation: Evaluation) -> list[str]:
             f"The worst slice is {evaluation.worst_slice}: {loss(evaluation.worst_drop)}, corrected for having been "
             f"picked as the worst{raw}."
         )
+    if evaluation.share < 1:
+        level = percent(1 - 2 * ONE_SIDED * evaluation.share)
+        lines.append(
+            f"It is one of several models that are judged on these data and chosen by them, so it passes only where an "
+            f"interval of {level} is within the limit, and q is {1 / evaluation.share:.3g} times as large as for one "
+            "alone."
+        )
     quiet = [r for r in evaluation.slices if r.within_noise and r.drop.value > 0]
     if quiet:
         told = ", ".join(_name(r) for r in quiet[:_NAMED])
@@ -86,10 +94,7 @@ class HeldoutRecord(NamedTuple):
 
 def record_of(trials: Sequence[Trial], uses: Sequence[HeldoutUse]) -> HeldoutRecord:
     """As the store wrote it down before each look; equal artifacts count as the trial that was first."""
-    numbers: dict[str, int] = {}
-    for trial in trials:
-        if trial.artifact is not None:
-            numbers.setdefault(trial.artifact.digest, trial.number)
+    numbers = numbers_of(trials)
     seen: dict[tuple[str, str], int] = {}
     for use in uses:
         if use.purpose == "judge" and numbers.get(use.artifact) != 0:
@@ -97,6 +102,15 @@ def record_of(trials: Sequence[Trial], uses: Sequence[HeldoutUse]) -> HeldoutRec
             seen[key] = seen.get(key, 0) + 1
     judged = tuple(dict.fromkeys(numbers[artifact] for artifact, _ in seen if artifact in numbers))
     return HeldoutRecord(judged, sum(seen.values()), sum(count - 1 for count in seen.values()))
+
+
+def numbers_of(trials: Sequence[Trial]) -> dict[str, int]:
+    """Digest of an artifact -> the first trial that built it."""
+    numbers: dict[str, int] = {}
+    for trial in trials:
+        if trial.artifact is not None:
+            numbers.setdefault(trial.artifact.digest, trial.number)
+    return numbers
 
 
 def record_sentence(trials: Sequence[Trial], uses: Sequence[HeldoutUse]) -> str:
@@ -108,12 +122,17 @@ def record_sentence(trials: Sequence[Trial], uses: Sequence[HeldoutUse]) -> str:
     named = ", ".join(f"{number}" for number in record.trials)
     again = "; no model was judged on them twice" if not record.again else f"; {record.again} of these a second time"
     k = len(record.trials)
-    choice = (
-        f" The choice among these {k} is a comparison of {k}: an interval that holds with 95 % for each holds for "
-        f"the chosen one with at least {100 - 5 * k} %."
-        if 1 < k < 20
-        else ""
-    )
+    choice = ""
+    if 1 < k < 20:
+        least = f"holds with 95 % for each and for the chosen one with at least {100 - 5 * k} %"
+        looks = [use for use in uses if use.purpose == "judge" and numbers_of(trials).get(use.artifact) != 0]
+        if all("share" in use.rules for use in looks):
+            choice = (
+                f" Verdicts, q values and the worst slice are corrected for the choice among these {k}; the interval "
+                f"of a single slice {least}."
+            )
+        else:  # judged by a version that did not divide the error
+            choice = f" The choice among these {k} is a comparison of {k}: an interval that {least}."
     return f"Held-out data were used {times}, for trial{'s' if k > 1 else ''} {named}{again}.{choice}"
 
 
@@ -138,6 +157,8 @@ def percent(value: float) -> str:
 
 def _why(result: SliceResult, limit: float) -> str:
     """A slice may fail although its drop as measured is below the limit: then it certainly loses, and much of it."""
+    if result.q_value is None:
+        return f" (certain although there are only {_count(result.n, 'sample')})"
     within = result.drop.value <= _limit(result, limit)
     return " (that it loses is certain, and it is more than half of what is allowed)" if within else ""
 

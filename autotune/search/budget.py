@@ -167,6 +167,28 @@ def smallest_size(sizes: Mapping[str, Mapping[str, float]], original: float) -> 
     return original - sum(next(iter(choices.values())) - min(choices.values()) for choices in sizes.values())
 
 
+def check_early(config: StudyConfig, metric: str, original_bytes: float, smallest_bytes: float | None) -> None:
+    """What is wrong with a limit and can be told before the original is measured, which may take minutes.
+
+    Raises `UsageError` for a limit on what the study does not measure, `Infeasible` for a size below the smallest.
+    """
+    measure = config.measure
+    for text, limit in tightest(config.constraints, config.budget).items():
+        key = parse_key(text, metric=metric)
+        if key.name == "memory_peak" and not measure.memory_runs:
+            raise UsageError(f"limit on {key}: memory is not measured here; set memory_runs in [measure] to 1 or more")
+        if key.name == "energy_j" and not measure.energy_seconds:
+            raise UsageError(f"limit on {key}: energy is not measured here; set energy_seconds in [measure]")
+        if key.name == "size_bytes" and limit < original_bytes:
+            _refuse_smaller(key, limit, smallest_bytes)
+
+
+def _refuse_smaller(key: MetricKey, limit: float, smallest_bytes: float | None) -> None:
+    if smallest_bytes is not None and limit < _CERTAIN * smallest_bytes:
+        smallest = format_amount(smallest_bytes, key)
+        raise Infeasible(f"the smallest possible model is {smallest}; {key} {format_amount(limit, key)} cannot be met")
+
+
 def check_budget(config: StudyConfig, metric: str, baseline: Trial, smallest_bytes: float | None) -> list[str]:
     """What the baseline says of the budget and the constraints: one sentence for each limit that does nothing, or that
     hardly anything will meet.
@@ -183,9 +205,8 @@ def check_budget(config: StudyConfig, metric: str, baseline: Trial, smallest_byt
         original, asked = baseline.metrics[text].value, format_amount(limit, key)
         if key.name in COST_METRICS and limit >= original:
             said.append(f"{key} {asked} limits nothing: the original takes {format_amount(original, key)}")
-        elif key.name == "size_bytes" and smallest_bytes is not None and limit < _CERTAIN * smallest_bytes:
-            smallest = format_amount(smallest_bytes, key)
-            raise Infeasible(f"the smallest possible model is {smallest}; {key} {asked} cannot be met")
+        elif key.name == "size_bytes":
+            _refuse_smaller(key, limit, smallest_bytes)
         elif key.name == "memory_peak" and smallest_bytes is not None:
             said += _tight_memory(key, limit, baseline, smallest_bytes)
         elif key.name not in (*COST_METRICS, *JUDGED_METRICS) and limit > original:

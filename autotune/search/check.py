@@ -8,9 +8,12 @@ from pydantic import BaseModel, ConfigDict
 
 from autotune.config import StudyConfig
 from autotune.judge.power import enough_for
+from autotune.judge.spending import share
+from autotune.search import recovery
 from autotune.search.budget import check_budget
 from autotune.search.knowledge import smallest
 from autotune.search.loop import FINALIST_FACTOR, SENSITIVITY_SHARE
+from autotune.search.offers import Offer, offers
 from autotune.search.prepare import Prepared
 from autotune.search.slicing import Slicing
 from autotune.trial import Trial
@@ -22,7 +25,7 @@ class _Record(BaseModel):
 
 
 class LayerChoices(_Record):
-    """One layer and what the targets can do with it ("none" is always there and not listed)."""
+    """One layer and the formats that the targets run for it ("none" is always there and not listed)."""
 
     name: str
     op: str
@@ -64,6 +67,7 @@ class CheckReport(_Record):
     seconds_total: float
     warnings: tuple[str, ...]
     slices: tuple[CheckedSlice, ...] = ()
+    techniques: tuple[Offer, ...] = ()
 
 
 def make_report(
@@ -78,7 +82,9 @@ def make_report(
 
     Raises `UsageError` for a limit on what is not measured here, `Infeasible` for a size that no recipe can have.
     """
-    offered = {layer: v.choices[1:] for v in prepared.space.variables for layer in v.layers}
+    techniques = prepared.assembler.techniques
+    formats = [v for v in prepared.space.variables if techniques[v.technique].stage == "precision"]
+    offered = {layer: v.choices[1:] for v in formats for layer in v.layers}
     inspection = prepared.ingested.inspection
     each = sum(baseline.durations.values())
     finalists = config.finalists.count + 1  # the original is measured again too
@@ -107,15 +113,18 @@ def make_report(
         skipped=tuple(
             SkippedLayer(name=s.name, op=s.op, reason=s.reason, parameters=s.parameters) for s in inspection.skipped
         ),
-        notes=inspection.notes,
+        notes=(*inspection.notes, *recovery.check_notes(config, prepared.workload.train)),
         fingerprints={name: device.fingerprint for name, device in prepared.devices.items()},
         baseline=baseline,
         space_log10=prepared.space.log10_size,
         seconds_per_trial=each,
         trials=config.search.trials,
-        seconds_total=each * (config.search.trials * (1 + SENSITIVITY_SHARE) + finalists * FINALIST_FACTOR),
+        seconds_total=each
+        * (config.search.trials * (1 + SENSITIVITY_SHARE + config.search.swaps) + finalists * FINALIST_FACTOR)
+        + recovery.seconds(config, each),
         warnings=tuple(warnings),
         slices=_slices(slicing),
+        techniques=offers(prepared),
     )
 
 
@@ -130,21 +139,22 @@ def _slices(slicing: Slicing) -> tuple[CheckedSlice, ...]:
 def _too_small(config: StudyConfig, slicing: Slicing) -> list[str]:
     """Slices on which nothing will be decided, with the size that would do."""
     said, small = [], []
+    part = share(0, config.finalists.count)  # of the error: as one of the finalists
     for name, mask in slicing.search.items():
         limit, n = config.slice_limits.get(name), int(mask.sum())
-        enough = enough_for(limit if limit is not None else config.drop_limit)
+        enough = enough_for(limit if limit is not None else config.drop_limit, share=part)
         if limit is not None and n < enough:
             said.append(
                 f"slice {name!r} has {n} samples and a limit of {100 * limit:g} points; about {enough:,} would decide"
             )
         elif n < config.judge.floor:
-            said.append(f"slice {name!r} has {n} samples: fewer than judge.floor = {config.judge.floor} decide nothing")
+            said.append(f"slice {name!r} has {n} samples: fewer than judge.floor = {config.judge.floor} pass nothing")
         elif n < enough:
             small.append((n, name))
     if small:
         n, name = min(small)
         said.append(
             f"{len(small)} of {len(slicing.search)} slices are too small to pass {100 * config.drop_limit:g} points "
-            f"for certain: about {enough_for(config.drop_limit):,} samples would decide, {name!r} has {n}"
+            f"for certain: about {enough_for(config.drop_limit, share=part):,} samples would decide, {name!r} has {n}"
         )
     return said

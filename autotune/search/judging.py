@@ -14,6 +14,7 @@ from autotune.evaluation import Evaluation
 from autotune.judge.metrics import ResolvedMetric
 from autotune.judge.noise import NoiseFloor, noise_floor
 from autotune.judge.predictions import Predictions, predict, predict_beside
+from autotune.judge.spending import share
 from autotune.judge.verdicts import SIGNIFICANT, judge
 from autotune.recipe import Recipe
 from autotune.search.prepare import Prepared
@@ -73,8 +74,11 @@ class Judging:
         found = self.store.find_evaluation(digest, judged.digest, target, fingerprint_key=key)
         if found is not None:
             return found
+        part = 1.0
         if judged.heldout:
-            self.store.use_heldout(digest, judged.digest, self.rules(judged), purpose="judge")
+            part = self._share(digest, judged)
+            rules = {**self.rules(judged), "share": part}
+            self.store.use_heldout(digest, judged.digest, rules, purpose="judge")
         if candidate is None:
             candidate = self._answers(digest, judged)
         evaluation = judge(
@@ -91,6 +95,7 @@ class Judging:
             hypotheses=judged.hypotheses,
             noise=judged.noise.drops if judged.noise is not None else None,
             dataset_digest=judged.digest,
+            share=part,
         )
         if judged.heldout:
             evaluation = _confirmed(evaluation)
@@ -159,6 +164,18 @@ class Judging:
         self.store.set_meta("baseline", artifact.digest)
         return artifact.digest
 
+    def _share(self, digest: str, judged: Judged) -> float:
+        """Of the error that all models judged on these held-out data may make: by how many were looked at before."""
+        baseline = self.baseline()
+        if digest == baseline:
+            return 1.0  # nobody chooses it for what it does there
+        looks = [
+            u.artifact for u in self.store.heldout_uses() if (u.purpose, u.dataset_digest) == ("judge", judged.digest)
+        ]
+        before = [artifact for artifact in dict.fromkeys(looks) if artifact != baseline]
+        place = before.index(digest) if digest in before else len(before)
+        return share(place, self.config.finalists.count)
+
     def _answers(self, digest: str, judged: Judged) -> Predictions:
         baseline = self.baseline()
         if digest == baseline:
@@ -218,11 +235,15 @@ def _confirmed(evaluation: Evaluation) -> Evaluation:
     """A discovered slice whose loss is certain on data that it was not found in is no hypothesis any more."""
     results = tuple(
         r.model_copy(update={"hypothesis": False})
-        if r.hypothesis and r.drop.value > 0 and r.q_value is not None and r.q_value < SIGNIFICANT
+        if r.hypothesis and (r.verdict == "fail" or (r.drop.value > 0 and _below(r.q_value, SIGNIFICANT)))
         else r
         for r in evaluation.slices
     )
     return evaluation.model_copy(update={"slices": results})
+
+
+def _below(value: float | None, bound: float) -> bool:
+    return value is not None and value < bound
 
 
 def _kept(found: Evaluation) -> Predictions:

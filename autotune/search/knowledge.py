@@ -1,8 +1,8 @@
-"""Cheap knowledge: what the sampler is told before a trial of its own, without a second of device time.
+"""Cheap knowledge: what the sampler is told before a trial of its own.
 
 Sizes are exact. What is worth finding comes from the original and the constraints, what to aim at from the budget. Once
-the uniform recipes have run, the profile that was taken of each says what every choice gains in every layer: a guess of
-the latency, which the sampler believes as far as measurements agree.
+the uniform recipes have run, the profile that was taken of each says what every choice gains in every layer, and swaps
+of blocks what it gains in the model (`swaps`): a guess of the latency, believed as far as measurements agree.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from autotune.search.prepare import Prepared
 from autotune.search.space import Space
 from autotune.search.stages import USEFUL_DROPS, useful_drop
 from autotune.search.surrogate import SurrogateSampler
+from autotune.search.swaps import better_guesses
 from autotune.search.warm import Warm
 from autotune.store import Store
 from autotune.trial import Trial
@@ -55,7 +56,7 @@ def sampler_options(
     options["limits"] = useful(config, store.trial(0), keys)
     options["anchors"] = [params for _, r in anchors(config, space) if (params := space.params(r)) is not None]
     told: dict[str, Any] = {
-        "guess": _guesses(store, space, keys, (warm.guess, latency_guesses(store, prepared, keys))),
+        "guess": _guesses(store, space, keys, (warm.guess, _latencies(store, prepared, keys))),
         "damage_guess": dict(warm.damage_guess),
     }
     wanted = aim(config, objectives, store.trial(0).metrics)
@@ -112,6 +113,11 @@ def sizes(prepared: Prepared) -> dict[str, dict[str, float]]:
         for v in prepared.space.variables
         if v.technique == "quantize"
     }
+
+
+def _latencies(store: Store, prepared: Prepared, keys: Sequence[str]) -> dict[int, dict[str, dict[str, float]]]:
+    """From profiles, or from measured swaps of blocks where these come nearer to what trials took."""
+    return better_guesses(store, prepared, keys, latency_guesses(store, prepared, keys))
 
 
 def latency_guesses(store: Store, prepared: Prepared, keys: Sequence[str]) -> dict[int, dict[str, dict[str, float]]]:

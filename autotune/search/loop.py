@@ -19,8 +19,10 @@ from autotune.search.memory import Memory
 from autotune.search.outlook import Outlook
 from autotune.search.prepare import Prepared
 from autotune.search.progress import Progress, Watcher
+from autotune.search.recovery.starting import Starting
 from autotune.search.runner import TrialRunner, Waiting
 from autotune.search.shortfall import keep_predicted
+from autotune.search.swaps import Swaps
 from autotune.search.targets import Stopped, TargetPaused
 from autotune.search.transfer import keep_transfer
 from autotune.store import Store
@@ -56,7 +58,8 @@ class SearchLoop:
         self._prepared = prepared
         self._objectives, self._watch = tuple(objectives), watch
         self._warm = warm.knowledge(config, prepared, store, objectives)
-        self._memory = Memory(config, prepared, store, runner, objectives, self._warm, self._say)
+        self._starting = Starting(config, prepared, store)
+        self._memory = Memory(config, prepared, store, runner, objectives, self._warm, self._starting, self._say)
         self._outlook = Outlook(config, store, objectives)
         self._seconds: list[float] = []
         self._targets = runner.targets
@@ -80,9 +83,10 @@ class SearchLoop:
         begin += [(f"uniform {label}", recipe) for label, recipe in anchors(self._config, self._space)]
         for proposer, recipe in begin:
             self._make_room(effort)
-            if not self._spent(effort) and self._store.find_trial(recipe) is None:
-                self._run(self._store.start_trial(recipe, proposer), recipe, effort)
-        self._memory.rebuild()  # with the profiles of the uniform recipes
+            if not self._spent(effort) and self._memory.find(recipe) is None:
+                self._try(recipe, proposer, effort)
+        self._measure_swaps(effort)
+        self._memory.rebuild()  # with the profiles of the uniform recipes, and the swaps
         self._find_sensitive_layers(effort)
         why = "the space is one recipe large"
         while self._space.variables:
@@ -94,8 +98,7 @@ class SearchLoop:
             if proposed is None:
                 why = "every recipe of the space has been tried"
                 break
-            number = self._store.start_trial(proposed, self._config.search.sampler)
-            self._run(number, proposed, effort, asked)
+            self._try(proposed, self._config.search.sampler, effort, asked)
         self._finish_waiting(effort)
         self._conclude(effort, why)
 
@@ -150,6 +153,19 @@ class SearchLoop:
         gone = self._targets.state()
         raise Waiting(frozenset(gone), "; ".join(f"target {name} is {how}" for name, how in gone.items()))
 
+    def _measure_swaps(self, effort: Effort) -> None:
+        """What a choice gains in one block of layers, on the targets: see `swaps`."""
+        search = self._config.search
+        if not search.swaps or search.sampler != "surrogate" or not self._seconds:
+            return
+        seconds = search.swaps * effort.seconds_left(self._count(), sum(self._seconds) / len(self._seconds))
+        swaps = Swaps(self._config, self._prepared, self._store, self._runner)
+        begun = time.monotonic()
+        count = swaps.run(seconds, lambda told: self._tell_watcher(told, effort, None), self._say)
+        if count:
+            taken = time.monotonic() - begun
+            self._say(f"{count} choices were timed in one block of layers alone, in {taken:.0f} s of the search time")
+
     def _find_sensitive_layers(self, effort: Effort) -> None:
         """Which layers are to blame where a uniform recipe loses too much: each takes the choice alone.
 
@@ -161,6 +177,8 @@ class SearchLoop:
         share = SENSITIVITY_SHARE * effort.seconds_left(self._count(), sum(self._seconds) / len(self._seconds))
         end = time.monotonic() + share
         nothing = {v.name: v.choices[0] for v in self._space.variables}
+        # What a structure costs before it has been trained says nothing of what it costs after.
+        untold = set(self._prepared.structure.factors) if self._starting.active else set()
         for label, recipe in anchors(self._config, self._space):
             params = self._space.params(recipe)
             if params is None or not self._is_lossy(recipe):
@@ -168,7 +186,7 @@ class SearchLoop:
             for index, (name, choice) in enumerate(params.items()):
                 if self._runner.stop.is_set():
                     raise Stopped
-                if choice == nothing[name] or time.monotonic() > end:
+                if choice == nothing[name] or name in untold or time.monotonic() > end:
                     continue
                 where = self._runner.probing.where
                 told = f"how much {label} costs in layer {index + 1} of {len(params)}, {where}"
@@ -179,7 +197,7 @@ class SearchLoop:
                     return  # a help, not a need: the search does without it
 
     def _is_lossy(self, recipe: Recipe) -> bool:
-        trial = self._store.find_trial(recipe)
+        trial = self._memory.find(recipe)
         if trial is None or trial.state not in ("complete", "rejected"):
             return False
         drop = trial.metrics.get("drop/worst")
@@ -187,11 +205,27 @@ class SearchLoop:
 
     # -- one trial
 
-    def _run(self, number: int, recipe: Recipe, effort: Effort, asked: optuna.Trial | None = None) -> None:
+    def _try(self, recipe: Recipe, proposer: str, effort: Effort, asked: optuna.Trial | None = None) -> None:
+        """Begin a trial and run it; what it takes to train its structure before is part of its time."""
+        if self._runner.stop.is_set():
+            raise Stopped
+        begun = time.monotonic()
+        recipe = self._starting.train(recipe, lambda told: self._tell_watcher(told, effort, None))
+        self._run(self._store.start_trial(recipe, proposer), recipe, effort, asked, since=begun)
+
+    def _run(
+        self,
+        number: int,
+        recipe: Recipe,
+        effort: Effort,
+        asked: optuna.Trial | None = None,
+        *,
+        since: float | None = None,
+    ) -> None:
         if self._runner.stop.is_set():
             raise Stopped
         self._tell_watcher(f"trial {number}", effort, None)
-        begun = time.monotonic()
+        begun = time.monotonic() if since is None else since
         try:
             trial = self._runner.run(number, recipe)
         except Waiting as waiting:
@@ -200,12 +234,14 @@ class SearchLoop:
             return
         self._seconds.append(time.monotonic() - begun)
         self._memory.remember(trial, asked)
-        self._outlook.add(trial)
+        if not trial.recovered:
+            self._outlook.add(trial)
         self._outlook.keep(self._ahead(effort))
         self._tell_watcher(_headline(trial), effort, trial)
 
     def _count(self) -> int:
-        return sum(1 for t in self._store.trials(details=False) if t.state != "running" and t.number)
+        trials = self._store.trials(details=False)
+        return sum(1 for t in trials if t.state != "running" and t.number and not t.recovered)
 
     # -- telling
 

@@ -16,6 +16,7 @@ from autotune.keys import MetricKey
 from autotune.recipe import Recipe
 from autotune.search.knowledge import sampler_options
 from autotune.search.prepare import Prepared
+from autotune.search.recovery.starting import Starting
 from autotune.search.runner import TrialRunner
 from autotune.search.samplers import make_sampler
 from autotune.search.shortfall import Predicted, ask_model
@@ -23,6 +24,7 @@ from autotune.search.surrogate import SurrogateSampler
 from autotune.search.surrogate.health import Health
 from autotune.search.warm import Warm
 from autotune.store import Store
+from autotune.techniques.recover import searched
 from autotune.trial import Trial
 from hwprofiles.errors import DeviceFailure
 
@@ -41,10 +43,12 @@ class Memory:
         runner: TrialRunner,
         objectives: Sequence[MetricKey],
         warm: Warm,
+        starting: Starting,
         say: Callable[[str], None],
     ) -> None:
         self._config, self._prepared, self._store, self._runner = config, prepared, store, runner
         self._space, self._objectives, self._warm, self._say = prepared.space, tuple(objectives), warm, say
+        self._starting = starting
         self._distributions = self._space.distributions()
         self._probes: list[optuna.trial.FrozenTrial] = []
         self._health: Health | None = None
@@ -75,7 +79,7 @@ class Memory:
             asked = self._study.ask(self._distributions)
             self._look_at_health()
             recipe = self._space.recipe(asked.params)
-            known = self._store.find_trial(recipe)
+            known = self.find(recipe)
             if known is None:
                 return recipe, asked
             self.remember(known, asked)  # a duplicate is told what is known and never measured again
@@ -86,9 +90,13 @@ class Memory:
         study = optuna.create_study(sampler=sampler)
         for _ in range(50 * _REDRAWS):
             recipe = self._space.recipe(study.ask(self._distributions).params)
-            if self._store.find_trial(recipe) is None:
+            if self.find(recipe) is None:
                 return recipe
         return None
+
+    def find(self, recipe: Recipe) -> Trial | None:
+        """The trial of what a search has decided, with the weights that its structure begins with."""
+        return self._store.find_trial(self._starting.known(recipe))
 
     def about_budget(self) -> Predicted | None:
         """What the sampler's model says of the budget; None without one, and before there is anything to learn from."""
@@ -101,7 +109,7 @@ class Memory:
 
     def remember(self, trial: Trial, asked: optuna.Trial | None = None) -> None:
         """Tell Optuna about a finished trial, all of it or what is known; `asked` is the trial it came from."""
-        params = self._space.params(Recipe(trial.recipe))
+        params = self._space.params(searched(Recipe(trial.recipe)))
         if params is None:
             return  # a recipe of an earlier space: it stays in the store
         guessed = trial.state == "rejected" and self._runner.gave_up(trial.number)

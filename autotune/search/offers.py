@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ConfigDict
 
 from autotune.search.prepare import Prepared
+from autotune.techniques.protocol import STAGES
 
 
 class _Record(BaseModel):
@@ -32,8 +33,10 @@ class Offer(_Record):
 
 
 def offers(prepared: Prepared) -> tuple[Offer, ...]:
-    """One for every technique of the study, in the order in which a recipe is carried out."""
-    return tuple(_offer(prepared, name) for name in prepared.assembler.techniques)
+    """One for every technique that the search decides about, in the order in which a recipe is carried out."""
+    techniques = prepared.assembler.techniques
+    names = sorted(techniques, key=lambda name: STAGES.index(techniques[name].stage))
+    return tuple(_offer(prepared, name) for name in names if techniques[name].stage != "recover")
 
 
 def _offer(prepared: Prepared, name: str) -> Offer:

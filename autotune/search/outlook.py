@@ -27,7 +27,7 @@ class Outlook:
         self._front: list[Trial] = []
         self._history: list[tuple[int, float]] = []  # (trial, volume after it)
         for trial in store.trials(details=False):
-            if trial.state != "running" and trial.number:
+            if trial.state != "running" and trial.number and not trial.recovered:
                 self.add(trial)
 
     def add(self, trial: Trial) -> None:

@@ -12,7 +12,7 @@ from autotune.trial import Trial
 class Progress:
     """One message. `done` of `total` steps of `stage`; `seconds_left` is for the whole run, None while unknown."""
 
-    stage: str  # "prepare", "baseline", "search", "finalists", "done"
+    stage: str  # "prepare", "baseline", "search", "recover", "finalists", "done"
     message: str
     done: int = 0
     total: int = 0

@@ -14,26 +14,29 @@ from types import TracebackType
 
 from autotune.compress.ingest import Ingested, require_layers
 from autotune.config import StudyConfig, not_on_hardware
+from autotune.config.task import cannot_recover
 from autotune.errors import ConfigError, DataError, Infeasible, TrialFailure, UsageError, did_you_mean
 from autotune.judge.metrics import resolve_metrics
 from autotune.keys import WORST, MetricKey, parse_key
 from autotune.layers import Inspection
 from autotune.recipe import Recipe
-from autotune.search import warm
+from autotune.search import budget, warm
 from autotune.search.check import CheckReport, make_report
 from autotune.search.effort import Effort
 from autotune.search.finalists import Finalists
 from autotune.search.judging import Judging
 from autotune.search.keepsakes import keep_inspection, keep_targets
+from autotune.search.knowledge import smallest
 from autotune.search.loop import SearchLoop
 from autotune.search.mirror import mirror
 from autotune.search.prepare import Prepared, ingest, prepare, workload_digest
 from autotune.search.progress import Progress, Watcher, nobody
+from autotune.search.recovery import Recovery
 from autotune.search.runner import TrialRunner
 from autotune.search.slicing import Slicing
 from autotune.search.targets import GONE, Stopped, Targets
 from autotune.store import Store, open_store
-from autotune.trial import Trial
+from autotune.trial import Trial, Value
 from autotune.workload import Workload
 from hwprofiles.registry import find_target
 from hwprofiles.target import Target
@@ -84,6 +87,8 @@ class Study:
             _check_key(key, workload.metric_name, config.targets)
         for text, why in not_on_hardware(config, targets):
             raise ConfigError(f"study {config.name!r}: {text}: {why}")
+        if config.recover is not None and (problem := cannot_recover(config.recover, workload)):
+            raise ConfigError(f"study {config.name!r}: [recover]: {problem}")
         return cls(config, workload, open_store(store, config.name), targets)
 
     def __enter__(self) -> Study:
@@ -124,7 +129,8 @@ class Study:
         return make_report(self.config, prepared, targets, baseline, self._slicing, nothing)
 
     def run(self, progress: Watcher = nobody, stop: threading.Event | None = None) -> RunSummary:
-        """Search until the budget is spent or `stop` is set, then verify finalists. Continues what is there.
+        """Search until the budget is spent or `stop` is set, train where that is asked for, then verify finalists.
+        Continues what is there.
 
         A target that goes away meanwhile pauses only itself; the summary says so where it did not come back. Raises
         `StoreLocked` when another run works on this study, `TargetUnavailable` when a target is not there at the start.
@@ -146,6 +152,7 @@ class Study:
                 try:
                     loop.run(effort)
                     self._discover(progress)
+                    self._recover(prepared, runner, progress)
                     finalists = self._finalists(prepared, runner).run(progress)
                 except GONE as error:
                     gone = str(error)
@@ -174,6 +181,11 @@ class Study:
                 self.config, prepared, self.store, runner, self._slicing, self.objectives, self.limits, self._stop
             )
         return self._second
+
+    def _recover(self, prepared: Prepared, runner: TrialRunner, progress: Watcher) -> None:
+        """Training of the most promising trials, where the study asks for it."""
+        assert self._slicing is not None  # made by the start
+        Recovery(self.config, prepared, self.store, runner, self._slicing, self.objectives, self._stop).run(progress)
 
     def _discover(self, progress: Watcher) -> None:
         """Slices that nobody declared, as hypotheses for the held-out data."""
@@ -209,6 +221,9 @@ class Study:
         data = slicing.made.search
         masks = slicing.assign_search(judging.original(data), judging.digest(data))
         self._check_slices(masks)
+        size = float(self.store.artifact_path(judging.baseline()).stat().st_size)
+        known = Trial(number=0, recipe={}, state="running", metrics={"size_bytes": Value.exact(size)})
+        budget.check_early(self.config, self.workload.metric_name, size, smallest(prepared, known))
         runner.start(masks)
         if trial.state == "running" or trial.state == "failed":
             trial = runner.run(number, Recipe())

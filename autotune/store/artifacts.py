@@ -29,15 +29,21 @@ def path_of(folder: Path, digest: str) -> Path:
 def write(folder: Path, data: bytes) -> str:
     """Puts `data` on the disk and gives its digest. Raises `DiskError`; never leaves half a file."""
     digest = digest_of(data)
-    path = path_of(folder, digest)
+    write_whole(path_of(folder, digest), data)
+    return digest
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Puts `data` on the disk as `path`, unless the same is there already. Raises `DiskError`; never leaves half a
+    file.
+    """
     try:
-        if path.exists() and path.stat().st_size == len(data) and digest_of(path.read_bytes()) == digest:
-            return digest
-        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, data)
     except OSError as error:
         raise disk_error(path, error) from error
-    return digest
 
 
 def read(folder: Path, digest: str) -> bytes:

@@ -11,6 +11,7 @@ import onnx
 
 from autotune.layers import Layer, Skipped
 from autotune.techniques.moments import Moments
+from autotune.techniques.rounding import NEAREST, Rounding
 
 Stage = Literal["rewrite", "prune", "scale", "factorize", "sparsify", "recover", "precision"]
 STAGES: tuple[Stage, ...] = get_args(Stage)  # the order in which a recipe is carried out
@@ -44,6 +45,7 @@ class Plan(Protocol):
     nodes: list[onnx.NodeProto]
     tensors: dict[str, onnx.TensorProto]  # constants by name
     layers: dict[str, Layer]  # as they are now; keep them true: shape, nodes, weight, bias, parameters, group
+    parts: dict[str, tuple[str, ...]]  # layer of the model -> what `split` has made of it; whole ones are missing
 
     def layer(self, name: str) -> Layer:
         """Raises `KeyError` for an unknown name."""
@@ -87,12 +89,16 @@ class Plan(Protocol):
         the result depends on; of weights and moments take `weight_digest` and `Moments.digest`."""
         ...
 
+    def checkpoint(self, name: str) -> Mapping[str, np.ndarray]:
+        """Weights that training has found, tensor -> array. Raises `TrialFailure` where there are none of that name."""
+        ...
+
     def weight_digest(self, layer: Layer) -> str:
         """sha256 of the layer's weight as it is now."""
         ...
 
-    def write_precision(self, decisions: Mapping[str, str]) -> None:
-        """Have the dialect write numeric formats (layer name -> choice) into the graph."""
+    def write_precision(self, decisions: Mapping[str, str], rounding: Rounding = NEAREST) -> None:
+        """Have the dialect write numeric formats (layer name -> choice) into the graph, weights rounded as asked."""
         ...
 
 

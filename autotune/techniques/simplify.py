@@ -12,6 +12,7 @@ The results differ from the original by float32 rounding only; weights are multi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from autotune.layers import Layer, Skipped
+from autotune.techniques.moments import Moments
 from autotune.techniques.protocol import Calibration, Capabilities, Plan, Stage
 
 GRAPH = "graph"
@@ -118,8 +120,27 @@ def _fold_in_front(plan: Plan) -> bool:
         scaled = weight * by_group.reshape(*by_group.shape, *[1] * (weight.ndim - 2))
         _rewrite(plan, node, scaled, bias, source=source)
         _replace(plan, before)
+        _move_moments(plan, node, scale.reshape(group, -1), shift.reshape(group, -1))
         return True
     return False
+
+
+def _move_moments(plan: Plan, node: onnx.NodeProto, scale: np.ndarray, shift: np.ndarray) -> None:
+    """What the convolution reads now is (x - shift) / scale, float64 [groups, channels] each."""
+    for layer in (each for each in plan.layers.values() if node.name in each.nodes):
+        before = plan.moments(layer.name)
+        if before is None:
+            continue
+        if np.any(scale == 0):
+            plan.set_moments(layer.name, None)  # what the scale has hidden was never seen
+            continue
+        kernel = before.mean.shape[1] // scale.shape[1]
+        by, moved = (np.repeat(each, kernel, axis=1) for each in (scale, shift))
+        mean = before.mean.astype(np.float64)
+        cross = moved[:, :, None] * mean[:, None, :]
+        gram = before.gram - cross - cross.transpose(0, 2, 1) + moved[:, :, None] * moved[:, None, :]
+        there = Moments(gram.astype(np.float32), (mean - moved).astype(np.float32), before.rows)
+        plan.set_moments(layer.name, there.scale(1 / by))
 
 
 def _swap_scale_and_shift(
@@ -265,6 +286,8 @@ def _rewrite(
     changed.input[:] = [source or node.input[0], node.input[1], name]
     changed.output[:] = [output or node.output[0]]
     _replace(plan, node, changed)
+    for layer in [each for each in plan.layers.values() if node.name in each.nodes]:
+        plan.layers[layer.name] = replace(layer, bias=name)
 
 
 def _replace(plan: Plan, old: onnx.NodeProto, *new: onnx.NodeProto) -> None:

@@ -65,7 +65,8 @@ def judgement_parts(info: Judgement, element: str) -> tuple[Html, Figures]:
     """Forest plot, table of all numbers, confidence and noise, without a heading; `element` names the plot."""
     lead = (
         f"Drop of {info.evaluation.metric} against the original on the same samples, with 95 % intervals; a negative "
-        "number is a gain. A slice passes when its whole interval stays left of the bar, which is its limit."
+        "number is a gain. A slice passes when its whole interval stays left of the bar, which is its limit"
+        + (", also the wider one that is due to the choice among several models." if info.evaluation.share < 1 else ".")
     )
     plot = tag("figure", tag("div", tag("div", id=element, class_="plot", style="min-width:560px"), class_="wide"))
     noise = tag("p", info.noise.sentence, class_="muted") if info.noise is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import autotune
 from autotune.cli import main
+from autotune.config import JudgeTable
 from autotune.judge.models import judge_models
+from hwprofiles.device import open_keeper
+from hwprofiles.registry import find_target
 
 TASK = """
 import numpy as np
@@ -175,3 +179,45 @@ def test_from_python(folder: Path) -> None:
     assert found.verdict == "fail"
     assert found.noise["heldout"].variations and found.noise["heldout"].drops["all"] == 0.0
     assert found.evaluations[0].slice("all").noise == 0.0
+
+
+def test_one_of_many_candidates_needs_more(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, "same.onnx", "--limit", "4pt", "--no-noise", "--among", "50") == 3
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "passes only where an interval of 99.9 % is within the limit, and q is 50 times as large" in shown
+
+
+def test_a_collapsed_slice_fails_the_gate_however_small(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, "ruined.onnx", "--no-noise", "--floor", "100000", "--limit", "4pt") == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Fails: " in shown and "slices lose more than allowed" in shown
+    assert "(certain although there are only" in shown
+
+
+def test_who_is_waited_for_is_told(folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with open_keeper(find_target("local"), work=tmp_path) as keeper, keeper.exclusive("a long timing"):
+            held.set()
+            free.wait(120)
+
+    def listen(text: str) -> None:
+        said.append(text)
+        if text.startswith("waiting for local"):
+            free.set()
+
+    space: dict[str, object] = {}
+    exec(TASK, space)
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert held.wait(60)
+        models = folder / "original.onnx", folder / "same.onnx"
+        judge_models(*models, space["workload"](), table=JudgeTable(floor=100, noise=False), say=listen)  # type: ignore[operator]
+    finally:
+        free.set()
+        holder.join(60)
+    (told,) = [text for text in said if text.startswith("waiting")]
+    assert told.endswith("a long timing") and "it is in use by" in told

@@ -122,6 +122,10 @@ def test_a_recipe_begins_the_search(earlier: Path, later: Later, tmp_path: Path)
         warm = later.learns(entry)
         assert warm.recipes == (Recipe(trial.recipe),) and not warm.trials and not warm.guess
         assert warm.notes == (f"recipe {entry}: 1 of 1 recipes begin the search",)
+    misspelt = {**trial.recipe["quantize"], "blok.conv": "w8-load"}
+    (bundle / "recipe.json").write_text(json.dumps({"quantize": misspelt}))
+    (said,) = later.learns(bundle).notes
+    assert said.endswith("; layer 'blok.conv' is not in this model: did you mean 'block.conv'?")
     layers = dict.fromkeys(trial.recipe["quantize"], "w3-unheard-of")
     (bundle / "recipe.json").write_text(json.dumps({"quantize": layers}))
     warm = later.learns(bundle)
@@ -140,7 +144,11 @@ def test_a_recipe_begins_the_search(earlier: Path, later: Later, tmp_path: Path)
         ("FOLDER/none.json", "cannot be read: No such file"),
         ("FOLDER/empty.json", "an empty recipe"),
         ("FOLDER/list.json", "recipe must be a JSON object"),
-        ("FOLDER/other.json", "none of its 1 layers is in this model"),
+        (
+            "FOLDER/other.json",
+            "none of its 1 layers is in this model, not 'decoder.lm_head' for example; .*known: block.conv",
+        ),
+        ("FOLDER/typo.json", "not 'blok.conv' for example; .*did you mean 'block.conv'"),
         ("FOLDER/text.db", "not an autotune store"),
     ],
 )
@@ -150,6 +158,7 @@ def test_bad_entries_are_one_line(earlier: Path, later: Later, tmp_path: Path, e
     (folder / "empty.json").write_text("{}")
     (folder / "list.json").write_text("[]")
     (folder / "other.json").write_text('{"quantize": {"decoder.lm_head": "w8-load"}}')
+    (folder / "typo.json").write_text('{"quantize": {"blok.conv": "w8-load"}}')
     (folder / "text.db").write_text("no database" * 100)
     entry = entry.replace("EARLIER", str(earlier)).replace("FOLDER", str(folder))
     with pytest.raises(DataError, match=message) as caught:

@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
+from autotune.compress.dialects import ort_cpu_outliers as outliers
 from autotune.compress.dialects import ort_cpu_static as static
 from autotune.compress.dialects import ort_cpu_weights as weights
+from autotune.compress.dialects.bias import SHIFT, shift_bias
 from autotune.compress.plan import Plan, attribute
 from autotune.layers import Layer
 from autotune.techniques.quantize import parse_choice
-from autotune.techniques.rounding import per_channel_int8
+from autotune.techniques.rounding import NEAREST, Rounding, output_shift, round_weight
 
 _FLOAT_KERNELS = {
     "MatMul": frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "TransposeMatMul"}),
@@ -45,6 +47,8 @@ class OrtCpu:
             return (layer.op == "Conv" and len(layer.shape) in (3, 4)) or _plain_product(layer, node)
         if choice == "int8-dynamic":
             return _plain_product(layer, node)
+        if choice == outliers.CHOICE:
+            return _plain_product(layer, node) and outliers.fits(layer)
         bits, block = parse_choice(choice)
         if layer.op == "Gather":
             # The kernel takes blocks of at least 16 and packed rows without padding.
@@ -59,22 +63,33 @@ class OrtCpu:
             return frozenset({_INTEGER_KERNELS[op]})
         if choice == "int8-dynamic":
             return frozenset({"DynamicQuantizeMatMul"})
+        if choice == outliers.CHOICE:
+            return frozenset({"DynamicQuantizeMatMul", "Gather"}) | _FLOAT_KERNELS["MatMul"]
         return frozenset({_PACKED_KERNELS[op]})
 
-    def pack(self, layer: Layer, choice: str, weight: np.ndarray) -> Sequence[onnx.TensorProto]:
-        """The layer's weight under `choice` as initializers named `<layer.name>/<part>`."""
+    def pack(
+        self, layer: Layer, choice: str, weight: np.ndarray, rounding: Rounding = NEAREST
+    ) -> Sequence[onnx.TensorProto]:
+        """The layer's weight under `choice` as initializers named `<layer.name>/<part>`.
+
+        Raises `TrialFailure` where the choice or the rounding needs moments that are missing or of no use.
+        """
         if choice == "float16":
             return weights.pack_float16(layer, weight)
+        if layer.op == "Gather" and not choice.endswith("-load"):
+            return weights.pack_table(layer, weight, *parse_choice(choice))
+        extra: Sequence[onnx.TensorProto] = ()
+        if choice == outliers.CHOICE:
+            extra, weight, rounding = outliers.separate(layer, weight, rounding)
+        made = round_weight(layer, weight, *weights.grid_of(layer, choice), rounding)
+        if rounding.bias_correction and rounding.moments is not None:
+            shift = output_shift(layer, weight, made.restore(), rounding.moments)
+            extra = [*extra, *weights.tensors(layer, {SHIFT: shift})]
         if choice.endswith("-load"):
-            return weights.pack_expanded(layer, weight, *parse_choice(choice))
-        if choice in ("int8-static", "int8-dynamic"):
-            matrix = weight if layer.op == "Conv" else weights.inner_outer(layer, weight)
-            levels, scales = per_channel_int8(matrix, 0 if layer.op == "Conv" else 1)
-            return weights.tensors(layer, {"weight": levels, "scale": scales})
-        bits, block = parse_choice(choice)
-        if layer.op == "Gather":
-            return weights.pack_table(layer, weight, bits, block)
-        return weights.pack_blocks(layer, weights.inner_outer(layer, weight), bits, block)
+            return [*weights.pack_expanded(layer, parse_choice(choice)[0], made), *extra]
+        if choice.startswith("int8"):
+            return [*weights.pack_channels(layer, made), *extra]
+        return [*weights.pack_blocks(layer, parse_choice(choice)[0], made), *extra]
 
     def write(self, plan: Plan, decisions: Mapping[str, str]) -> None:
         """Edit the plan's graph so that every decision is explicit in it."""
@@ -83,10 +98,13 @@ class OrtCpu:
         for name, choice in decisions.items():
             layer = plan.layer(name)
             plan.add_packed(layer, choice)
+            shift_bias(plan, layer)
             if choice == "float16":
                 weights.write_float16(plan, layer)
             elif choice.endswith("-load"):
-                weights.write_expanded(plan, layer, *parse_choice(choice))
+                weights.write_expanded(plan, layer, choice)
+            elif choice == outliers.CHOICE:
+                outliers.write(plan, layer)
             elif choice == "int8-dynamic":
                 static.write_dynamic_products(plan, layer)
             elif choice == "int8-static" and layer.op == "Conv":

@@ -38,7 +38,7 @@ _TRANSPARENT = (
 
 def write_dynamic_products(plan: Plan, layer: Layer) -> None:
     """MatMul or Gemm (and the Add of a bias behind it) becomes DynamicQuantizeMatMul."""
-    for node, bias, output in _take_products(plan, layer):
+    for node, bias, output in take_products(plan, layer):
         inputs = [node.input[0], f"{layer.name}/weight", f"{layer.name}/scale"]
         inputs += ["", bias] if bias else []
         plan.nodes.append(make_contrib("DynamicQuantizeMatMul", inputs, [output], node.name))
@@ -46,7 +46,7 @@ def write_dynamic_products(plan: Plan, layer: Layer) -> None:
 
 def write_static_products(plan: Plan, layer: Layer) -> None:
     """MatMul or Gemm (and the Add of a bias behind it) becomes QuantizeLinear + MatMulIntegerToFloat."""
-    for node, bias, output in _take_products(plan, layer):
+    for node, bias, output in take_products(plan, layer):
         source = node.input[0]
         scale, zero, levels = quantise_once(plan, source, layer)
         inputs = [levels, f"{layer.name}/weight", scale, f"{layer.name}/scale", zero]
@@ -69,7 +69,7 @@ def _scale_of(plan: Plan, tensor: str, layer: Layer) -> tuple[str, str]:
     return plan.add(f"{tensor}:scale", np.array(scale)), plan.add(f"{tensor}:zero", np.array(zero))
 
 
-def _take_products(plan: Plan, layer: Layer) -> list[tuple[onnx.NodeProto, str, str]]:
+def take_products(plan: Plan, layer: Layer) -> list[tuple[onnx.NodeProto, str, str]]:
     """Remove the layer's products, with the bias Add that follows: (node, bias or "", output name) each."""
     own = set(layer.nodes)
     consumers, outputs = plan.consumers(), plan.output_names()

@@ -16,7 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autotune.compress.plan import Plan, attribute, make_contrib, make_node, rewired
 from autotune.layers import Layer
-from autotune.techniques.rounding import in_blocks, pack_bits, per_channel_int8
+from autotune.techniques.matrices import from_matrix
+from autotune.techniques.quantize import parse_choice
+from autotune.techniques.rounding import CHANNEL, NF4, Blocks, Codebook, Grid, Steps, in_blocks, pack_bits
 
 _Step = tuple[str, list[str], dict[str, Any]]  # operator, further inputs, attributes
 
@@ -34,9 +36,17 @@ def inner_outer(layer: Layer, weight: np.ndarray) -> np.ndarray:
     return weight if layer.output_axis == 1 else weight.T
 
 
-def outer_inner(layer: Layer, weight: np.ndarray) -> np.ndarray:
-    """Any weight as a matrix [outputs, everything else]; the order of `from_outer_inner`."""
-    return np.moveaxis(weight, layer.output_axis, 0).reshape(weight.shape[layer.output_axis], -1)
+def grid_of(layer: Layer, choice: str) -> tuple[Grid, int]:
+    """The grid that `choice` rounds to and the length of its blocks."""
+    row = layer.parameters // layer.shape[layer.output_axis]
+    if choice.startswith("int8"):
+        return CHANNEL, row
+    bits, block = parse_choice(choice)
+    if not choice.endswith("-load"):
+        return Steps(bits), block
+    if block == 0:
+        return CHANNEL, row
+    return NF4 if choice.startswith("nf4") else Steps(bits), min(block, _even(row))
 
 
 # -- expanded when the model is loaded
@@ -57,33 +67,37 @@ def write_float16(plan: Plan, layer: Layer) -> None:
     _use(plan, layer, expanded)
 
 
-def pack_expanded(layer: Layer, weight: np.ndarray, bits: int, block: int) -> list[onnx.TensorProto]:
-    """8 bit per channel, or 4 and 2 bit in blocks along everything but the output axis."""
+def pack_expanded(layer: Layer, bits: int, made: Blocks) -> list[onnx.TensorProto]:
+    """8 bit per channel, or 4 and 2 bit in blocks along everything but the output axis. Levels of a codebook are
+    stored as indices."""
     if bits == 8:
-        levels, scales = per_channel_int8(weight, layer.output_axis)
-        shape = [1] * weight.ndim
+        shape = [1] * len(layer.shape)
         shape[layer.output_axis] = -1
-        return tensors(layer, {"levels": levels, "scale": scales.reshape(shape)})
-    matrix = outer_inner(layer, weight)
-    quantised = in_blocks(matrix, bits, min(block, _even(matrix.shape[1])))
-    scales = quantised.scales[..., None]
+        return tensors(layer, {"levels": stored_levels(layer, made), "scale": made.scales.reshape(shape)})
+    scales = made.scales[..., None]
     if bits == 4:
-        flat = quantised.levels.reshape(-1)
+        flat = made.levels.reshape(-1)
         packed = helper.make_tensor(
             f"{layer.name}/levels",
-            TensorProto.INT4,
-            quantised.levels.shape,
+            TensorProto.UINT4 if isinstance(made.grid, Codebook) else TensorProto.INT4,
+            made.levels.shape,
             pack_bits((flat & 0xF).astype(np.uint8), 4).tobytes(),
             raw=True,
         )
         return [packed, *tensors(layer, {"scale": scales})]
-    codes = pack_bits((quantised.levels + 2).astype(np.uint8), 2)
+    codes = pack_bits((made.levels + 2).astype(np.uint8), 2)
     return tensors(layer, {"levels": codes[..., None], "scale": scales})
 
 
-def write_expanded(plan: Plan, layer: Layer, bits: int, block: int) -> None:
+def stored_levels(layer: Layer, made: Blocks) -> np.ndarray:
+    """int8 levels of one block per channel, in the order of the weight as it is stored."""
+    return from_matrix(layer, made.levels[:, 0, :], layer.shape).astype(np.int8)
+
+
+def write_expanded(plan: Plan, layer: Layer, choice: str) -> None:
     """Weight = levels * scale, brought back to its shape, all of it folded when the session opens."""
     p = layer.name
+    bits, block = parse_choice(choice)
     if bits == 8:
         _chain(plan, layer, [("Cast", [], {"to": TensorProto.FLOAT}), ("Mul", [f"{p}/scale"], {})])
         return
@@ -105,6 +119,9 @@ def write_expanded(plan: Plan, layer: Layer, bits: int, block: int) -> None:
             ("Sub", [plan.add("two-bit/zero", np.array(2, np.float32))], {}),
             ("Reshape", [shape], {}),
         ]
+    elif choice.startswith("nf4"):
+        codebook = plan.add("nf4/codebook", np.array(NF4.values, np.float32))
+        steps += [("Cast", [], {"to": TensorProto.INT32}), ("Gather", [codebook], {"axis": 0})]
     else:
         steps.append(("Cast", [], {"to": TensorProto.FLOAT}))
     steps.append(("Mul", [f"{p}/scale"], {}))
@@ -125,7 +142,8 @@ def _chain(plan: Plan, layer: Layer, steps: Sequence[_Step]) -> None:
     current = f"{layer.name}/levels"
     for index, (op, extra, attributes) in enumerate(steps):
         target = f"{layer.name}/expanded{'' if index == len(steps) - 1 else index}"
-        plan.nodes.append(make_node(op, [current, *extra], [target], f"{layer.name}/expand{index}", **attributes))
+        inputs = [*extra, current] if op == "Gather" else [current, *extra]  # looked up in a codebook
+        plan.nodes.append(make_node(op, inputs, [target], f"{layer.name}/expand{index}", **attributes))
         current = target
     _use(plan, layer, current)
 
@@ -144,11 +162,17 @@ def _even(length: int) -> int:
 # -- packed, read by the kernel
 
 
-def pack_blocks(layer: Layer, matrix: np.ndarray, bits: int, block: int) -> list[onnx.TensorProto]:
+def pack_channels(layer: Layer, made: Blocks) -> list[onnx.TensorProto]:
+    """For integer kernels: int8 [inner, outer] of a product or [outputs, ...] of a convolution, scales [outputs]."""
+    levels = stored_levels(layer, made)
+    weight = levels if layer.op == "Conv" else inner_outer(layer, levels)
+    return tensors(layer, {"weight": weight, "scale": made.scales[:, 0]})
+
+
+def pack_blocks(layer: Layer, bits: int, made: Blocks) -> list[onnx.TensorProto]:
     """For MatMulNBits: uint8 [outer, blocks, block * bits / 8] and scales [outer, blocks]; zero point 2**(bits-1)."""
-    quantised = in_blocks(np.ascontiguousarray(matrix.T), bits, block)
-    codes = (quantised.levels.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
-    return tensors(layer, {"packed": pack_bits(codes, bits), "scale": quantised.scales})
+    codes = (made.levels.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
+    return tensors(layer, {"packed": pack_bits(codes, bits), "scale": made.scales})
 
 
 def write_blocks(plan: Plan, layer: Layer, bits: int, block: int) -> None:

@@ -10,6 +10,7 @@ import onnx
 
 from autotune.compress.plan import Plan
 from autotune.layers import Layer
+from autotune.techniques.rounding import NEAREST, Rounding
 
 
 class Dialect(Protocol):
@@ -21,8 +22,11 @@ class Dialect(Protocol):
         """Whether `choice` can be written for this layer at all (shapes, attributes); the target may still refuse."""
         ...
 
-    def pack(self, layer: Layer, choice: str, weight: np.ndarray) -> Sequence[onnx.TensorProto]:
-        """The layer's weight under `choice` as initializers named `<layer.name>/<part>`. Pure: cached by the bank."""
+    def pack(
+        self, layer: Layer, choice: str, weight: np.ndarray, rounding: Rounding = NEAREST
+    ) -> Sequence[onnx.TensorProto]:
+        """The layer's weight under `choice` as initializers named `<layer.name>/<part>`, rounded as asked. Pure: cached
+        by the bank."""
         ...
 
     def write(self, plan: Plan, decisions: Mapping[str, str]) -> None:

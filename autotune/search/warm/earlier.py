@@ -46,8 +46,8 @@ class Earlier:
 
     @property
     def compressed(self) -> tuple[Trial, ...]:
-        """Trials besides the original of which something is known."""
-        return tuple(t for t in self.trials if t.number and t.state in ("complete", "rejected"))
+        """Trials besides the original of which something is known. What was trained says nothing of its recipe."""
+        return tuple(t for t in self.trials if t.number and t.state in ("complete", "rejected") and not t.recovered)
 
 
 def read_earlier(place: str | Path, study: str | None, own: Store) -> Earlier:

@@ -12,7 +12,7 @@ import optuna
 
 from autotune import pareto
 from autotune.config import StudyConfig
-from autotune.errors import DataError, Infeasible
+from autotune.errors import DataError, Infeasible, did_you_mean
 from autotune.keys import COST_METRICS, WORST, MetricKey
 from autotune.layers import Inspection
 from autotune.recipe import NONE, Recipe
@@ -137,6 +137,11 @@ class _Gathered:
     def add_recipe(self, entry: str, recipe: Recipe) -> None:
         _same_layers(recipe, tuple(self._space.fixed), self._prepared.ingested.inspection)
         said = self._begin_with([recipe])
+        names = [layer.name for layer in self._prepared.ingested.inspection.layers]
+        unknown = sorted(_asked(recipe, tuple(self._space.fixed)) - set(names))
+        if unknown:
+            rest = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+            said += f"; layer {unknown[0]!r}{rest} is not in this model: {did_you_mean(unknown[0], names)}"
         self._notes.append(f"recipe {entry}: {said}")
 
     def _begin_with(self, recipes: Sequence[Recipe]) -> str:
@@ -285,9 +290,18 @@ class _Gathered:
 def _same_layers(recipe: Recipe, graph_wide: Sequence[str], inspection: Inspection) -> None:
     """Raises `DataError` unless some layer of the recipe is in this model; `graph_wide` techniques have no layers."""
     names = {layer.name for layer in inspection.layers}
-    asked = {layer for technique in recipe if technique not in graph_wide for layer in recipe[technique]}
+    asked = _asked(recipe, graph_wide)
     if asked and not asked & names:
-        raise DataError(f"none of its {len(asked)} layers is in this model; it is a recipe of another one")
+        first = min(asked)
+        raise DataError(
+            f"none of its {len(asked)} layers is in this model, not {first!r} for example; it is a recipe of another "
+            f"one, or has its names wrong ({did_you_mean(first, names)})"
+        )
+
+
+def _asked(recipe: Recipe, graph_wide: Sequence[str]) -> set[str]:
+    """The layers that a recipe speaks of."""
+    return {layer for technique in recipe if technique not in graph_wide for layer in recipe[technique]}
 
 
 def _unknown_choices(earlier: Earlier, variables: Sequence[Variable]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from autotune.recipe import NONE, Recipe
 from autotune.search.space import Space
+from autotune.techniques.recover import NAME as RECOVER
 
 MOST_LOST = 0.1  # share of a recipe's decisions that may be dropped: the rest is still a good start
 
@@ -28,8 +29,8 @@ def translate(space: Space, recipe: Recipe) -> Translated:
     """Graph-wide decisions are those of this study; layers that share a choice here must have shared it there."""
     params: dict[str, str] = {}
     searched = {variable.technique for variable in space.variables}
-    # What is decided once for the whole graph is not lost, but taken from this study.
-    decisions = sum(len(recipe[t]) for t in recipe if t in searched or t not in space.fixed)
+    # What is decided once for the whole graph is not lost, but taken from this study; what was trained belongs to one.
+    decisions = sum(len(recipe[t]) for t in recipe if t in searched or t not in (*space.fixed, RECOVER))
     kept = 0
     for variable in space.variables:
         chosen = {recipe[variable.technique].get(layer, NONE) for layer in variable.layers}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,12 @@ def test_looks_at_heldout_data_are_counted() -> None:
     assert record_of(trials, uses) == ((7, 3), 2, 0)
     assert record_sentence(trials, uses) == (
         "Held-out data were used 2 times, for trials 7, 3; no model was judged on them twice. The choice among these 2 "
-        "is a comparison of 2: an interval that holds with 95 % for each holds for the chosen one with at least 90 %."
+        "is a comparison of 2: an interval that holds with 95 % for each and for the chosen one with at least 90 %."
+    )
+    shared = [dataclasses.replace(each, rules={"share": 0.25}) for each in uses[1:]]
+    assert record_sentence(trials, shared).endswith(
+        "Verdicts, q values and the worst slice are corrected for the choice among these 2; the interval of a single "
+        "slice holds with 95 % for each and for the chosen one with at least 90 %."
     )
     assert record_of(trials, [use("b"), use("b")]).again == 1
     assert record_sentence(trials, [use("a")]) == ""

@@ -11,6 +11,7 @@ import pytest
 from autotune.config import JudgeTable
 from autotune.errors import DataError, TrialFailure
 from autotune.evaluation import Evaluation
+from autotune.judge import spending
 from autotune.judge.metrics import edit_similarity, f1_macro, resolve_metrics
 from autotune.judge.predictions import Predictions
 from autotune.judge.scores import Scored
@@ -109,14 +110,74 @@ def test_the_original_against_itself_loses_nothing() -> None:
     assert [r.shrunk_drop for r in same.slices] == pytest.approx([0.0] * 6, abs=2e-3)
 
 
-def test_a_slice_below_the_floor_never_decides() -> None:
+def test_a_slice_below_the_floor_does_not_decide_by_a_few_losses() -> None:
     tags = {"tiny": np.arange(500) < 20, "large": np.arange(500) >= 20}
-    found = run(dataset(500), [1] * 500, [0] * 20 + [1] * 480, tags, floor=30)
+    found = run(dataset(500), [1] * 500, [0] * 5 + [1] * 495, tags, floor=30)
     assert found.slice("tiny").verdict == "insufficient"
     assert found.slice("tiny").q_value is None
     assert found.slice("tiny").needed is not None
     assert found.slice("tiny").needed >= 10
     assert found.worst_slice == "all"
+
+
+def test_a_collapse_below_the_floor_is_certain() -> None:
+    tags = {"tiny": np.arange(2000) < 20, "large": np.arange(2000) >= 20}
+    found = run(dataset(2000), [1] * 2000, [0] * 20 + [1] * 1980, tags, limit=0.05)
+    tiny = found.slice("tiny")
+    assert (tiny.verdict, tiny.q_value, tiny.needed) == ("fail", None, None)
+    assert (found.worst_slice, found.slice("large").verdict) == ("tiny", "pass")
+    assert 0.05 <= found.worst_drop.low <= found.worst_drop.value <= found.worst_drop.high
+    allowed = run(dataset(2000), [1] * 2000, [0] * 20 + [1] * 1980, tags, limit=0.05, beside={"limits": {"tiny": 0.9}})
+    assert allowed.slice("tiny").verdict == "insufficient", "20 of 20 do not show that more than 90 % are lost"
+    assert allowed.worst_slice != "tiny"
+
+
+def test_few_graded_samples_fail_and_a_metric_of_the_whole_does_not() -> None:
+    tags = {"tiny": np.arange(400) < 28}
+    lost = run(dataset(400, "ab"), ["ab"] * 400, ["xb"] * 28 + ["ab"] * 372, tags, edit_similarity, limit=0.02)
+    assert lost.slice("tiny").verdict == "fail"
+    labels = np.random.default_rng(3).integers(0, 3, 400).tolist()
+    samples = [Sample(id=str(i), inputs={}, label=label) for i, label in enumerate(labels)]
+    answers = [(label + 1) % 3 if i < 28 else label for i, label in enumerate(labels)]
+    whole = run(Dataset("search", samples), labels, answers, tags, f1_macro, limit=0.02)
+    assert whole.slice("tiny").verdict == "insufficient"
+
+
+def test_one_of_several_models_needs_more_to_pass_and_to_fail() -> None:
+    """The same data that decide for one model do not for one of four that are chosen among."""
+    alone, one_of_four = (
+        run(dataset(n), [1] * n, [1] * n, limit=0.01, beside=beside).slices[0].verdict
+        for n in (400,)
+        for beside in ({}, {"share": 0.25})
+    )
+    assert (alone, one_of_four) == ("pass", "undecided")
+    lost = [0] * 8 + [1] * 992
+    single, shared = (run(dataset(1000), [1] * 1000, lost, beside=b) for b in ({}, {"share": 0.25}))
+    assert shared.share == 0.25
+    assert shared.slices[0].q_value == pytest.approx(4 * (single.slices[0].q_value or 0))
+    assert shared.slices[0].drop == single.slices[0].drop, "the interval of a slice stays at 95 %"
+    assert shared.worst_drop.high > single.worst_drop.high
+
+
+def test_choosing_among_models_is_paid_for() -> None:
+    """The first model that passes is shipped. Six bad ones (a true loss on the limit) are tried on the same data."""
+    rng, n, limit, planned = np.random.default_rng(11), 2000, 0.02, 3
+    masks = {"all": np.ones(n, bool)}
+    shipped = {True: 0, False: 0}
+    for _ in range(300):
+        original = np.ones(n)
+        models = [(rng.random(n) >= limit).astype(float) for _ in range(6)]
+        for corrected in shipped:
+            parts = [spending.share(place, planned) if corrected else 1.0 for place in range(6)]
+            shipped[corrected] += any(
+                Judgement.of({"accuracy": Scored.of_samples(original, each)}, masks, JudgeTable(limit=limit), {}, part)
+                .results[0]
+                .verdict
+                == "pass"
+                for each, part in zip(models, parts, strict=True)
+            )
+    assert shipped[True] / 300 <= 0.05  # 2.5 % and what 300 runs cannot tell from it
+    assert shipped[False] / 300 >= 0.07
 
 
 def test_the_same_answers_pass_only_with_enough_samples() -> None:
@@ -137,7 +198,7 @@ def test_a_graded_metric() -> None:
     assert (whole.flips_worse, whole.flips_better) == (60, 0)
 
 
-def test_a_metric_of_the_whole_has_intervals_and_no_p_value() -> None:
+def test_a_metric_of_the_whole_has_intervals_and_p_values() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 200).tolist()
     samples = [Sample(id=str(i), inputs={}, label=label) for i, label in enumerate(labels)]
@@ -148,7 +209,9 @@ def test_a_metric_of_the_whole_has_intervals_and_no_p_value() -> None:
     assert whole.original.value == 1.0
     assert whole.drop.low <= 1 - f1_macro(worse, labels) <= whole.drop.high
     assert whole.drop.low > 0.05
-    assert whole.p_value is None
+    assert whole.p_value is not None and whole.p_value < 0.01
+    assert whole.q_value is not None and whole.q_value < 0.01
+    assert run(Dataset("search", samples), labels, labels, metric=f1_macro).slice("all").p_value == 1.0
     assert whole.verdict == "fail"
     assert whole.flips_worse == sum(a != b for a, b in zip(worse, labels, strict=True))
 

@@ -9,8 +9,9 @@ import pytest
 from autotune.config import StudyConfig
 from autotune.errors import Infeasible, UsageError
 from autotune.keys import MetricKey
-from autotune.search.budget import Aim, aim, best, check_budget, smallest_size
+from autotune.search.budget import Aim, aim, best, check_budget, check_early, smallest_size
 from autotune.trial import Trial, Value
+from hwprofiles.scenario import Scenario
 
 SIZE, RATIO, DROP = MetricKey("size_bytes"), MetricKey("latency_ratio", None, "local"), MetricKey("drop", "worst")
 KEYS = [SIZE, RATIO, DROP]
@@ -155,6 +156,21 @@ def test_a_size_below_the_smallest_model_is_infeasible() -> None:
         checked({"size_bytes": 4e5}, constraints={"size_bytes": 1e5})
     assert checked({"size_bytes": 1e5}, smallest=None) == []
     assert checked({"size_bytes": 1.99e5}) == [], "what lies around the weights varies a little"
+
+
+def test_what_needs_no_measurement_is_refused_before_one() -> None:
+    def early(limits: dict[str, float], smallest: float | None = 2e5, **measure: float) -> None:
+        check_early(config(limits).model_copy(update={"measure": Scenario(**measure)}), "accuracy", 1e6, smallest)
+
+    early({"size_bytes": 4e5, "memory_peak@local": 1e6, "drop/night": 0.01})
+    with pytest.raises(Infeasible, match=r"^the smallest possible model is 200 kB; size_bytes 100 kB cannot be met$"):
+        early({"size_bytes": 1e5})
+    early({"size_bytes": 1e5}, smallest=None)
+    with pytest.raises(UsageError, match="limit on memory_peak@local: memory is not measured here; set memory_runs"):
+        early({"memory_peak@local": 1e6}, memory_runs=0)
+    with pytest.raises(UsageError, match="limit on energy_j@local: energy is not measured here; set energy_seconds"):
+        early({"energy_j@local": 1.0})
+    early({"energy_j@local": 1.0}, energy_seconds=1.0)
 
 
 def test_limits_that_do_nothing_or_hardly_can_be_met() -> None:

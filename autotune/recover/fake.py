@@ -1,0 +1,190 @@
+"""Fake quantisers: the student computes with the numbers that its artifact will hold, and learns with them.
+
+What is rounded, and how, follows dialect `ort-cpu`. Two things are left as they are, because they are far below the
+rounding of the weights: the 8 bits to which the kernels of packed weights bring activations inside of a product, and
+the order in which integers are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import onnx
+import torch
+
+from autotune.compress.calibration import Range
+from autotune.compress.plan import attribute
+from autotune.errors import TrialFailure, UsageError, did_you_mean
+from autotune.layers import Layer
+from autotune.recover import rounding
+from autotune.recover.graph import Change, OnnxModule
+from autotune.recover.operators.node import Tensor
+from autotune.techniques.quantize import parse_choice
+from hwprofiles.errors import Failure
+
+Ranges = Mapping[str, Range | tuple[float, float]]
+_FUSED_ACTIVATIONS = ("Relu", "Clip")
+_SEARCH_EVERY = 16  # runs between two searches for the clipping factors of blocks
+
+
+def attach(
+    module: OnnxModule,
+    graph: onnx.GraphProto,
+    layers: Iterable[Layer],
+    decisions: Mapping[str, str],
+    ranges: Ranges,
+) -> None:
+    """Put the quantisers that `decisions` (layer -> choice of `quantize`) ask for into the module of `graph`.
+
+    Raises `UsageError` for an unknown layer or choice, `TrialFailure` where a static choice has no calibrated range.
+    """
+    known = {layer.name: layer for layer in layers}
+    nodes = {node.name: node for node in graph.node}
+    static: dict[str, Layer] = {}
+    for name, choice in decisions.items():
+        if choice == "none":
+            continue
+        if name not in known:
+            raise UsageError(f"recover: no layer is named {name!r}; " + did_you_mean(name, known))
+        layer = known[name]
+        if layer.op == "Gather" and _rows(layer, nodes):
+            change = _gathered(choice)
+            for node in layer.nodes:
+                module.on_write(nodes[node].output[0], change)
+            continue
+        module.derive(layer.weight, layer.nodes, _Weight(layer, choice))
+        if choice == "int8-dynamic":
+            for node in layer.nodes:
+                module.on_read(node, 0, rounding.dynamic_uint8)
+        elif choice == "int8-static":
+            static[name] = layer
+    _attach_static(module, graph, nodes, static, ranges)
+
+
+class _Weight:
+    """Rounds a layer's weight; one that is not trained only once.
+
+    While training, the clipping factors of blocks are searched anew every `_SEARCH_EVERY` runs only; their scales
+    follow the weight at every run.
+    """
+
+    def __init__(self, layer: Layer, choice: str) -> None:
+        self._layer, self._choice = layer, choice
+        self._bits, self._block = _format(choice)
+        self._fixed: Tensor | None = None
+        self._factors: Tensor | None = None
+        self._runs = 0
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        if isinstance(weight, torch.nn.Parameter) and not weight.requires_grad:
+            if self._fixed is None:
+                self._fixed = self._rounded(weight, search=True)
+            return self._fixed
+        if not torch.is_grad_enabled():
+            return self._rounded(weight, search=True)
+        self._runs += 1
+        return self._rounded(weight, search=self._runs % _SEARCH_EVERY == 1)
+
+    def _rounded(self, weight: Tensor, *, search: bool) -> Tensor:
+        layer = self._layer
+        if self._choice == "float16":
+            return rounding.half(weight)
+        if not self._block:
+            return rounding.per_channel(weight, layer.output_axis)
+        moved = weight.movedim(layer.output_axis, 0)
+        rows = moved.reshape(moved.shape[0], -1)
+        block = self._block
+        if self._choice.endswith("-load"):
+            block = min(block, -(-rows.shape[1] // 4) * 4)  # a short row is one block
+        values, self._factors = rounding.in_blocks(rows, self._bits, block, None if search else self._factors)
+        return rounding.straight_through(weight, values.reshape(moved.shape).movedim(0, layer.output_axis))
+
+
+def _format(choice: str) -> tuple[int, int]:
+    """(bits, block) of the weights; block 0 is one scale per channel. Raises `UsageError` for an unknown choice."""
+    if choice == "float16":
+        return 16, 0
+    if choice in ("int8-static", "int8-dynamic"):
+        return 8, 0
+    return parse_choice(choice)
+
+
+def _rows(layer: Layer, nodes: Mapping[str, onnx.NodeProto]) -> bool:
+    """A table whose rows are rounded each by itself: only those that are looked up need be."""
+    whole = all(attribute(nodes[node], "axis", 0) == 0 for node in layer.nodes)
+    return whole and len(layer.shape) == 2 and layer.output_axis == 0
+
+
+def _gathered(choice: str) -> Change:
+    bits, block = _format(choice)
+
+    def run(found: Tensor) -> Tensor:
+        rows = found.reshape(-1, found.shape[-1])
+        if bits == 16:
+            return rounding.half(found)
+        if not block:
+            return rounding.per_channel(rows, 0).reshape(found.shape)
+        size = min(block, -(-rows.shape[1] // 4) * 4) if choice.endswith("-load") else block
+        values, _ = rounding.in_blocks(rows, bits, size)
+        return rounding.straight_through(found, values.reshape(found.shape))
+
+    return run
+
+
+# -- activations of static choices
+
+
+def _attach_static(
+    module: OnnxModule,
+    graph: onnx.GraphProto,
+    nodes: Mapping[str, onnx.NodeProto],
+    static: Mapping[str, Layer],
+    ranges: Ranges,
+) -> None:
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in graph.output}
+    for layer in static.values():
+        for name in layer.nodes:
+            node = nodes[name]
+            scale, zero = _scale(ranges, node.input[0], layer)
+            module.on_read(name, 0, _activation(scale, zero))
+            if layer.op != "Conv":
+                continue
+            if len(node.input) > 2 and node.input[2]:
+                module.on_read(name, 2, _bias(module, layer, scale))
+            tensor = node.output[0]
+            following = readers.get(tensor, [])
+            if tensor not in outputs and len(following) == 1 and following[0].op_type in _FUSED_ACTIVATIONS:
+                tensor = following[0].output[0]
+            module.on_write(tensor, _activation(*_scale(ranges, tensor, layer)))
+
+
+def _scale(ranges: Ranges, tensor: str, layer: Layer) -> tuple[float, int]:
+    found = ranges.get(tensor)
+    if found is None:
+        message = (
+            f"layer {layer.name!r}: activation {tensor!r} has no calibrated range; calibrate this structure before "
+            "recovery or leave the layer out of int8-static"
+        )
+        raise TrialFailure(Failure(kind="unsupported", stage="recover", message=message))
+    scale, zero = (found if isinstance(found, Range) else Range(*found)).uint8()
+    return float(scale), int(zero)
+
+
+def _activation(scale: float, zero: int) -> Change:
+    return lambda x: rounding.static_uint8(x, scale, zero)
+
+
+def _bias(module: OnnxModule, layer: Layer, scale: float) -> Change:
+    """int32 in steps of the scale of the input times that of the weight."""
+
+    def run(bias: Tensor) -> Tensor:
+        with torch.no_grad():
+            steps = (rounding.channel_scales(module.constant(layer.weight), 0) * scale).clamp(min=2.0**-126)
+            rounded = torch.round(bias / steps) * steps
+        return rounding.straight_through(bias, rounded)
+
+    return run

@@ -1,0 +1,270 @@
+"""The training loop behind `training.recover`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from autotune.errors import TrialFailure, UsageError
+from autotune.layers import Layer
+from autotune.recover import fake, losses, weights
+from autotune.recover.batching import Batch, check_inputs
+from autotune.recover.graph import OnnxModule
+from autotune.recover.operators.node import Tensor
+from autotune.recover.settings import Checkpoint, Progress, Settings
+from hwprofiles.errors import Failure
+
+_WARM_UP = 0.05  # of all steps, while the learning rate rises
+_MOST_WARM_UP = 100  # steps; where the time ends it, steps may be any large number
+_LEAST_RATE = 0.05  # of the learning rate, at the end of its cosine
+_SLOWER = 0.3  # of the learning rate, from the best weights on, when half of the patience is used up
+_ANSWERS = 256 << 20  # bytes of the teacher's answers to the validation samples that are kept
+
+
+def train(
+    student: onnx.ModelProto,
+    teacher: onnx.ModelProto,
+    layers: Iterable[Layer],
+    decisions: Mapping[str, str],
+    ranges: fake.Ranges,
+    batches: Iterable[Batch],
+    validation: Iterable[Batch],
+    settings: Settings,
+    *,
+    watch: Callable[[Progress], None] | None = None,
+    hard_loss: losses.HardLoss | None = None,
+) -> Iterator[Checkpoint]:
+    """See `training.recover`."""
+    pupil = _Pupil(student, teacher, list(layers), decisions, ranges, validation, settings, hard_loss)
+    clock, data = _Clock(settings), _endless(batches)
+    best = mark = pupil.validate(0)
+    yield Checkpoint(0, clock.seconds(), math.nan, best, pupil.tensors())
+    stale, seen, step = 0, [], 0
+    pupil.remember()
+    while stale < settings.patience and not clock.over(step):
+        step += 1
+        loss = pupil.learn(step, _enough(data, settings), clock.rate(step))
+        seen.append(loss)
+        value = pupil.validate(step) if step % settings.evaluate_every == 0 or clock.over(step) else None
+        if watch is not None:
+            watch(Progress(step, clock.seconds(), loss, value))
+        if value is None:
+            continue
+        if value < best:
+            best = value
+            pupil.remember()
+            yield Checkpoint(step, clock.seconds(), float(np.mean(seen)), value, pupil.tensors())
+        gained = value < mark * (1 - settings.least_gain)
+        mark, stale, seen = (value, 0, []) if gained else (mark, stale + 1, [])
+        if stale == max(1, settings.patience // 2):
+            pupil.go_back()
+            clock.slower()
+
+
+class _Pupil:
+    """The student with its quantisers, its teacher, and what is compared of the two."""
+
+    def __init__(
+        self,
+        student: onnx.ModelProto,
+        teacher: onnx.ModelProto,
+        layers: list[Layer],
+        decisions: Mapping[str, str],
+        ranges: fake.Ranges,
+        validation: Iterable[Batch],
+        settings: Settings,
+        hard_loss: losses.HardLoss | None,
+    ) -> None:
+        self._settings = settings
+        self._student, self._teacher = OnnxModule(student), OnnxModule(teacher, trains=False)
+        self._parameters, self._names = weights.prepare(self._student, layers, settings)
+        fake.attach(self._student, student.graph, layers, decisions, ranges)
+        self._validation = list(validation)
+        if not self._validation:
+            raise UsageError("recover: there are no validation samples; give some that training does not see")
+        first = self._validation[0]
+        check_inputs(student, first.inputs)
+        check_inputs(teacher, first.inputs)
+        self._outputs = losses.outputs_of(student.graph, teacher.graph, self._answer(first, ()), settings.compare)
+        self._features: list[str] = []
+        if settings.features:
+            self._features = losses.shared_features(student.graph, teacher.graph, layers)
+        self._hard: losses.HardLoss | None = None
+        if settings.hard:
+            self._hard = self._of_outputs(hard_loss) if hard_loss else losses.cross_entropy(self._outputs)
+        self._optimizer = torch.optim.Adam(self._parameters, lr=settings.learning_rate)
+        self._answers: dict[int, dict[str, Tensor]] = {}  # number of a validation batch -> the teacher's answers
+        self._room = _ANSWERS
+
+    def tensors(self) -> Mapping[str, np.ndarray]:
+        """The constants that training changes, as they are now."""
+        return self._student.merged(self._names)
+
+    def remember(self) -> None:
+        """Keep the parameters as they are now."""
+        self._best = [parameter.detach().clone() for parameter in self._parameters]
+
+    def go_back(self) -> None:
+        """Put back the parameters that were kept last."""
+        with torch.no_grad():
+            for parameter, best in zip(self._parameters, self._best, strict=True):
+                parameter.copy_(best)
+
+    def learn(self, step: int, batches: list[Batch], rate: float) -> float:
+        """One step on the samples of `batches`: their mean loss. Raises `TrialFailure` where it is not finite."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        total = sum(float(self._counts(batch).sum()) for batch in batches)
+        loss = 0.0
+        for batch in batches:
+            with torch.enable_grad():
+                each = self._loss(batch, self._answer(batch, self._teacher_reads()))
+                share: Tensor = (each * self._counts(batch)).sum() / total
+                share.backward()  # type: ignore[no-untyped-call]
+            loss += share.item()
+        self._check(loss, step, "loss")
+        self._optimizer.step()
+        return loss
+
+    def validate(self, step: int) -> float:
+        """Mean distillation loss of the validation samples. Raises `TrialFailure` where it is not finite."""
+        summed = total = 0.0
+        with torch.no_grad():
+            for number, batch in enumerate(self._validation):
+                counts = self._counts(batch)
+                each = self._judged(batch, self._answer_once(number, batch))
+                summed += float((each * counts).sum())
+                total += float(counts.sum())
+        if total == 0:
+            raise UsageError("recover: every validation sample has weight 0; weigh some above 0")
+        self._check(summed / total, step, "validation loss")
+        return summed / total
+
+    def _loss(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        settings, count = self._settings, len(batch.weights)
+        tensors = self._run(batch)
+        parts: list[Tensor] = []
+        if settings.soft:
+            soft = losses.soft_loss(self._outputs, tensors, answers, count, settings.temperature)
+            parts.append(settings.soft * soft)
+        if settings.hard:
+            parts.append(settings.hard * self._task(tensors, batch))
+        if settings.features:
+            parts.append(settings.features * losses.feature_loss(self._features, tensors, answers, count))
+        return torch.stack(parts).sum(dim=0)
+
+    def _judged(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """What validation looks at: the distillation loss, or that of the labels where only these count."""
+        tensors = self._run(batch)
+        if self._settings.hard and not self._settings.soft:
+            return self._task(tensors, batch)
+        return losses.soft_loss(self._outputs, tensors, answers, len(batch.weights), self._settings.temperature)
+
+    def _task(self, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        if self._hard is None:
+            raise UsageError("recover: hard is set but there is no loss to compute; give hard_loss")
+        loss = self._hard(tensors, batch.labels)
+        return loss if loss.dim() == 1 else loss.mean().expand(len(batch.weights))
+
+    def _of_outputs(self, loss: losses.HardLoss) -> losses.HardLoss:
+        """A loss of the user's is given the outputs and no other tensors."""
+        names = self._student.outputs
+        return lambda tensors, labels: loss({name: tensors[name] for name in names}, labels)
+
+    def _run(self, batch: Batch) -> dict[str, Tensor]:
+        keep = [output.student for output in self._outputs] + self._features
+        return self._student(_tensors(batch.inputs), keep)  # type: ignore[no-any-return]
+
+    def _answer(self, batch: Batch, keep: Iterable[str]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return self._teacher(_tensors(batch.inputs), tuple(keep))  # type: ignore[no-any-return]
+
+    def _answer_once(self, number: int, batch: Batch) -> dict[str, Tensor]:
+        if number in self._answers:
+            return self._answers[number]
+        reads = [output.teacher for output in self._outputs]
+        answer = {name: tensor for name, tensor in self._answer(batch, reads).items() if name in reads}
+        size = sum(tensor.numel() * tensor.element_size() for tensor in answer.values())
+        if size <= self._room:
+            self._room -= size
+            self._answers[number] = answer
+        return answer
+
+    def _teacher_reads(self) -> list[str]:
+        return [output.teacher for output in self._outputs] + self._features
+
+    def _counts(self, batch: Batch) -> Tensor:
+        counted = batch.weights if self._settings.sample_weights else np.ones_like(batch.weights)
+        return torch.from_numpy(np.array(counted, np.float32))
+
+    def _check(self, value: float, step: int, what: str) -> None:
+        if math.isfinite(value):
+            return
+        rate = self._settings.learning_rate
+        advice = f"lower learning_rate (now {rate:g}); what was found before that step stays good"
+        if step == 0:
+            advice = "the compressed model gives no finite answers before training; recover a milder recipe"
+        message = f"recover: the {what} became {value} at step {step}; {advice}"
+        raise TrialFailure(Failure(kind="nonfinite", stage="recover", message=message))
+
+
+class _Clock:
+    """Steps and time that are left, and the learning rate that goes with them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._start, self._share = settings, time.monotonic(), 1.0
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def over(self, step: int) -> bool:
+        return step >= self._settings.steps or self.seconds() >= 60 * self._settings.minutes
+
+    def slower(self) -> None:
+        """Lower the learning rate for what is left."""
+        self._share *= _SLOWER
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine over the steps; over the minutes where these are clearly what ends it, so
+        that only then the clock has a say in the result."""
+        settings, full = self._settings, self._settings.learning_rate * self._share
+        warm = max(1, min(round(_WARM_UP * settings.steps), _MOST_WARM_UP))
+        if step < warm:
+            return full * step / warm
+        steps, minutes = step / settings.steps, self.seconds() / (60 * settings.minutes)
+        done = min(1.0, minutes if minutes > 0.2 and minutes > 1.5 * steps else steps)
+        return full * (_LEAST_RATE + (1 - _LEAST_RATE) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Epoch after epoch. Raises `UsageError` where an epoch holds nothing to learn from."""
+    while True:
+        weight = 0.0
+        for batch in batches:
+            weight += float(np.sum(batch.weights))
+            yield batch
+        if not weight > 0:
+            raise UsageError(
+                "recover: there are no training samples (any more); give batches that can be iterated anew"
+            )
+
+
+def _enough(batches: Iterator[Batch], settings: Settings) -> list[Batch]:
+    """Batches of together at least `settings.batch` samples that count."""
+    taken: list[Batch] = []
+    while sum(len(batch.weights) for batch in taken) < settings.batch:
+        batch = next(batches)
+        if batch.weights.any() or not settings.sample_weights:
+            taken.append(batch)
+    return taken
+
+
+def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.array(array)) for name, array in inputs.items()}

@@ -1,0 +1,1 @@
+"""ONNX operators in torch, with gradients; one file per family, `table` holds them all."""

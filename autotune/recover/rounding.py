@@ -1,0 +1,97 @@
+"""Rounding in torch, number for number as the dialects write it (`techniques.rounding`), with straight-through
+gradients (Bengio et al. 2013): rounding counts as the identity on the way back."""
+
+from __future__ import annotations
+
+import torch
+
+from autotune.recover.operators.node import Tensor
+
+_TINY = torch.finfo(torch.float32).tiny
+_CLIP_FACTORS = (1.0, 0.94, 0.88, 0.82, 0.76, 0.7)  # as in techniques.rounding
+_HALF_MAX = 65504.0
+
+
+def straight_through(real: Tensor, rounded: Tensor) -> Tensor:
+    """`rounded`, with the gradient of `real`."""
+    return real + (rounded - real).detach() if real.requires_grad else rounded
+
+
+def half(weight: Tensor) -> Tensor:
+    """float16, clipped to its range."""
+    with torch.no_grad():
+        rounded = weight.clamp(-_HALF_MAX, _HALF_MAX).half().to(weight.dtype)
+    return straight_through(weight, rounded)
+
+
+def channel_scales(weight: Tensor, axis: int) -> Tensor:
+    """float32 [channels]: the scales of symmetric int8 with one scale per index of `axis`."""
+    with torch.no_grad():
+        over = [i for i in range(weight.dim()) if i != axis]
+        peak = weight.detach().abs().amax(dim=over) if over else weight.detach().abs()
+        return torch.where(peak > 0, peak / 127.0, 1.0).clamp(min=_TINY)
+
+
+def per_channel(weight: Tensor, axis: int) -> Tensor:
+    """Symmetric int8 in [-127, 127] with one scale per index of `axis`."""
+    with torch.no_grad():
+        shape = [1] * weight.dim()
+        shape[axis] = -1
+        scales = channel_scales(weight, axis).reshape(shape)
+        rounded = torch.round(weight / scales).clamp(-127, 127) * scales
+    return straight_through(weight, rounded)
+
+
+def in_blocks(rows: Tensor, bits: int, block: int, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Rows [outputs, length] rounded in blocks of `block`, without gradient, and the clipping factors that were chosen.
+
+    `factors` [outputs, blocks] are those of an earlier call, to be used again; None: the best of six are searched,
+    which costs six times as much.
+    """
+    outputs, length = rows.shape
+    blocks = -(-length // block)
+    with torch.no_grad():
+        padded = torch.nn.functional.pad(rows.detach(), (0, blocks * block - length))
+        values = padded.reshape(outputs, blocks, block)
+        where = values.abs().argmax(dim=-1, keepdim=True)
+        peak = values.gather(-1, where)
+        if factors is not None:
+            best = _levelled(values, peak, factors.unsqueeze(-1), bits)
+            return best.reshape(outputs, -1)[:, :length], factors
+        factors = torch.ones_like(peak)
+        best = _levelled(values, peak, factors, bits)
+        error = (best - values).square().sum(dim=-1, keepdim=True)
+        for factor in _CLIP_FACTORS[1:] if bits <= 4 else ():
+            trial = _levelled(values, peak, torch.full_like(peak, factor), bits)
+            its_error = (trial - values).square().sum(dim=-1, keepdim=True)
+            better = its_error < error
+            best = torch.where(better, trial, best)
+            factors = torch.where(better, factor, factors)
+            error = torch.where(better, its_error, error)
+        return best.reshape(outputs, -1)[:, :length], factors.squeeze(-1)
+
+
+def _levelled(values: Tensor, peak: Tensor, factors: Tensor, bits: int) -> Tensor:
+    lowest = 1 << (bits - 1)
+    scales = peak * factors / -lowest
+    scales = torch.where(scales.abs() < _TINY, 1.0, scales)
+    return torch.round(values / scales).clamp(-lowest, lowest - 1) * scales
+
+
+def static_uint8(x: Tensor, scale: float, zero: int) -> Tensor:
+    """Asymmetric uint8 with a fixed scale and zero point; no gradient where the range clips."""
+    inside = x.clamp(-zero * scale, (255 - zero) * scale)
+    with torch.no_grad():
+        rounded = ((torch.round(x / scale) + zero).clamp(0, 255) - zero) * scale
+    return straight_through(inside, rounded)
+
+
+def dynamic_uint8(x: Tensor) -> Tensor:
+    """Asymmetric uint8 over the range of the whole tensor (ONNX DynamicQuantizeLinear)."""
+    with torch.no_grad():
+        low, high = x.min().clamp(max=0), x.max().clamp(min=0)
+        scale = (high - low) / 255
+        scale = torch.where(scale == 0, 1.0, scale)
+        zero = torch.round((-low / scale).clamp(0, 255))
+        rounded = ((torch.round(x / scale) + zero).clamp(0, 255) - zero) * scale
+    return straight_through(x, rounded)

@@ -1,0 +1,70 @@
+"""Which trials to train: those from which training promises most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autotune import pareto
+from autotune.config import StudyConfig
+from autotune.keys import COST_METRICS, WORST, MetricKey, parse_key
+from autotune.search.knowledge import corner
+from autotune.search.stages import USEFUL_DROPS
+from autotune.trial import Trial, Value
+
+LEFT = 1 / USEFUL_DROPS  # share of a loss that is taken to be left: what loses five limits then comes to one
+_DROP = MetricKey("drop", WORST)
+
+
+def candidates(
+    trials: Sequence[Trial], config: StudyConfig, objectives: Sequence[MetricKey], count: int
+) -> list[Trial]:
+    """At most `count` complete trials, the most promising first; the original (trial 0) must be among `trials`.
+
+    Promising is what would add most to the front if training took away four fifths of what it loses: small and fast
+    recipes that lose too much, up to five limits, and those that already ship. Volumes are taken up to what may ship,
+    one candidate after the other, so that two that are alike are not both chosen. What breaks a limit that training
+    cannot change, and what was trained already, is left out.
+    """
+    original = next(trial for trial in trials if trial.number == 0)
+    keys = list(objectives)
+    if all(key.name in COST_METRICS for key in keys):
+        keys.append(_DROP)
+    searched = [t for t in trials if t.number and t.state == "complete" and not t.recovered]
+    searched = [t for t in searched if all(str(key) in t.metrics for key in keys)]
+    fixed = {text: limit for text, limit in config.limits.items() if parse_key(text).name in COST_METRICS}
+    hopeful = {
+        t.number: t
+        for t in (pareto.within(searched, fixed) if fixed else searched)
+        if str(_DROP) in t.metrics and t.metrics[str(_DROP)].value <= USEFUL_DROPS * config.drop_limit
+    }
+    corners, scales = corner(config, original, keys)
+    if _DROP in keys:
+        corners[keys.index(_DROP)] = config.limits[str(_DROP)]
+    smallest = 1e-9
+    for scale in scales:
+        smallest *= scale
+    # Beside each other the trained ones are compared with trials as they are: a trial is worth training for what it
+    # adds to them, itself included.
+    front = pareto.front(searched, keys)
+    waiting = pareto.front([_trained(t, original, keys) for t in hopeful.values()], keys)
+    chosen: list[Trial] = []
+    while waiting and len(chosen) < count:
+        before = pareto.hypervolume(front, keys, corners)
+        gains = [pareto.hypervolume([*front, t], keys, corners) - before for t in waiting]
+        best = max(range(len(waiting)), key=lambda i: (gains[i], -waiting[i].number))
+        if gains[best] <= smallest:
+            break
+        front.append(waiting[best])
+        chosen.append(hopeful[waiting.pop(best).number])
+    return chosen
+
+
+def _trained(trial: Trial, original: Trial, keys: Sequence[MetricKey]) -> Trial:
+    """The trial as it is hoped to be after training."""
+    metrics = dict(trial.metrics)
+    for key in keys:
+        here, there = metrics[str(key)].value, original.metrics[str(key)].value
+        worse = here > there if key.smaller_is_better else here < there
+        if key.name not in COST_METRICS and worse:
+            metrics[str(key)] = Value.exact(there + LEFT * (here - there))
+    return trial.model_copy(update={"metrics": metrics})

@@ -1,0 +1,143 @@
+"""Technique `prune`: parts of a model that go as a whole, so that every kernel has less to do.
+
+| kind | what goes | choices |
+|---|---|---|
+| channels | channels of convolutions, with everything that is added, concatenated or gated with them | cut-25%, ... |
+| neurons | the hidden size between two products, gated variants included | cut-25%, ... |
+| heads | attention heads, q, k, v and out together; key-value groups where heads share keys | cut-25%, ... |
+| blocks | a residual branch x + f(x), so that x is left | out |
+
+What must be cut together is read off the graph. A group that runs into a node that is not understood is left alone and
+told by `survey`, with the node's name. What goes is what contributes least to the outputs of the layers that read it
+(as in Wanda, Sun et al. 2023, arXiv 2306.11695, for whole structures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from autotune.errors import UsageError, did_you_mean
+from autotune.layers import Layer, Skipped
+from autotune.techniques.protocol import Calibration, Capabilities, Plan, Stage
+from autotune.techniques.prune.blocks import blocks_of, remove
+from autotune.techniques.prune.cutting import cut, failure
+from autotune.techniques.prune.graph import Graph, Port
+from autotune.techniques.prune.importance import importance, strongest
+from autotune.techniques.prune.spread import Analysis
+from autotune.techniques.prune.units import KINDS, Kind, Lead, Unit, kept, kind_of, label, made_by, refusal, units_of
+
+OUT = "out"
+
+
+class Prune:
+    """See the module."""
+
+    name = "prune"
+    stage: Stage = "prune"
+    scope: Literal["layer", "graph"] = "layer"
+    calibration: Calibration | None = None
+    needs_moments = True
+
+    def __init__(
+        self, shares: Sequence[float] = (0.25, 0.5, 0.75), round_to: int = 8, kinds: Sequence[str] = KINDS
+    ) -> None:
+        """`shares` of a unit that may go, each above 0 and below 1. What stays is rounded up to a multiple of
+        `round_to`, as kernels like it. `kinds` restricts what is cut. Raises `UsageError` for anything else."""
+        for share in shares:
+            if not isinstance(share, (int, float)) or not 0.01 <= share <= 0.99:
+                raise UsageError(f"technique prune: share {share!r} must lie between 0.01 and 0.99")
+        if not shares or len({label(share) for share in shares}) < len(shares):
+            raise UsageError(f"technique prune: shares {list(shares)} must be different whole percents, at least one")
+        if not isinstance(round_to, int) or round_to < 1:
+            raise UsageError(f"technique prune: round_to is {round_to!r}, and must be a whole number from 1 on")
+        for kind in kinds:
+            if kind not in KINDS:
+                raise UsageError(f"technique prune has no kind {kind!r}; " + did_you_mean(kind, KINDS))
+        self._shares = {label(share): share for share in sorted(shares)}
+        self._round_to = round_to
+        self._kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind in kinds)
+        self._units: tuple[Unit, ...] = ()
+
+    def survey(self, plan: Plan) -> Sequence[Skipped]:
+        """Find all units; told are the groups that cannot be cut, under the layer that makes them."""
+        graph = Graph(plan)
+        units, skipped = units_of(Analysis(graph), self._kinds, tuple(self._shares.values()), self._round_to)
+        if "blocks" in self._kinds:
+            units += [
+                Unit(block.layers[0], "blocks", len(block.layers), block.layers, (OUT,)) for block in blocks_of(graph)
+            ]
+        self._units = tuple(units)
+        return tuple(skipped)
+
+    def units(self) -> tuple[Unit, ...]:
+        """What `survey` found: groups in execution order, then blocks."""
+        return self._units
+
+    def choices(self, layer: Layer, capabilities: Capabilities) -> Sequence[str]:
+        """Those of the units that the layer leads, weakest first. Empty before `survey`."""
+        return tuple(choice for unit in self._units if unit.layer == layer.name for choice in unit.choices)
+
+    def uniform(self, offered: Mapping[str, Sequence[str]]) -> list[tuple[str, dict[str, str]]]:
+        """One recipe per share: every unit that offers it; one whose sizes do not allow it takes the next weaker cut.
+        Whole blocks never go everywhere."""
+        result = []
+        order = list(self._shares)
+        for at, wanted in enumerate(order):
+            if not any(wanted in choices for choices in offered.values()):
+                continue
+            weaker = list(reversed(order[: at + 1]))
+            picks = {
+                layer: next((choice for choice in weaker if choice in choices), None)
+                for layer, choices in offered.items()
+            }
+            result.append((wanted, {layer: pick for layer, pick in picks.items() if pick is not None}))
+        return result
+
+    def apply(self, plan: Plan, decisions: Mapping[str, str]) -> None:
+        """Blocks first, then all cuts at once, each by its importance in the model that the blocks have left. A layer
+        that went with a block is passed over.
+
+        Raises `TrialFailure` for a layer that leads no such unit, and for a choice that is none.
+        """
+        there = [name for name in decisions if name in plan.layers]
+        out = [name for name in there if decisions[name] == OUT]
+        if out:
+            blocks = {block.layers[0]: block for block in blocks_of(Graph(plan))}
+            for name in out:
+                if name not in blocks:
+                    raise failure(f"layer {name!r} leads no residual block that prune could take out")
+            remove(plan, [blocks[name] for name in blocks if name in out])
+        cuts = {name: decisions[name] for name in there if decisions[name] != OUT and name in plan.layers}
+        if cuts:
+            self._cut(plan, cuts)
+
+    def _cut(self, plan: Plan, decisions: Mapping[str, str]) -> None:
+        graph = Graph(plan)
+        analysis = Analysis(graph)
+        keep: dict[Port, np.ndarray] = {}
+        for name in (name for name in graph.layers if name in decisions):
+            share = self._share(name, decisions[name])
+            group = analysis.group(made_by(graph.layers[name]))
+            first = next(n for n, layer in graph.layers.items() if made_by(layer) in group.classes)
+            if first != name:
+                raise failure(f"layer {name!r} is cut together with layer {first!r}; decide there")
+            lead = Lead(graph.layers[name], group)
+            reason, kind = refusal(lead), kind_of(lead)
+            if reason is not None or kind is None:
+                why = "it is no unit" if reason is None else reason.reason
+                raise failure(f"layer {name!r} cannot take {decisions[name]}: {why}")
+            count = kept(lead.group, made_by(lead.layer), share, self._round_to, kind)
+            stays = strongest(importance(plan, graph, lead.group), lead.group, count)
+            for port, classes in lead.group.classes.items():
+                here = np.where(classes >= 0, stays[np.maximum(classes, 0)], True)
+                keep[port] = keep.get(port, np.ones(len(here), bool)) & here
+        cut(plan, graph, {port: stays for port, stays in keep.items() if not stays.all()})
+
+    def _share(self, layer: str, choice: str) -> float:
+        if choice not in self._shares:
+            known = [*self._shares, OUT]
+            raise failure(f"layer {layer!r}: prune has no choice {choice!r}; " + did_you_mean(choice, known))
+        return self._shares[choice]

@@ -1,0 +1,199 @@
+"""Which trials are trained, on what, and which checkpoints are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autotune import slices
+from autotune.config import StudyConfig
+from autotune.errors import DataError
+from autotune.keys import parse_key
+from autotune.recipe import Recipe
+from autotune.search.recovery import check_notes, data, record, seconds
+from autotune.search.recovery.choosing import candidates
+from autotune.search.recovery.record import Kept, Record
+from autotune.store import open_store
+from autotune.trial import Trial, Value
+from autotune.workload import Dataset, Sample
+
+KEYS = [parse_key(text) for text in ("size_bytes", "latency_ratio@local", "drop/worst")]
+LIMIT = 0.02
+
+
+def _config(**changes: object) -> StudyConfig:
+    return StudyConfig.model_validate({"name": "s", "judge": {"limit": LIMIT}, **changes})
+
+
+def _trial(number: int, size: float, ratio: float, drop: float, **changes: object) -> Trial:
+    metrics = {"size_bytes": size, "latency_ratio@local": ratio, "drop/worst": drop}
+    return Trial.model_validate(
+        {
+            "number": number,
+            "recipe": {"quantize": {"a": f"choice {number}"}} if number else {},
+            "state": "complete",
+            "metrics": {key: Value.exact(value) for key, value in metrics.items()},
+            **changes,
+        }
+    )
+
+
+ORIGINAL = _trial(0, 100.0, 1.0, 0.0)
+SHIPS = _trial(1, 60.0, 0.8, 0.015)  # within the limit
+SMALL = _trial(2, 20.0, 0.5, 0.06)  # three limits
+BROKEN = _trial(3, 10.0, 0.4, 0.30)  # fifteen
+LARGE = _trial(4, 95.0, 0.95, 0.05)  # loses much for nothing
+
+
+def _chosen(trials: list[Trial], count: int, **changes: object) -> list[int]:
+    return [t.number for t in candidates([ORIGINAL, *trials], _config(**changes), KEYS, count)]
+
+
+def test_what_is_small_and_loses_a_little_too_much_comes_first() -> None:
+    assert _chosen([SHIPS, SMALL, BROKEN, LARGE], 1) == [2]
+
+
+def test_then_what_ships_already() -> None:
+    assert _chosen([SHIPS, SMALL, BROKEN, LARGE], 4) == [2, 1]
+
+
+def test_two_that_are_alike_are_not_both_trained() -> None:
+    twin = _trial(5, 20.2, 0.502, 0.0603)
+    assert _chosen([SHIPS, SMALL, twin], 2) == [2, 1]
+
+
+def test_without_a_loss_there_is_nothing_to_win() -> None:
+    assert _chosen([_trial(1, 60.0, 0.8, 0.0)], 2) == []
+    assert _chosen([BROKEN], 2) == []
+    assert _chosen([], 2) == []
+
+
+def test_what_was_trained_and_what_did_not_complete_is_not_trained() -> None:
+    again = _trial(5, 15.0, 0.45, 0.05, recipe={"quantize": {"a": "w8"}, "recover": {"weights": "0" * 16}})
+    rejected = _trial(6, 15.0, 0.45, 0.05, state="rejected")
+    assert _chosen([SMALL, again, rejected], 3) == [2]
+
+
+def test_a_limit_that_training_cannot_change_must_hold() -> None:
+    assert _chosen([SHIPS, SMALL], 2, budget={"latency_ratio@local": 0.6}) == [2]
+    assert _chosen([SHIPS, SMALL], 2, constraints={"size_bytes": 15.0}) == []
+
+
+def test_the_choice_does_not_move_when_its_result_is_there() -> None:
+    before = _chosen([SHIPS, SMALL, LARGE], 2)
+    after = _trial(9, 20.0, 0.5, 0.0, recipe={**SMALL.recipe, "recover": {"weights": "0" * 16}})
+    assert _chosen([SHIPS, SMALL, LARGE, after], 2) == before
+
+
+def test_an_accuracy_that_is_maximised_counts_as_well() -> None:
+    keys = [parse_key("size_bytes"), parse_key("accuracy/worst")]
+
+    def with_accuracy(trial: Trial, accuracy: float) -> Trial:
+        return trial.model_copy(update={"metrics": {**trial.metrics, "accuracy/worst": Value.exact(accuracy)}})
+
+    trials = [with_accuracy(ORIGINAL, 0.9), with_accuracy(SHIPS, 0.89), with_accuracy(SMALL, 0.86)]
+    assert [t.number for t in candidates(trials, _config(), keys, 1)] == [2]
+
+
+# --- data
+
+
+def _samples(n: int, **columns: list[str]) -> list[Sample]:
+    picture = {"x": np.zeros((1, 2), np.float32)}
+    return [Sample(f"s{i}", picture, i % 2, {name: values[i] for name, values in columns.items()}) for i in range(n)]
+
+
+def test_a_tenth_validates_whatever_the_order() -> None:
+    samples = _samples(1000)
+    fit, held = data.split(Dataset("train", samples))
+    assert len(fit) + len(held) == 1000 and 70 <= len(held) <= 130
+    assert not {s.id for s in fit.samples} & {s.id for s in held.samples}
+    assert [s.id for s in fit.samples] == [s.id for s in samples if s.id in {t.id for t in fit.samples}]
+    _, other = data.split(Dataset("train", samples[::-1]))
+    assert {s.id for s in other.samples} == {s.id for s in held.samples}
+    assert len(data.split(Dataset("train", _samples(20_000)))[1]) == 500
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_few_samples_are_split_too(n: int) -> None:
+    fit, held = data.split(Dataset("train", _samples(n)))
+    assert len(fit) >= 1 and len(held) >= 1 and len(fit) + len(held) == n
+
+
+def test_one_sample_is_refused() -> None:
+    with pytest.raises(DataError, match="needs two"):
+        data.split(Dataset("train", _samples(1)))
+
+
+def test_samples_of_hurt_slices_count_more() -> None:
+    light = ["dark", "dim", "dark", "bright"]
+    train = Dataset("train", _samples(4, light=light))
+    search = Dataset("search", _samples(8, light=light * 2, only_here=["a", "b"] * 4))
+    drops = {"drop/light=dark": 0.03, "drop/light=dim": -0.01, "drop/light=bright": 0.9, "drop/label=0": 0.01}
+    trial = SMALL.model_copy(update={"metrics": {key: Value.exact(v) for key, v in drops.items()}})
+    known = slices.assign(search, ["light", "label", "only_here"]).declarations
+    found = data.weights(train, known, trial, _config())
+    assert found == pytest.approx({"s0": 1 + 1.5, "s2": 1 + 1.5, "s3": 1 + 4.0})  # by its worst slice; at most 5
+    lenient = _config(budget={"drop/light=dark": 0.06})
+    assert data.weights(train, known, trial, lenient)["s0"] == pytest.approx(1.5)
+
+
+def test_bands_are_cut_as_in_the_search_data() -> None:
+    def numbered(name: str, values: list[int]) -> Dataset:
+        picture = {"x": np.zeros((1, 2), np.float32)}
+        return Dataset(name, [Sample(f"{name}{i}", picture, 0, {"n": value}) for i, value in enumerate(values)])
+
+    search, train = numbered("search", list(range(100))), numbered("train", [10, 60, 90])
+    cut = slices.assign(search, ["bands(n, 2)"])
+    low = list(cut)[1]
+    trial = SMALL.model_copy(update={"metrics": {f"drop/{low}": Value.exact(0.02)}})
+    assert data.weights(train, cut.declarations, trial, _config()) == {"train0": 2.0}
+
+
+# --- records
+
+
+def _kept(*steps: int) -> tuple[Kept, ...]:
+    return tuple(Kept(name=str(step), step=step, seconds=step, validation=1 / step) for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "most", "left"),
+    [
+        ((50,), 1, (50,)),
+        ((50, 100), 1, (100,)),
+        ((50, 100, 150, 200), 2, (100, 200)),
+        ((50, 100, 150, 300), 3, (100, 150, 300)),
+        ((100, 200), 3, (100, 200)),
+    ],
+)
+def test_the_best_checkpoint_stays_and_some_before_it(steps: tuple[int, ...], most: int, left: tuple[int, ...]) -> None:
+    found = record.thinned(_kept(*steps), most)
+    assert tuple(each.step for each in found) == left
+    assert record.dropped(_kept(*steps), found) == {str(step) for step in steps if step not in left}
+
+
+def test_a_record_is_found_again(tmp_path: Path) -> None:
+    recipe = Recipe({"quantize": {"a": "w8"}})
+    with open_store(tmp_path / "store.db", "s") as store:
+        assert record.read(store, recipe) is None
+        kept = Record(trial=3, settings="abc", checkpoints=_kept(50), start=0.5)
+        record.write(store, recipe, kept)
+        assert record.read(store, recipe) == kept
+        store.set_meta(f"recovery/{recipe.digest}", {"trial": "three"})
+        with pytest.raises(DataError, match="recovery"):
+            record.read(store, recipe)
+
+
+# --- what is said beforehand
+
+
+def test_check_tells_how_long_and_on_what() -> None:
+    train = Dataset("train", _samples(200))
+    config = _config(recover={"minutes": 0.5, "count": 3, "checkpoints": 2})
+    (note,) = check_notes(config, train)
+    assert "3 recipes" in note and "0.5 min" in note
+    assert seconds(config, 4.0) == pytest.approx(3 * (30 + 8))
+    assert check_notes(_config(), train) == () and seconds(_config(), 4.0) == 0.0
