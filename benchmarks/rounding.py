@@ -1,6 +1,6 @@
 """Damage at equal size and latency: rounding to nearest against compensation, bias correction and equalisation.
 
-    python benchmarks/rounding.py [--studies spam ocr] [--samples 150] [--calibration 32] [--out FILE]
+    python benchmarks/rounding.py [--studies spam ocr] [--formats w4-b32 ...] [--samples 150] [--calibration 32]
 
 For each study, format and way of rounding, all layers that read activations (products and convolutions, not tables) are
 written in the format, and the artifact runs on `--samples` held-out inputs. Everything that is estimated (moments,
@@ -8,8 +8,8 @@ ranges) comes from `--calibration` of the study's calibration inputs. Damage is 
 being the original's; its ratio to that of rounding to nearest has a 95 % interval from a bootstrap over samples. Also:
 the mean Kullback-Leibler divergence of the classes' probabilities, the study's accuracy, and in one session beside that
 of nearest the time of one inference (CPU seconds of the calling thread, medians of interleaved pairs). The studies say
-what they need; `HW_AUTOTUNE_SPAM_DATA` names the folder with the mails. Writes FILE and the same name with `.md`, anew
-after every format.
+what they need; `HW_AUTOTUNE_SPAM_DATA` names the folder with the mails. Writes the result file and the same name with
+`.md` anew after every format; rows of other studies and formats that are there already stay.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -234,6 +233,8 @@ def rows_of(study: str, on: Subject, choice: str, ways: Sequence[str]) -> Iterab
             "format": choice,
             "layers": {each: formats.count(each) for each in dict.fromkeys(formats)},
             "way": label,
+            "samples": len(on.inputs),
+            "calibration_inputs": len(on.workload.calibration),
             "relative_error": float(lost.sum() / found.pop("size").sum()),
             "against_nearest": compared(lost, reference[0]),
             **found,
@@ -248,30 +249,37 @@ def markdown(record: Mapping[str, Any]) -> str:
     text = [
         "# Rounding: damage at equal size and latency",
         "",
-        f"`{record['command']}`, {record['date'][:10]}, onnxruntime {record['onnxruntime']}, one thread. Damage is "
-        "sum |dy|² / sum |y|² of the outputs on held-out inputs; in brackets 95 % intervals. Time is CPU time against "
-        "nearest in the same format.",
+        f"`python benchmarks/rounding.py`, {record['date'][:10]}, onnxruntime {record['onnxruntime']}, one thread. "
+        "Damage is sum |dy|² / sum |y|² of the outputs on held-out inputs, in brackets 95 % intervals of its ratio "
+        "to that of nearest in the same format; time is CPU time against that.",
     ]
     for study, facts in record["studies"].items():
         text += [
             "",
             f"## {study}",
             "",
-            f"{facts['samples']} held-out inputs, {facts['calibration']} calibration inputs; accuracy of the original "
-            f"{facts['accuracy']:.3f}.",
+            f"Accuracy of the original on the same inputs: {facts['accuracy']:.3f}.",
             "",
-            "| format | rounding | damage | against nearest | KL | accuracy | bytes | time | CPU s to apply |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| format | rounding | inputs | damage | against nearest | KL | accuracy | bytes | time | CPU s to apply |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in (row for row in record["results"] if row["study"] == study):
             against, latency = row["against_nearest"], row["latency_against_nearest"]
             text.append(
-                f"| {row['format']} | {row['way']} | {row['relative_error']:.3g} | {against['ratio']:.3f} "
-                f"[{against['low']:.3f}, {against['high']:.3f}] | {row['divergence']:.3g} | {row['accuracy']:.3f} | "
+                f"| {row['format']} | {row['way']} | {row['samples']} | {row['relative_error']:.3g} | "
+                f"{against['ratio']:.3f} [{against['low']:.3f}, {against['high']:.3f}] | {row['divergence']:.3g} | "
+                f"{row['accuracy']:.3f} | "
                 f"{row['size_bytes']:,} | {latency['ratio']:.2f} [{latency['low']:.2f}, {latency['high']:.2f}] | "
                 f"{row['assemble_cpu_s']:.1f} |"
             )
     return "\n".join(text) + "\n"
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """What was asked for, without the place of the result."""
+    asked = ["--studies", *arguments.studies, "--formats", *arguments.formats, "--ways", *arguments.ways]
+    asked += ["--samples", str(arguments.samples), "--calibration", str(arguments.calibration)]
+    return shlex.join(["python", "benchmarks/rounding.py", *asked])
 
 
 def main() -> None:
@@ -284,24 +292,19 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=32)
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    studies: dict[str, Any] = {}
-    results: list[dict[str, Any]] = []
-    record: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.argv]),
-        "onnxruntime": onnxruntime.__version__,
-        "python": platform.python_version(),
-        "studies": studies,
-        "results": results,
-    }
+    record: dict[str, Any] = {"commands": [], "studies": {}, "results": []}
+    if arguments.out.exists():
+        record = json.loads(arguments.out.read_text())
+    record["commands"].append(command(arguments))
+    studies, results = record["studies"], record["results"]
     for study in arguments.studies:
         on = subject(study, arguments.samples, arguments.calibration)
         original = [prediction for answer in on.answers for prediction in on.workload.decode(answer)]
         studies[study] = {
-            "samples": len(on.inputs),
-            "calibration": len(on.workload.calibration),
             "accuracy": resolve_metric(on.workload.metric)(original, list(on.labels)),
         }
         for choice in arguments.formats:
+            results[:] = [row for row in results if (row["study"], row["format"]) != (study, choice)]
             for row in rows_of(study, on, choice, arguments.ways):
                 results.append(row)
                 against = row["against_nearest"]
@@ -311,7 +314,12 @@ def main() -> None:
                     f"{row['accuracy']:.3f} time {row['latency_against_nearest']['ratio']:.2f}",
                     flush=True,
                 )
-            record |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "load_average": os.getloadavg()[0]}
+            record |= {
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "onnxruntime": onnxruntime.__version__,
+                "python": platform.python_version(),
+                "load_average": os.getloadavg()[0],
+            }
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(record, indent=1) + "\n")
             arguments.out.with_suffix(".md").write_text(markdown(record))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from hwprofiles.errors import Failure
 
 MS_DOMAIN = "com.microsoft"
 PRODUCER = "hw-autotune"
+_GRAPH, _INITIALIZER = b"\x3a", b"\x2a"  # tags of ModelProto.graph and GraphProto.initializer on the wire
 
 
 @dataclass(frozen=True)
@@ -241,14 +243,34 @@ class Plan:
         """Serialise: nodes in topological order, unused constants dropped. Deterministic for equal decisions."""
         nodes = in_order(self.nodes, {*self.tensors, *(v.name for v in self.source.inputs)})
         used = {name for node in nodes for name in _reads(node)} | self.output_names()
-        graph = onnx.GraphProto(name=self.source.name or "main_graph")
-        graph.node.extend(nodes)
-        graph.initializer.extend(t for name, t in self.tensors.items() if name in used)
-        graph.input.extend(self.source.inputs)
-        graph.output.extend(self.source.outputs)
-        model = onnx.ModelProto(ir_version=self.source.ir_version, producer_name=PRODUCER, graph=graph)
-        model.opset_import.extend(helper.make_opsetid(d, v) for d, v in sorted(self.opsets.items()))
-        return model.SerializeToString(deterministic=True)
+        # The fields in their order, one tensor at a time: a message of the whole would be a second copy of all weights.
+        head = onnx.ModelProto(ir_version=self.source.ir_version, producer_name=PRODUCER)
+        tail = onnx.ModelProto()
+        tail.opset_import.extend(helper.make_opsetid(d, v) for d, v in sorted(self.opsets.items()))
+        begin = onnx.GraphProto(name=self.source.name or "main_graph", node=nodes)
+        end = onnx.GraphProto(input=self.source.inputs, output=self.source.outputs)
+        tensors = [tensor for name, tensor in self.tensors.items() if name in used]
+        sizes = [tensor.ByteSize() for tensor in tensors]
+        whole = sum(1 + len(_varint(size)) + size for size in sizes) + begin.ByteSize() + end.ByteSize()
+        out = io.BytesIO()
+        out.write(head.SerializeToString(deterministic=True))
+        out.write(_GRAPH + _varint(whole))
+        out.write(begin.SerializeToString(deterministic=True))
+        for tensor, size in zip(tensors, sizes, strict=True):
+            out.write(_INITIALIZER + _varint(size))
+            out.write(tensor.SerializeToString(deterministic=True))
+        out.write(end.SerializeToString(deterministic=True))
+        out.write(tail.SerializeToString(deterministic=True))
+        return out.getvalue()
+
+
+def _varint(number: int) -> bytes:
+    """A length as protobuf writes it: 7 bits a byte, lowest first, the highest bit says that more follow."""
+    written = bytearray()
+    while number > 127:
+        written.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*written, number])
 
 
 def make_node(op: str, inputs: Sequence[str], outputs: Sequence[str], name: str, **attributes: Any) -> onnx.NodeProto:

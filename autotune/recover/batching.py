@@ -16,12 +16,13 @@ class Batch(NamedTuple):
     """Samples that go through the model together.
 
     `inputs` are joined along axis 0. `labels` and `weights` (float32 [samples], 1 where nothing was said) are one per
-    sample.
+    sample. `places` are the samples' places in their data set: the original is asked once about each; (): every time.
     """
 
     inputs: dict[str, np.ndarray]
     labels: tuple[Any, ...]
     weights: np.ndarray
+    places: tuple[int, ...] = ()
 
 
 class Batches:
@@ -86,6 +87,7 @@ class Batches:
             inputs={name: _joined(samples, name) for name in samples[0].inputs},
             labels=tuple(sample.label for sample in samples),
             weights=self._weights[indices],
+            places=tuple(int(i) for i in indices),
         )
 
 

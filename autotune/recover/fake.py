@@ -19,7 +19,8 @@ from autotune.layers import Layer
 from autotune.recover import rounding
 from autotune.recover.graph import Change, OnnxModule
 from autotune.recover.operators.node import Tensor
-from autotune.techniques.quantize import parse_choice
+from autotune.techniques.quantize import NEED_MOMENTS, parse_choice
+from autotune.techniques.rounding import NF4
 from hwprofiles.errors import Failure
 
 Ranges = Mapping[str, Range | tuple[float, float]]
@@ -36,7 +37,8 @@ def attach(
 ) -> None:
     """Put the quantisers that `decisions` (layer -> choice of `quantize`) ask for into the module of `graph`.
 
-    Raises `UsageError` for an unknown layer or choice, `TrialFailure` where a static choice has no calibrated range.
+    Raises `UsageError` for an unknown layer or choice, `TrialFailure` where a static choice has no calibrated range and
+    for choices that need moments.
     """
     known = {layer.name: layer for layer in layers}
     nodes = {node.name: node for node in graph.node}
@@ -47,6 +49,12 @@ def attach(
         if name not in known:
             raise UsageError(f"recover: no layer is named {name!r}; " + did_you_mean(name, known))
         layer = known[name]
+        if choice in NEED_MOMENTS:
+            message = (
+                f"layer {name!r}: {choice} depends on what the layer read before training and cannot be trained with; "
+                "recover a recipe without it"
+            )
+            raise TrialFailure(Failure(kind="unsupported", stage="recover", message=message))
         if layer.op == "Gather" and _rows(layer, nodes):
             change = _gathered(choice)
             for node in layer.nodes:
@@ -96,7 +104,10 @@ class _Weight:
         block = self._block
         if self._choice.endswith("-load"):
             block = min(block, -(-rows.shape[1] // 4) * 4)  # a short row is one block
-        values, self._factors = rounding.in_blocks(rows, self._bits, block, None if search else self._factors)
+        if self._choice.startswith("nf4"):
+            values = rounding.codebook(rows, NF4.values, block)
+        else:
+            values, self._factors = rounding.in_blocks(rows, self._bits, block, None if search else self._factors)
         return rounding.straight_through(weight, values.reshape(moved.shape).movedim(0, layer.output_axis))
 
 
@@ -125,7 +136,10 @@ def _gathered(choice: str) -> Change:
         if not block:
             return rounding.per_channel(rows, 0).reshape(found.shape)
         size = min(block, -(-rows.shape[1] // 4) * 4) if choice.endswith("-load") else block
-        values, _ = rounding.in_blocks(rows, bits, size)
+        if choice.startswith("nf4"):
+            values = rounding.codebook(rows, NF4.values, size)
+        else:
+            values, _ = rounding.in_blocks(rows, bits, size)
         return rounding.straight_through(found, values.reshape(found.shape))
 
     return run

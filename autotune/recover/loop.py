@@ -24,7 +24,7 @@ _WARM_UP = 0.05  # of all steps, while the learning rate rises
 _MOST_WARM_UP = 100  # steps; where the time ends it, steps may be any large number
 _LEAST_RATE = 0.05  # of the learning rate, at the end of its cosine
 _SLOWER = 0.3  # of the learning rate, from the best weights on, when half of the patience is used up
-_ANSWERS = 256 << 20  # bytes of the teacher's answers to the validation samples that are kept
+_ANSWERS = 256 << 20  # bytes of the teacher's answers that are kept
 
 
 def train(
@@ -100,6 +100,7 @@ class _Pupil:
             self._hard = self._of_outputs(hard_loss) if hard_loss else losses.cross_entropy(self._outputs)
         self._optimizer = torch.optim.Adam(self._parameters, lr=settings.learning_rate)
         self._answers: dict[int, dict[str, Tensor]] = {}  # number of a validation batch -> the teacher's answers
+        self._lessons: dict[int, dict[str, Tensor]] = {}  # place of a training sample -> the teacher's answers
         self._room = _ANSWERS
 
     def tensors(self) -> Mapping[str, np.ndarray]:
@@ -125,7 +126,7 @@ class _Pupil:
         loss = 0.0
         for batch in batches:
             with torch.enable_grad():
-                each = self._loss(batch, self._answer(batch, self._teacher_reads()))
+                each = self._loss(batch, self._lesson(batch))
                 share: Tensor = (each * self._counts(batch)).sum() / total
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.item()
@@ -186,19 +187,34 @@ class _Pupil:
         with torch.no_grad():
             return self._teacher(_tensors(batch.inputs), tuple(keep))  # type: ignore[no-any-return]
 
+    def _lesson(self, batch: Batch) -> dict[str, Tensor]:
+        """The teacher's answers to a training batch; those to a sample that came before are remembered."""
+        if batch.places and all(place in self._lessons for place in batch.places):
+            known = [self._lessons[place] for place in batch.places]
+            return {name: torch.stack([answer[name] for answer in known]) for name in known[0]}
+        reads = [output.teacher for output in self._outputs]
+        answer = self._answer(batch, [*reads, *self._features])
+        rows = {name: answer[name] for name in reads}
+        apart = all(tensor.dim() and len(tensor) == len(batch.places) for tensor in rows.values())
+        if apart and not self._features:
+            for i, place in enumerate(batch.places):
+                self._remember(self._lessons, place, {name: tensor[i].clone() for name, tensor in rows.items()})
+        return answer
+
+    def _remember(self, kept: dict[int, dict[str, Tensor]], key: int, answer: dict[str, Tensor]) -> None:
+        """Keep an answer while there is room."""
+        size = sum(tensor.numel() * tensor.element_size() for tensor in answer.values())
+        if key not in kept and size <= self._room:
+            self._room -= size
+            kept[key] = answer
+
     def _answer_once(self, number: int, batch: Batch) -> dict[str, Tensor]:
         if number in self._answers:
             return self._answers[number]
         reads = [output.teacher for output in self._outputs]
         answer = {name: tensor for name, tensor in self._answer(batch, reads).items() if name in reads}
-        size = sum(tensor.numel() * tensor.element_size() for tensor in answer.values())
-        if size <= self._room:
-            self._room -= size
-            self._answers[number] = answer
+        self._remember(self._answers, number, answer)
         return answer
-
-    def _teacher_reads(self) -> list[str]:
-        return [output.teacher for output in self._outputs] + self._features
 
     def _counts(self, batch: Batch) -> Tensor:
         counted = batch.weights if self._settings.sample_weights else np.ones_like(batch.weights)

@@ -3,6 +3,8 @@ gradients (Bengio et al. 2013): rounding counts as the identity on the way back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from autotune.recover.operators.node import Tensor
@@ -69,6 +71,20 @@ def in_blocks(rows: Tensor, bits: int, block: int, factors: Tensor | None = None
             factors = torch.where(better, factor, factors)
             error = torch.where(better, its_error, error)
         return best.reshape(outputs, -1)[:, :length], factors.squeeze(-1)
+
+
+def codebook(rows: Tensor, table: Sequence[float], block: int) -> Tensor:
+    """Rows [outputs, length] rounded, without gradient, to the values of a sorted `table` in [-1, 1] times the largest
+    magnitude of their block."""
+    outputs, length = rows.shape
+    blocks = -(-length // block)
+    with torch.no_grad():
+        values = torch.nn.functional.pad(rows.detach(), (0, blocks * block - length)).reshape(outputs, blocks, block)
+        scales = values.abs().amax(dim=-1, keepdim=True)
+        scales = torch.where(scales < _TINY, 1.0, scales)
+        wide = torch.tensor(table, dtype=torch.float64)
+        places = torch.searchsorted((wide[1:] + wide[:-1]) / 2, (values / scales).double().contiguous())
+        return (wide.to(rows.dtype)[places] * scales).reshape(outputs, -1)[:, :length]
 
 
 def _levelled(values: Tensor, peak: Tensor, factors: Tensor, bits: int) -> Tensor:

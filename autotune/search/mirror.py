@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotune.errors import DataError, DiskError
 from autotune.recipe import NONE
+from autotune.techniques.recover import NAME as RECOVER
 from autotune.trial import Trial
 
 NUMBER = "autotune:number"  # user attribute: our own trial number
@@ -100,9 +101,8 @@ def _distributions(
             if isinstance(distribution, CategoricalDistribution):
                 found.setdefault(name, {}).update(dict.fromkeys(str(c) for c in distribution.choices))
     for trial in trials:
-        for technique, layers in trial.recipe.items():
-            for layer, choice in layers.items():
-                found.setdefault(parameter(technique, layer), {NONE: None})[choice] = None
+        for name, choice in _decided(trial).items():
+            found.setdefault(name, {NONE: None})[choice] = None
     return {name: CategoricalDistribution(list(values)) for name, values in found.items()}
 
 
@@ -114,11 +114,7 @@ def parameter(technique: str, layer: str) -> str:
 def _frozen(
     trial: Trial, metric_names: Sequence[str], distributions: Mapping[str, CategoricalDistribution]
 ) -> FrozenTrial:
-    decided = {
-        parameter(technique, layer): choice
-        for technique, layers in trial.recipe.items()
-        for layer, choice in layers.items()
-    }
+    decided = _decided(trial)
     params = {
         name: decided.get(name, NONE) for name in distributions if decided.get(name) or _has_none(distributions[name])
     }
@@ -140,6 +136,16 @@ def _frozen(
     if finished is not None:
         frozen.datetime_complete = finished
     return frozen
+
+
+def _decided(trial: Trial) -> dict[str, str]:
+    """Parameter -> choice. Which weights were trained is no decision of the search: its names are those of files."""
+    return {
+        parameter(technique, layer): choice
+        for technique, layers in trial.recipe.items()
+        if technique != RECOVER
+        for layer, choice in layers.items()
+    }
 
 
 def _has_none(distribution: CategoricalDistribution) -> bool:

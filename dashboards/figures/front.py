@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from autotune.trial import Value
 from dashboards.figures import palette
+from dashboards.figures.labels import Label, positions
 from dashboards.info import units
 from dashboards.info.front import FrontInfo, FrontPoint, Role
 
@@ -35,6 +36,8 @@ HEIGHT = 440
 
 Pick = Callable[[FrontPoint], Value | None]
 Place = Callable[[float], float]  # a metric's value -> where it lies on the axis
+Named = Mapping[tuple[int, bool], tuple[str, str]]  # (trial, at its ring?) -> its name, and on which side it stands
+_NO_NAME = ("", "bottom center")
 
 
 def speed_figure(info: FrontInfo) -> go.Figure:
@@ -111,13 +114,42 @@ def _add_points(figure: go.Figure, info: FrontInfo, pick: Pick, place: Place) ->
     uniform = [point for point in placed if point.uniform]
     marked = [p for p in placed if p.role in ("recommended", "finalist", "front") and not p.uniform]
     original = [point for point in placed if point.role == "original"]
+    named = _named(figure, info, pick, place)
     figure.add_traces([_stopped([point for point in info.points if pick(point) is None])])
-    figure.add_traces([_points(rejected, info, pick, place, "rejected", opacity=0.6)])
-    figure.add_traces([_points(plain, info, pick, place, "searched", opacity=0.7)])
-    figure.add_traces([_points(uniform, info, pick, place, "uniform")])
-    figure.add_traces([_points(marked, info, pick, place, "searched")])
-    figure.add_traces([_points(original, info, pick, place, "original")])
-    figure.add_traces(_second_look(info, pick, place))
+    figure.add_traces([_points(rejected, info, pick, place, "rejected", named, opacity=0.6)])
+    figure.add_traces([_points(plain, info, pick, place, "searched", named, opacity=0.7)])
+    figure.add_traces([_points(uniform, info, pick, place, "uniform", named)])
+    figure.add_traces([_points(marked, info, pick, place, "searched", named)])
+    figure.add_traces([_points(original, info, pick, place, "original", named)])
+    figure.add_traces(_second_look(info, pick, place, named))
+
+
+def _named(figure: go.Figure, info: FrontInfo, pick: Pick, place: Place) -> Named:
+    """The names of points and where each stands: finalists choose first, then the original, then uniform recipes."""
+    low, high = figure.layout.xaxis.range
+    searched = [(point, value) for point in info.points if (value := pick(point)) is not None]
+    final = [(point, value) for point in info.final if (value := pick(point)) is not None]
+    heights = [place(end) for _, value in (*searched, *final) for end in (value.low, value.high)] or [0.0, 1.0]
+    bottom, top = figure.layout.yaxis.range or (min(heights), max(heights))
+    room = (top - bottom) * (0.0 if figure.layout.yaxis.range else 0.06) or 1e-9  # the library leaves some by itself
+
+    def at(point: FrontPoint, value: Value) -> tuple[float, float]:
+        x = (math.log10(point.size / MB) - low) / (high - low)
+        return x, (place(value.value) - bottom + room) / (top - bottom + 2 * room)
+
+    shown = {point.trial for point, _ in final}
+    rings = [(point, True, Label(*at(point, value), f"#{point.trial}", SIZES[point.role] + 7, needed=True))
+             for point, value in final]  # fmt: skip
+    others = [(point, False, Label(*at(point, value), text, SIZES[point.role], needed=not point.uniform))
+              for point, value in searched if (text := _label(point, shown))]  # fmt: skip
+    wanted = sorted([*rings, *others], key=lambda each: (not each[1], not each[2].needed))
+    marks = [(*at(point, value), float(SIZES[point.role])) for point, value in (*searched, *final)]
+    found = positions([label for _, _, label in wanted], marks)
+    return {
+        (point.trial, ring): (f"<b>{label.text}</b>" if point.role == "recommended" else label.text, position)
+        for (point, ring, label), position in zip(wanted, found, strict=True)
+        if position is not None
+    }
 
 
 def _stopped(points: Sequence[FrontPoint]) -> go.Scatter:
@@ -145,6 +177,7 @@ def _points(
     pick: Pick,
     place: Place,
     kind: str,
+    named: Named,
     *,
     opacity: float = 1.0,
 ) -> go.Scatter:
@@ -158,8 +191,8 @@ def _points(
         name=kind,
         hovertext=[_hover(point) for point in points],
         hoverinfo="text",
-        text=[_label(point, info) for point in points],
-        textposition="bottom center",
+        text=[named.get((point.trial, False), _NO_NAME)[0] for point in points],
+        textposition=[named.get((point.trial, False), _NO_NAME)[1] for point in points],
         textfont={"size": 12, "color": palette.MUTED},
         cliponaxis=False,
         error_y=_bars(values, place, palette.GRID if kind == "rejected" else palette.FAINT),
@@ -176,7 +209,7 @@ def _points(
     )
 
 
-def _second_look(info: FrontInfo, pick: Pick, place: Place) -> list[go.Scatter]:
+def _second_look(info: FrontInfo, pick: Pick, place: Place, named: Named) -> list[go.Scatter]:
     """Confirmed values as rings, each with a line from what the search had seen."""
     searched = {point.trial: point for point in info.points}
     traces = []
@@ -202,8 +235,8 @@ def _second_look(info: FrontInfo, pick: Pick, place: Place) -> list[go.Scatter]:
             y=[place(value.value) for _, value in confirmed],
             mode="markers+text",
             name="finalist, measured again",
-            text=[f"  <b>#{p.trial}</b>" if p.role == "recommended" else f"  #{p.trial}" for p, _ in confirmed],
-            textposition="middle right",
+            text=[named[point.trial, True][0] for point, _ in confirmed],
+            textposition=[named[point.trial, True][1] for point, _ in confirmed],
             textfont={"size": 12, "color": palette.INK},
             cliponaxis=False,
             hovertext=[_hover(point, final=True) for point, _ in confirmed],
@@ -232,13 +265,13 @@ def _bars(values: Sequence[Value], place: Place, colour: str) -> dict[str, Any]:
     }
 
 
-def _label(point: FrontPoint, info: FrontInfo) -> str:
-    """Only what a reader looks for gets a name in the plot; finalists get theirs at the ring."""
+def _label(point: FrontPoint, final: Collection[int]) -> str:
+    """Only what a reader looks for gets a name in the plot; finalists (`final`) get theirs at the ring."""
     if point.role == "original":
-        return "<br>original"
-    if point.role == "recommended" and not any(final.trial == point.trial for final in info.final):
-        return f"<br><b>#{point.trial}</b>"
-    return f"<br>{palette.plain(point.uniform, 20)}" if point.uniform else ""
+        return "original"
+    if point.role == "recommended" and point.trial not in final:
+        return f"#{point.trial}"
+    return palette.plain(point.uniform, 20) if point.uniform else ""
 
 
 def _hover(point: FrontPoint, *, final: bool = False) -> str:

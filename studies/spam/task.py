@@ -18,7 +18,7 @@ import re
 import string
 import tarfile
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +77,8 @@ def workload() -> Workload:
         metric="accuracy",
         slices=("kind", "format"),
         latency_inputs={"ids": typical},
+        train=_dataset("train", encoded["training"]),
+        loss=loss,
     )
 
 
@@ -98,6 +100,13 @@ def decode(outputs: Arrays) -> list[str]:
     """The class with the largest logit."""
     (logits,) = outputs.values()
     return [CLASSES[int(index)] for index in logits.argmax(axis=-1)]
+
+
+def loss(outputs: Mapping[str, torch.Tensor], labels: Sequence[str]) -> torch.Tensor:
+    """Cross entropy of each mail."""
+    (logits,) = outputs.values()
+    classes = torch.tensor([CLASSES.index(label) for label in labels])
+    return nn.functional.cross_entropy(logits, classes, reduction="none")
 
 
 # --- the encoder; names of parameters are those of the file ---

@@ -104,9 +104,9 @@ class TestQuantize(TechniqueConformance):
         bits, block = (8, 0) if choice.startswith("int8") else parse_choice(choice)
         blocks = math.ceil(inputs / block) if block else 1
         padded = blocks * block if block else inputs
-        kept = 4 * math.ceil(inputs / 100) if choice == "int8-dynamic-o1%" else 0  # bytes of each output
+        few = 8 * math.ceil(math.ceil(inputs / 100) / 8) if choice == "int8-dynamic-o1%" else 0  # to a multiple of 8
         bias = 16  # a convolution's, as levels and scales
-        return outputs * (math.ceil(padded * bits / 8) + 4 * blocks + kept + bias)
+        return outputs * (math.ceil(padded * bits / 8) + 4 * blocks + 4 * few + bias) + 8 * few + 4 * inputs * bool(few)
 
 
 class TestQuantizeWithCompensation(TestQuantize):

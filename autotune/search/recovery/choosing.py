@@ -8,10 +8,10 @@ from autotune import pareto
 from autotune.config import StudyConfig
 from autotune.keys import COST_METRICS, WORST, MetricKey, parse_key
 from autotune.search.knowledge import corner
-from autotune.search.stages import USEFUL_DROPS
 from autotune.trial import Trial, Value
 
-LEFT = 1 / USEFUL_DROPS  # share of a loss that is taken to be left: what loses five limits then comes to one
+LEFT = 0.15  # share of a loss that is taken to be left after training
+_WIDER = 1.1  # than the dearest trial: a model that is no faster than the original may be worth its size
 _DROP = MetricKey("drop", WORST)
 
 
@@ -20,10 +20,10 @@ def candidates(
 ) -> list[Trial]:
     """At most `count` complete trials, the most promising first; the original (trial 0) must be among `trials`.
 
-    Promising is what would add most to the front if training took away four fifths of what it loses: small and fast
-    recipes that lose too much, up to five limits, and those that already ship. Volumes are taken up to what may ship,
-    one candidate after the other, so that two that are alike are not both chosen. What breaks a limit that training
-    cannot change, and what was trained already, is left out.
+    Promising is what would add most to the front if training left 15 % of what it loses: small and fast recipes that
+    lose too much, up to six limits or so, and those that already ship. Volumes are taken up to what may ship, one
+    candidate after the other, so that two that are alike are not both chosen. What breaks a limit that training cannot
+    change, and what was trained already, is left out.
     """
     original = next(trial for trial in trials if trial.number == 0)
     keys = list(objectives)
@@ -32,14 +32,13 @@ def candidates(
     searched = [t for t in trials if t.number and t.state == "complete" and not t.recovered]
     searched = [t for t in searched if all(str(key) in t.metrics for key in keys)]
     fixed = {text: limit for text, limit in config.limits.items() if parse_key(text).name in COST_METRICS}
-    hopeful = {
-        t.number: t
-        for t in (pareto.within(searched, fixed) if fixed else searched)
-        if str(_DROP) in t.metrics and t.metrics[str(_DROP)].value <= USEFUL_DROPS * config.drop_limit
-    }
+    hopeful = {t.number: t for t in (pareto.within(searched, fixed) if fixed else searched)}
     corners, scales = corner(config, original, keys)
-    if _DROP in keys:
-        corners[keys.index(_DROP)] = config.limits[str(_DROP)]
+    for place, key in enumerate(keys):
+        if key == _DROP:
+            corners[place] = config.limits[str(_DROP)]
+        elif key.name in COST_METRICS:
+            corners[place] = _WIDER * max(t.metrics[str(key)].value for t in (original, *hopeful.values()))
     smallest = 1e-9
     for scale in scales:
         smallest *= scale

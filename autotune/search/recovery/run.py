@@ -53,7 +53,7 @@ class Recovery:
             return []
         chosen = candidates(self.store.trials(details=False), self.config, self.objectives, table.count)
         if not chosen:
-            watch(Progress(NAME, "no trial loses so little that training would make it one to ship"))
+            watch(Progress(NAME, "no recipe promises to gain by training"))
             return []
         from autotune.search.recovery.attempt import Attempt
 

@@ -35,7 +35,7 @@ def noise_factors(covariance: Floats, noise: float, target: Floats) -> Floats:
         wide = _log_normal(residual, core * (model + WIDE**2 * noise)) + np.log(SHARE)
         odds = 1 / (1 + np.exp(np.clip(narrow - wide, -50, 50)))
         variance_of = np.where(odds > 0.5, model + WIDE**2 * noise, model + noise)
-        core = float(np.mean(residual**2 / variance_of))
+        core = max(float(np.mean(residual**2 / variance_of)), 1e-12)  # 0 where an objective is the same everywhere
     gain = np.logaddexp(narrow, wide).sum() - single
     if gain < EVIDENCE:
         return np.ones(count)

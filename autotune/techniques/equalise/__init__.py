@@ -10,10 +10,11 @@ read it are multiplied. It has the name of the first layer that reads it.
 | smooth-25%, -50%, -75% | a^alpha / w^(1 - alpha) (SmoothQuant, arXiv 2211.10438), alpha the percentage | moments |
 | awq | a^b, b searched for the least error of rounding to 4 bits (AWQ, arXiv 2306.00978) | moments |
 
-`a` is the size of the activations in the channel, sqrt(E x^2). The papers take the largest |x| (SmoothQuant) and the
-mean |x| (AWQ). The root mean square is what moments hold. It is less driven by one outlier than the maximum, so a
-given alpha moves less of a rare outlier into the weights. `w` and r are the largest |weight| of the channel. `smooth`
-and `awq` are for products and 1 x 1 convolutions, `cross-layer` for every unit that a layer writes.
+`a` is the size of the activations in the channel, sqrt(E x^2), as the first reader sees them. The papers take the
+largest |x| (SmoothQuant) and the mean |x| (AWQ). The root mean square is what moments hold. It is less driven by one
+outlier than the maximum, so a given alpha moves less of a rare outlier into the weights. `w` and r are the largest
+|weight| of the channel. `smooth` and `awq` are for products and 1 x 1 convolutions, `cross-layer` for every unit that
+a layer writes.
 
 Between writer and readers there may be operators that commute with positive scales per channel: Relu, LeakyRelu,
 PRelu, pooling, products with a gate, constant factors and shifts (which are scaled too), Reshape, Transpose, and the
@@ -28,6 +29,7 @@ transformers, such as BERT, and behind GELU it is the only way.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Literal, NoReturn, get_args
 
@@ -38,7 +40,8 @@ from autotune.layers import Layer, Skipped
 from autotune.techniques import shares as share
 from autotune.techniques.equalise import folding, scales
 from autotune.techniques.equalise.balance import balanced
-from autotune.techniques.equalise.units import Unit, find, is_product
+from autotune.techniques.equalise.finding import find
+from autotune.techniques.equalise.units import Unit, is_product
 from autotune.techniques.protocol import Calibration, Capabilities, Plan, Stage
 from hwprofiles.errors import Failure
 
@@ -93,8 +96,8 @@ class Equalise:
     def apply(self, plan: Plan, decisions: Mapping[str, str]) -> None:
         """Scale. Units whose layers are gone have nothing left to scale.
 
-        Raises `UsageError` for a choice that is none, `TrialFailure` where an earlier edit leaves no unit of that
-        name, or a choice finds no moments.
+        Raises `UsageError` for a choice that is none, `KeyError` for an unknown layer, `TrialFailure` where an earlier
+        edit leaves no unit of that name, or a choice finds no moments.
         """
         for choice in decisions.values():
             if choice not in ("cross-layer", "awq") and share.parsed("smooth", choice) is None:
@@ -103,7 +106,7 @@ class Equalise:
         reasons = {each.name: each.reason for each in skipped}
         wanted: dict[str, str] = {}
         for name, choice in decisions.items():
-            if plan.parts.get(name, (name,)) != (name,):
+            if plan.parts.get(name) == ():
                 continue  # pruned away
             if name not in units:
                 plan.layer(name)
@@ -133,31 +136,35 @@ class Equalise:
 
 def _activation_aware(plan: Plan, unit: Unit, choice: str) -> np.ndarray:
     """The scale of `smooth` and `awq`, float64 `[channels]`."""
-    reader = unit.name
     if not all(is_product(plan.layer(name)) for name in unit.readers):
-        _fail(f"layer {reader!r}: {choice} is for products and 1 x 1 convolutions, and another kind reads the tensor")
-    squares = folding.activation_squares(plan, reader)
-    if squares is None:
-        _fail(
-            f"layer {reader!r}: nothing is known about what it reads, and {choice} needs that; give calibration data "
-            "that reach it"
-        )
-    channels = unit.readers[reader]
+        _fail(f"layer {unit.name!r}: {choice} is for products and 1 x 1 convolutions, and another kind reads it too")
+    squares = {name: folding.activation_squares(plan, name) for name in unit.readers}
+    for name, known in squares.items():
+        if known is None:
+            _fail(
+                f"layer {name!r}: nothing is known about what it reads, and {choice} needs that; give calibration "
+                "data that reach it"
+            )
+    seen = {name: known for name, known in squares.items() if known is not None}
+    sizes = scales.sizes(seen[unit.name], unit.readers[unit.name], unit.channels)
     alpha = share.parsed("smooth", choice)
     if alpha is not None:
-        counts = np.maximum(np.bincount(channels, minlength=unit.channels), 1)
-        sizes = np.sqrt(np.bincount(channels, squares, unit.channels) / counts)
         return scales.smooth(sizes, folding.read_range(plan, unit), alpha)
-    # Readers of one tensor have the same inputs in the same order unless a reshape stands between.
-    alike = [name for name, each in unit.readers.items() if np.array_equal(each, channels)]
-    moments = plan.moments(reader)
-    digests = [plan.weight_digest(plan.layer(name)) for name in alike]
-    key = ("equalise", VERSION, choice, unit.name, alike, digests, moments.digest if moments is not None else "")
 
     def search() -> dict[str, np.ndarray]:
-        return {"scale": scales.awq([folding.matrix_of(plan, name) for name in alike], squares, channels)}
+        readers = [
+            scales.Reader(folding.matrix_of(plan, name), seen[name], each) for name, each in unit.readers.items()
+        ]
+        return {"scale": scales.awq(readers, sizes)}
 
-    return plan.banked(key, search)["scale"]
+    digests = [
+        (name, plan.weight_digest(plan.layer(name)), _digest(seen[name], each)) for name, each in unit.readers.items()
+    ]
+    return plan.banked(("equalise", VERSION, choice, unit.name, digests), search)["scale"]
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in arrays)).hexdigest()
 
 
 def _fail(message: str) -> NoReturn:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from autotune.techniques.rounding import in_blocks
@@ -9,6 +12,25 @@ from autotune.techniques.rounding import in_blocks
 BITS, BLOCK = 4, 32  # the format whose rounding error `awq` looks at
 GRID = tuple(step / 10 for step in range(11))  # exponents that `awq` tries; 0 changes nothing
 LIMIT = 1e4  # a channel is scaled by no more than this, either way: float32 stays far from its ends
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A product: `matrix` float32 `[outputs, inputs]`, `squares` `[inputs]` the E x^2 of what it reads, and `channels`
+    `[inputs]` where that comes from.
+    """
+
+    matrix: np.ndarray
+    squares: np.ndarray
+    channels: np.ndarray
+
+
+def sizes(squares: np.ndarray, channels: np.ndarray, count: int) -> np.ndarray:
+    """`[count]`: sqrt(E x^2) of each channel, over all inputs `[inputs]` that come from it."""
+    found: np.ndarray = np.sqrt(
+        np.bincount(channels, squares, count) / np.maximum(np.bincount(channels, minlength=count), 1)
+    )
+    return found
 
 
 def cross_layer(written: np.ndarray, read: np.ndarray) -> np.ndarray:
@@ -26,20 +48,17 @@ def smooth(activations: np.ndarray, read: np.ndarray, alpha: float) -> np.ndarra
     return _centred(a**alpha / w ** (1 - alpha), alive)
 
 
-def awq(matrices: list[np.ndarray], squares: np.ndarray, channels: np.ndarray) -> np.ndarray:
+def awq(readers: Sequence[Reader], activations: np.ndarray) -> np.ndarray:
     """a^b with the b of `GRID` that does least damage (Lin et al., arXiv 2306.00978, equation 5), geometric mean 1.
 
-    `matrices`: float32 `[outputs, inputs]` of products that read the same; `squares` `[inputs]`: E x^2; `channels`
-    `[inputs]`: the channel of each input. The damage is that of rounding to 4 bits in blocks of 32, each weight's
-    squared error times E x^2. b = 0 is among the candidates, so the damage never grows.
+    The damage is that of rounding all readers to 4 bits in blocks of 32. b = 0 is among the candidates, so it never
+    grows.
     """
-    count = int(channels.max()) + 1
-    sizes = np.sqrt(np.bincount(channels, squares, count) / np.maximum(np.bincount(channels, minlength=count), 1))
-    alive = sizes > 0
-    best, least = np.ones(count), np.inf
+    alive = activations > 0
+    best, least = np.ones(len(activations)), np.inf
     for exponent in GRID:
-        scale = _centred(np.where(alive, sizes, 1.0) ** exponent, alive)
-        damage = sum(rounding_damage(matrix, squares, scale[channels]) for matrix in matrices)
+        scale = _centred(np.where(alive, activations, 1.0) ** exponent, alive)
+        damage = sum(rounding_damage(each.matrix, each.squares, scale[each.channels]) for each in readers)
         if damage < least:
             best, least = scale, damage
     return best

@@ -82,8 +82,9 @@ class Relation:
         """Two axes are one and the same."""
         sizes = self.graph.size(a), self.graph.size(b)
         if sizes == (None, None):
-            if b[0] in self.node.output:
-                self.graph.equate(b, a)
+            new, old = (b, a) if b[0] in self.node.output else (a, b)
+            if new[0] in self.node.output:
+                self.graph.equate(new, old)
             return
         if sizes[0] is None or sizes[0] != sizes[1]:
             self.stop("has sizes that are not known", a, b)

@@ -7,7 +7,7 @@ it, as far as their inputs go along with its input. The order is that of the blo
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtri
 
 from autotune.techniques.rounding.grids import Grid
 from autotune.techniques.rounding.nearest import Blocks, to_nearest
@@ -85,17 +85,18 @@ def _next_stop(begin: int, block: int) -> int:
 def _inverse_factor(hessian: np.ndarray) -> np.ndarray:
     """Upper U with Uᵀ U = (damped Hessian)⁻¹, `[groups, inputs, inputs]`.
 
-    From H = R Rᵀ with R upper (Cholesky of H read backwards) and U = R⁻¹: H itself is never inverted.
+    From H = R Rᵀ with R upper (Cholesky of H read backwards) and U = R⁻¹: H itself is never inverted. In place where
+    that is possible: for wide layers these matrices are what takes memory.
     """
-    groups, inputs, _ = hessian.shape
-    mean = hessian.diagonal(axis1=1, axis2=2).mean(axis=1)
-    damping = np.where(mean > 0, DAMPING * mean, 1.0)
-    eye = np.eye(inputs)
     upper = np.empty_like(hessian)
-    for group in range(groups):
-        damped = hessian[group] + damping[group] * eye
-        root = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
-        upper[group] = solve_triangular(root, eye, check_finite=False)
+    for group, each in enumerate(hessian):
+        damped = each.copy()
+        mean = damped.diagonal().mean()
+        damped.flat[:: len(damped) + 1] += DAMPING * mean if mean > 0 else 1.0
+        root = np.linalg.cholesky(damped[::-1, ::-1])
+        del damped
+        inverse, _ = dtrtri(root.T, overwrite_c=True)  # LAPACK wants columns first, in which order the root is upper
+        upper[group] = inverse.T[::-1, ::-1]
     return upper
 
 

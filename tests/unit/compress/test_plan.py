@@ -239,6 +239,16 @@ def test_moments_follow_edits_and_survive_into_the_structure() -> None:
     assert set(made.original()._moments) == {"up", "down"}
 
 
+@pytest.mark.parametrize("model", ["encoder", "residual", "tied_embedding"])
+def test_bytes_are_those_of_the_whole_message(model: str) -> None:
+    """Written tensor by tensor; the same bytes as protobuf writes."""
+    made = assembler_of(Double("double", "scale"), model=model)
+    layers = list(made.source.layers)
+    for recipe in (Recipe(), Recipe({"double": {layers[0]: "yes"}, "quantize": {layers[1]: "w4-b32-load"}})):
+        artifact = made.assemble(recipe)
+        assert onnx.load_from_string(artifact).SerializeToString(deterministic=True) == artifact
+
+
 # -- order and cache
 
 

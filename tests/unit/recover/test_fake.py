@@ -18,9 +18,9 @@ from autotune.recipe import Recipe
 from autotune.recover import fake, rounding
 from autotune.recover.graph import OnnxModule
 from autotune.techniques import rounding as written
-from autotune.techniques.quantize import CHOICES
+from autotune.techniques.quantize import ALL_CHOICES, NEED_MOMENTS
 from tests.unit import zoo
-from tests.unit.compress.assembling import assembler_of, offered
+from tests.unit.compress.assembling import assembler_of
 from tests.unit.recover.reference import run, tensors
 
 MODELS = {
@@ -40,12 +40,12 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", [choice for choice in ALL_CHOICES if choice not in NEED_MOMENTS])
 def test_the_student_computes_what_its_artifact_does(name: str, choice: str, tmp_path: Path) -> None:
     model = MODELS[name]()
     feeds = zoo.feeds(model, size=4)
     made = assembler_of(model, feeds, tmp_path)
-    decisions = {layer: choice for layer, choices in offered(made).items() if choice in choices}
+    decisions = {name: choice for name, layer in made.source.layers.items() if made.offers(layer, choice)}
     if not decisions:
         pytest.skip(f"no layer of {name} takes {choice}")
     student = onnx.load_from_string(made.assemble(Recipe()))
@@ -57,7 +57,7 @@ def test_the_student_computes_what_its_artifact_does(name: str, choice: str, tmp
         found = tensor.detach().numpy()
         damage = error(original[output], artifact[output])
         # Kernels of packed weights round activations to 8 bits too; one step of a static activation may fall elsewhere.
-        bound = {"w": 0.02, "i": 0.01, "f": 1e-6}[choice[0]] if not choice.endswith("-load") else 1e-6
+        bound = {"n": 1e-6, "w": 0.02, "i": 0.01, "f": 1e-6}[choice[0]] if not choice.endswith("-load") else 1e-6
         assert error(found, artifact[output]) < bound, output
         assert choice.startswith("w8-b") or error(found, artifact[output]) < 0.25 * damage, (output, damage)
 
@@ -72,6 +72,14 @@ def test_blocks_are_rounded_as_they_are_written(seed: int, bits: int, block: int
     assert np.allclose(found.numpy(), expected.restore(), atol=1e-6)
     again, _ = rounding.in_blocks(torch.from_numpy(rows), bits, block, factors)
     assert torch.equal(found, again)
+
+
+@pytest.mark.parametrize("length", [3, 64, 100])
+def test_codebooks_are_rounded_to_as_they_are_written(length: int) -> None:
+    rows = np.random.default_rng(length).standard_normal((5, length)).astype(np.float32)
+    rows[0] = 0
+    found = rounding.codebook(torch.from_numpy(rows), written.NF4.values, 64)
+    assert np.allclose(found.numpy(), written.to_nearest(rows, written.NF4, 64).restore(), atol=1e-7)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -114,6 +122,13 @@ def test_a_static_choice_without_a_range_names_the_activation() -> None:
     model, layer = mlp()
     with pytest.raises(TrialFailure, match="'x' has no calibrated range"):
         fake.attach(OnnxModule(model), model.graph, [layer], {layer.name: "int8-static"}, {})
+
+
+@pytest.mark.parametrize("choice", NEED_MOMENTS)
+def test_choices_that_depend_on_what_was_read_are_refused(choice: str) -> None:
+    model, layer = mlp()
+    with pytest.raises(TrialFailure, match="cannot be trained with"):
+        fake.attach(OnnxModule(model), model.graph, [layer], {layer.name: choice}, {})
 
 
 def test_unknown_names_get_the_nearest() -> None:

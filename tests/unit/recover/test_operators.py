@@ -127,7 +127,8 @@ REDUCTIONS: list[Case] = [
     ("ReduceSum", [numbers(2, 3)], {"noop_with_empty_axes": 1}),
     ("ArgMax", [numbers(3, 4)], {"axis": 1, "keepdims": 0}), ("ArgMin", [numbers(3, 4)], {"axis": -2}),
     ("ArgMax", [np.ones((2, 3), np.float32)], {"axis": 1, "select_last_index": 1}),
-    ("CumSum", [numbers(3, 4), np.array(1)], {}), ("CumSum", [numbers(3, 4), np.array(0)], {"exclusive": 1, "reverse": 1}),
+    ("CumSum", [numbers(3, 4), np.array(1)], {}),
+    ("CumSum", [numbers(3, 4), np.array(0)], {"exclusive": 1, "reverse": 1}),
     *((op, [X], {}) for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")),
     ("LpNormalization", [numbers(3, 4)], {"p": 1}), ("LpNormalization", [numbers(3, 4)], {"axis": 0}),
 ]  # fmt: skip
@@ -146,7 +147,8 @@ NORMS: list[Case] = [
 PRODUCTS: list[Case] = [
     ("MatMul", [numbers(2, 3, 4), numbers(4, 5)], {}), ("MatMul", [numbers(4), numbers(2, 4, 3)], {}),
     ("Gemm", [numbers(4, 3), numbers(5, 4), numbers(5)], {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0}),
-    ("Gemm", [numbers(3, 4), numbers(4, 5)], {}), ("Einsum", [numbers(2, 3), numbers(4, 3)], {"equation": "ik, jk -> ij"}),
+    ("Gemm", [numbers(3, 4), numbers(4, 5)], {}),
+    ("Einsum", [numbers(2, 3), numbers(4, 3)], {"equation": "ik, jk -> ij"}),
     ("com.microsoft.FusedMatMul", [numbers(2, 4, 3), numbers(2, 5, 4)], {"transA": 1, "transB": 1, "alpha": 0.5}),
 ]  # fmt: skip
 WINDOWS: list[Case] = [
@@ -168,7 +170,8 @@ WINDOWS: list[Case] = [
     )),
     ("AveragePool", [X], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}),
     ("AveragePool", [numbers(1, 2, 9)], {"kernel_shape": [3], "strides": [2]}),
-    ("MaxPool", [numbers(1, 2, 5, 5, 5)], {"kernel_shape": [2, 2, 2]}), ("LpPool", [X], {"kernel_shape": [2, 2], "p": 2}),
+    ("MaxPool", [numbers(1, 2, 5, 5, 5)], {"kernel_shape": [2, 2, 2]}),
+    ("LpPool", [X], {"kernel_shape": [2, 2], "p": 2}),
 ]  # fmt: skip
 RESIZES: list[Case] = [
     ("Resize", [X, None, np.array([1, 1, 2.5, 0.6], np.float32)], {"mode": mode, "coordinate_transformation_mode": way})

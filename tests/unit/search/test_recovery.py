@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from autotune import slices
-from autotune.config import StudyConfig
-from autotune.errors import DataError
+from autotune.config import RecoverTable, StudyConfig, load_study
+from autotune.config.task import cannot_recover
+from autotune.errors import ConfigError, DataError
 from autotune.keys import parse_key
 from autotune.recipe import Recipe
+from autotune.search.mirror import mirror
 from autotune.search.recovery import check_notes, data, record, seconds
 from autotune.search.recovery.choosing import candidates
 from autotune.search.recovery.record import Kept, Record
+from autotune.search.space import Space, Variable
+from autotune.search.warm.translation import translate
 from autotune.store import open_store
 from autotune.trial import Trial, Value
-from autotune.workload import Dataset, Sample
+from autotune.workload import Dataset, Sample, Workload
 
 KEYS = [parse_key(text) for text in ("size_bytes", "latency_ratio@local", "drop/worst")]
 LIMIT = 0.02
@@ -56,7 +61,16 @@ def test_what_is_small_and_loses_a_little_too_much_comes_first() -> None:
 
 
 def test_then_what_ships_already() -> None:
-    assert _chosen([SHIPS, SMALL, BROKEN, LARGE], 4) == [2, 1]
+    assert _chosen([SHIPS, SMALL, BROKEN, LARGE], 2) == [2, 1]
+
+
+def test_what_could_never_ship_is_not_trained() -> None:
+    assert 3 not in _chosen([SHIPS, SMALL, BROKEN, LARGE], 4)
+
+
+def test_a_model_may_be_small_and_no_faster() -> None:
+    slow = _trial(5, 25.0, 1.02, 0.06)
+    assert _chosen([_trial(1, 40.0, 1.01, 0.0), slow], 1) == [5]
 
 
 def test_two_that_are_alike_are_not_both_trained() -> None:
@@ -197,3 +211,66 @@ def test_check_tells_how_long_and_on_what() -> None:
     assert "3 recipes" in note and "0.5 min" in note
     assert seconds(config, 4.0) == pytest.approx(3 * (30 + 8))
     assert check_notes(_config(), train) == () and seconds(_config(), 4.0) == 0.0
+
+
+# --- what the rest of a study makes of it
+
+
+def test_a_trained_recipe_is_a_start_for_another_study_without_its_weights() -> None:
+    choices = ("none", "w8", "w4")
+    space = Space(tuple(Variable(f"quantize/{name}", "quantize", (name,), choices) for name in "abc"), ())
+    decisions = {"quantize": {"a": "w8", "b": "w4"}}
+    found = translate(space, Recipe({**decisions, "recover": {"weights": "0123456789abcdef"}}))
+    assert found.usable and found.lost == 0
+    assert space.recipe(found.params) == Recipe(decisions)
+    assert space.params(Recipe({**decisions, "recover": {"weights": "0123456789abcdef"}})) is None
+
+
+def test_the_optuna_view_has_no_parameter_for_weights(tmp_path: Path) -> None:
+    trained = SMALL.model_copy(update={"number": 9, "recipe": {**SMALL.recipe, "recover": {"weights": "0" * 16}}})
+    path = tmp_path / "optuna.log"
+    assert mirror([SMALL, trained], path, "s", ["minimize"], ["drop/worst"]) == 2
+    text = path.read_text()
+    assert "quantize:a" in text and "recover" not in text
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("[recover]\nminute = 1.0", "recover.minute: unknown key; did you mean 'minutes'"),
+        ("[recover]\nminutes = 0", "recover.minutes: input should be greater than 0"),
+        ("[recover]\ncheckpoints = 9", "recover.checkpoints: input should be less than or equal to 3"),
+        ("[techniques.recover]", "techniques.recover: is no technique to search over; write the table [recover]"),
+    ],
+)
+def test_a_table_that_cannot_be_read(table: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(f'name = "s"\n\n{table}\n')
+    with pytest.raises(ConfigError) as caught:
+        load_study(str(tmp_path))
+    assert words in str(caught.value) and f"{tmp_path / 'study.toml'}:" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "words"),
+    [
+        ({}, {"train": None}, "needs training data: set Workload.train"),
+        ({"hard": 0.5}, {"loss": None}, "set Workload.loss"),
+        ({"soft": 0.0}, {"loss": None}, "nothing to learn from"),
+        ({"soft": 0.0}, {}, ""),
+        ({"hard": 0.0}, {}, ""),
+    ],
+)
+def test_what_a_table_needs_of_the_workload(table: dict[str, float], changes: dict[str, None], words: str) -> None:
+    train = Dataset("train", _samples(20))
+    given: dict[str, Any] = {
+        "model": "model.onnx",
+        "search": train,
+        "heldout": train,
+        "calibration": [],
+        "decode": list,
+        "train": train,
+        "loss": lambda outputs, labels: outputs,
+    }
+    found = cannot_recover(RecoverTable.model_validate(table), Workload(**(given | changes)))
+    assert (words in found) if words else not found

@@ -226,3 +226,8 @@ class TestGuess:
             Model(space, np.ones(1), worst=0, guess={0: {}})
         with pytest.raises(UsageError, match=r"damage_guess.*'c1'"):
             Model(space, np.ones(1), worst=0, damage_guess={"p0": {"c0": {"a": 1.0}}})
+
+
+def test_an_objective_that_is_the_same_everywhere_has_no_outliers() -> None:
+    features = np.random.default_rng(0).normal(size=(40, 5))
+    assert noise_factors(features @ features.T, 0.01, np.zeros(40)).tolist() == [1.0] * 40

@@ -18,7 +18,9 @@ from autotune.compress.zoo import feeds as zoo_feeds
 from autotune.errors import TrialFailure, UsageError
 from autotune.recipe import Recipe
 from autotune.techniques.equalise import Equalise, folding, scales
-from autotune.techniques.equalise.units import find
+from autotune.techniques.equalise.finding import find
+from autotune.techniques.factorize import Factorize
+from autotune.techniques.sparsify import Sparsify
 from tests.unit import zoo
 from tests.unit.techniques.edited import Anything, Feeds, choices, edited, infer, weights
 
@@ -210,7 +212,8 @@ def test_awq_never_does_more_damage_than_rounding_alone(seed: int, inputs: int, 
     squares = np.exp(rng.uniform(-spread, spread, inputs))
     squares[rng.random(inputs) < 0.1] = 0
     matrices = [rng.standard_normal((outputs, inputs)).astype(np.float32) for _ in range(2)]
-    scale = scales.awq(matrices, squares, np.arange(inputs))
+    readers = [scales.Reader(matrix, squares, np.arange(inputs)) for matrix in matrices]
+    scale = scales.awq(readers, np.sqrt(squares))
     assert (scale > 0).all() and (scale[squares == 0] == 1).all()
     alone = sum(scales.rounding_damage(matrix, squares, np.ones(inputs)) for matrix in matrices)
     assert sum(scales.rounding_damage(matrix, squares, scale) for matrix in matrices) <= alone
@@ -426,3 +429,33 @@ def test_networks_of_the_studies_stay_the_same(study: str, units: int, tmp_path:
         changed = made.assemble(Recipe({"equalise": decisions}))
         for feeds in data[:2]:
             _same(infer(changed, feeds), infer(model, feeds), label)
+
+
+@pytest.mark.parametrize("insert", [False, True])
+@pytest.mark.parametrize("name", ["encoder", "flatten", "gated_ffn", "one_dimensional"])
+def test_scales_factors_zeros_and_formats_go_together(name: str, insert: bool, tmp_path: Path) -> None:
+    model, technique = build(name, 20), Equalise(insert=insert)
+    data = [zoo_feeds(model, size=4, seed=seed) for seed in range(3)]
+    made = edited(model, technique, tmp_path, data)
+    made.techniques |= {"factorize": Factorize(), "sparsify": Sparsify(shares=[0.5])}
+    exact = infer(made.assemble(Recipe()), data[0])
+    scaled = technique.uniform(choices(made, technique))
+    formats = {n: "w8-load" for n, layer in made.source.layers.items() if made.offers(layer, "w8-load")}
+    for label, decisions in scaled:
+        recipe = {
+            "equalise": decisions,
+            "factorize": _mildest(made, Factorize()),
+            "sparsify": _mildest(made, Sparsify(shares=[0.5])),
+            "quantize": formats,
+        }
+        artifact = made.assemble(Recipe(recipe))
+        onnx.checker.check_model(onnx.load_from_string(artifact))
+        for output, value in infer(artifact, data[0]).items():
+            error = np.linalg.norm(value - exact[output]) / np.linalg.norm(exact[output])
+            assert error < 1, (label, output, error)
+
+
+def _mildest(made: Any, technique: Any) -> dict[str, str]:
+    """The mildest choice of every layer."""
+    at = -1 if technique.name == "factorize" else 0
+    return {layer: each[at] for layer, each in choices(made, technique).items()}
