@@ -103,6 +103,15 @@ class Graph:
         names = self.inputs[number]
         return names[slot] if slot < len(names) else ""
 
+    def axes(self, number: int, slot: int) -> list[int] | None:
+        """Axes that a node names, as an attribute (up to opset 17, by operator) or in input `slot`; [] where it names
+        none, None where they are computed at run time."""
+        given = attribute(self.nodes[number], "axes", None)
+        if isinstance(given, list):
+            return [int(axis) for axis in given]
+        name = self.optional(number, slot)
+        return self.integers(name) if name else []
+
     # -- sizes that are computed in the graph
 
     def elements(self, tensor: str) -> tuple[Element, ...] | None:

@@ -38,8 +38,11 @@ def _split(relation: Relation) -> None:
         return
     along = integer(relation.node, "axis", 0) % ranks[0]
     given = relation.graph.optional(relation.number, 1)
-    if given and relation.graph.integers(given) is None:
-        relation.stop("splits it at places computed at run time", *((name, along) for name in (relation.ins[0], *outs)))
+    fixed = attribute(relation.node, "split", None) is not None  # before opset 13
+    if fixed or (given and relation.graph.integers(given) is None):
+        relation.stop(
+            "splits it at places that cannot be changed", *((name, along) for name in (relation.ins[0], *outs))
+        )
     else:
         _join(relation, along, relation.ins[0], outs)
     for name in outs:

@@ -78,18 +78,17 @@ def _softmax(relation: Relation) -> None:
     ranks = relation.ranks(relation.ins[0], relation.out)
     if ranks is None:
         return
-    over = integer(relation.node, "axis", -1) % ranks[0]
-    for axis in range(ranks[0]):
-        if axis != over:
-            relation.same((relation.ins[0], axis), (relation.out, axis))
-    relation.stop("compares all positions along it", (relation.ins[0], over), (relation.out, over))
+    # Before opset 13 all axes from the named one on were one, and the default was 1.
+    over = integer(relation.node, "axis", 1) % ranks[0]
+    relation.default = "compares all positions along it"
+    for axis in range(over):
+        relation.same((relation.ins[0], axis), (relation.out, axis))
 
 
 def _reduce(relation: Relation) -> None:
     x, graph, node = relation.ins[0], relation.graph, relation.node
     ranks = relation.ranks(x)
-    given = graph.optional(relation.number, 1)
-    axes = graph.integers(given) if given else []
+    axes = graph.axes(relation.number, 1)
     if ranks is None or axes is None:
         relation.default = "reduces axes that are computed at run time"
         return

@@ -49,6 +49,9 @@ def broadcast(relation: Relation, tensors: tuple[str, ...], last: int = 0) -> No
 
 
 def _several(relation: Relation) -> None:
+    if any(attribute.name in ("axis", "broadcast") for attribute in relation.node.attribute):
+        relation.default = "broadcasts in the way of opset 6"
+        return
     broadcast(relation, tuple(name for name in relation.ins if name))
 
 

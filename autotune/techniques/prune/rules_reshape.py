@@ -26,7 +26,7 @@ def digits(count: int, factor: int, stride: int) -> np.ndarray:
 def _reshape(relation: Relation) -> None:
     x, out, graph = relation.ins[0], relation.out, relation.graph
     before, after = graph.shape(x), graph.shape(out)
-    if before is None or after is None:
+    if before is None or after is None or len(relation.ins) < 2:
         relation.default = "has an input or output of unknown shape"
         return
     copies = not integer(relation.node, "allowzero", 0)
@@ -156,13 +156,9 @@ def _squeeze(relation: Relation) -> None:
     ranks = relation.ranks(x, out)
     if ranks is None:
         return
-    given = relation.graph.optional(relation.number, 1)
-    if not given:
-        relation.default = "removes axes that are only known at run time"
-        return
-    axes = relation.graph.integers(given)
-    if axes is None:
-        relation.default = "has axes that are computed at run time"
+    axes = relation.graph.axes(relation.number, 1)
+    if not axes:
+        relation.default = "removes or adds axes that are only known at run time"
         return
     long, short = (x, out) if relation.node.op_type == "Squeeze" else (out, x)
     rank = max(ranks)
