@@ -160,6 +160,29 @@ def read(path: Path, target: Path, wanted: list[str]) -> None:
     np.savez(target, **({"x": x} if "x" in wanted else {}), **found)
 
 
+def write(arguments: argparse.Namespace, size: int, results: dict[str, Any]) -> None:
+    """The result file, as far as it is known."""
+    record = {
+        "benchmark": "technique_memory",
+        "command": command(arguments),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: metadata.version(name) for name in ("onnx", "onnx-ir", "numpy", "scipy")},
+        "python": platform.python_version(),
+        "load_average": os.getloadavg()[0],
+        "model_bytes": size,
+        "goal": GOAL,
+        "results": results,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def command(arguments: argparse.Namespace) -> str:
+    names = " ".join(arguments.techniques)
+    sizes = f"--width {arguments.width} --layers {arguments.layers}"
+    return f"python benchmarks/technique_memory.py {sizes} --techniques {names}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=4096, help="4096 makes 1 GiB")
@@ -188,7 +211,8 @@ def main() -> int:
             if ran.returncode:
                 last = (ran.stderr.strip().splitlines() or [f"ended with {ran.returncode}"])[-1]
                 results[name] = {"failure": last}
-                print(f"{name:10} failed: {last}")
+                print(f"{name:10} failed: {last}", flush=True)
+                write(arguments, size, results)
                 continue
             found = json.loads(ran.stdout.splitlines()[-1])
             found["peak"] = max(step["peak"] for step in found["steps"].values())
@@ -196,19 +220,7 @@ def main() -> int:
             results[name] = found
             steps = ", ".join(f"{step} {each['peak'] / size:.2f}" for step, each in found["steps"].items())
             print(f"{name:10} {found['ratio']:5.2f} times the model's size ({steps})", flush=True)
-    record = {
-        "benchmark": "technique_memory",
-        "command": " ".join(["python benchmarks/technique_memory.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: metadata.version(name) for name in ("onnx", "onnx-ir", "numpy", "scipy")},
-        "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
-        "model_bytes": size,
-        "goal": GOAL,
-        "results": results,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+            write(arguments, size, results)
     return 0 if all(each.get("ratio", np.inf) <= GOAL for each in results.values()) else 1
 
 

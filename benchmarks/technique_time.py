@@ -15,8 +15,6 @@ import argparse
 import json
 import os
 import platform
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -162,7 +160,7 @@ def main() -> None:
             )
     record = {
         "benchmark": "technique_time",
-        "command": shlex.join(["python", "benchmarks/technique_time.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/technique_time.py --runs {arguments.runs}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: metadata.version(name) for name in ("onnx", "onnxruntime", "numpy", "scipy")},
         "python": platform.python_version(),

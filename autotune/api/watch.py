@@ -45,7 +45,13 @@ class ProgressView:
         best = "" if progress.best is None else best_text(progress.best)
         count = f"{progress.done}/{progress.total}" if progress.total else ""
         if self._console.is_terminal:
-            self._live.update(_picture(progress, count, left, best))
+            if progress.news:  # above the bar, where it stays
+                self._console.print(f"{progress.stage}  {progress.message}", markup=False, soft_wrap=True)
+            else:
+                self._live.update(_picture(progress, count, left, best))
+            return
+        if progress.news:
+            self._console.print(f"{progress.stage}  {progress.message}", markup=False, soft_wrap=True)
             return
         # A target that goes away or comes back is news, whatever was said a moment ago.
         news = progress.message if progress.stage == "targets" else tuple(progress.paused)

@@ -192,7 +192,7 @@ class TechniqueConformance:
     @_each_model
     def test_keeps_moments_true(self, model: str) -> None:
         """Where outputs stay the same, what is told about a layer's inputs must be what is read in the new graph."""
-        ready = self._ready(subject(model))
+        ready = self._ready(subject(model), moments=True)
         wrong: list[str] = []
         for label, decisions in ready.recipes() if self.exact else []:
             source = ready.assembler.structured(Recipe({ready.technique.name: decisions}))
@@ -224,8 +224,8 @@ class TechniqueConformance:
     def _made(self) -> Technique:
         return type(self).make()
 
-    def _ready(self, on: Subject, bank: Path | None = None) -> _Ready:
-        return _Ready(self._made(), on, self.dialect, bank)
+    def _ready(self, on: Subject, bank: Path | None = None, *, moments: bool = False) -> _Ready:
+        return _Ready(self._made(), on, self.dialect, bank, moments)
 
     def _check(
         self, ready: _Ready, decisions: Mapping[str, str], bound: float, formats: Mapping[str, str] | None = None
@@ -258,13 +258,15 @@ class TechniqueConformance:
 class _Ready:
     """A technique that has looked at a model, as a study has it before the first trial."""
 
-    def __init__(self, technique: Technique, on: Subject, dialect: Dialect, bank: Path | None) -> None:
+    def __init__(self, technique: Technique, on: Subject, dialect: Dialect, bank: Path | None, moments: bool) -> None:
+        """`moments`: tell them although the technique does not ask, as another of the same study may."""
         self.technique, self.subject = technique, on
         layers = on.ingested.inspection.layers
         techniques: dict[str, Technique] = {"quantize": Quantize(), technique.name: technique}
         self.assembler = Assembler(on.ingested.model, layers, dialect, techniques, bank_folder=bank)
         self.assembler.calibrate_with = lambda structure: ranges_of(on, self.assembler, structure)
-        self.assembler.tell_moments(on.moments)
+        if moments or technique.needs_moments:
+            self.assembler.tell_moments(on.moments)
         before = self.assembler.original().to_bytes()
         plan = self.assembler.original()
         self.skipped: Sequence[Skipped] = tuple(technique.survey(plan))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import onnx
 from onnx import helper, shape_inference
 
-_READ = 4096  # bytes: constants up to this size may be shapes and are shown to the inference
+_READ = 512  # elements: constants up to this size may be shapes and are shown to the inference
 
 
 def infer_shapes(
@@ -28,7 +29,7 @@ def infer_shapes(
     # Shapes that the model declares for its outputs may be those of before an edit.
     graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in outputs)
     for name, tensor in tensors.items():
-        if tensor.ByteSize() <= _READ:
+        if math.prod(tensor.dims) <= _READ:
             graph.initializer.append(tensor)
         else:
             graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))

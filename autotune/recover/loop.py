@@ -24,6 +24,7 @@ _WARM_UP = 0.05  # of all steps, while the learning rate rises
 _MOST_WARM_UP = 100  # steps; where the time ends it, steps may be any large number
 _LEAST_RATE = 0.05  # of the learning rate, at the end of its cosine
 _SLOWER = 0.3  # of the learning rate, from the best weights on, when half of the patience is used up
+_RUINED = 2.0  # times the best loss: the learning rate is too high, so back to the best weights at once
 _ANSWERS = 256 << 20  # bytes of the teacher's answers that are kept
 
 
@@ -62,7 +63,7 @@ def train(
             yield Checkpoint(step, clock.seconds(), float(np.mean(seen)), value, pupil.tensors())
         gained = value < mark * (1 - settings.least_gain)
         mark, stale, seen = (value, 0, []) if gained else (mark, stale + 1, [])
-        if stale == max(1, settings.patience // 2):
+        if stale == max(1, settings.patience // 2) or value > _RUINED * best:
             pupil.go_back()
             clock.slower()
 

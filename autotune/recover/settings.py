@@ -24,8 +24,8 @@ class Settings:
     Romero et al. 2015). `lora_rank` above 0 trains low-rank adapters (Hu et al. 2021) of the weights of products and of
     1x1 convolutions over frozen weights. `train` "norms-and-biases" trains vectors only. `keep_zeros` holds the zeros
     of layers of which more than 30 % are zero. After every `evaluate_every` steps validation is looked at; after
-    `patience` looks in a row without a gain of `least_gain` (a share of the loss) training stops; after half of them it
-    goes back to the best weights and on from there at a lower learning rate.
+    `patience` looks in a row without a gain of `least_gain` (a share of the loss) training stops; after half of them,
+    and wherever the loss is twice the best, it goes back to the best weights and on at a lower learning rate.
     `sample_weights`: whether the weights that batches carry count. `compare` says what the outputs are, where that
     cannot be told from the graph: rows of logits or probabilities, or plain numbers such as embeddings.
     """

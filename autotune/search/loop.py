@@ -110,7 +110,7 @@ class SearchLoop:
             keep_predicted(self._store, prediction)
         helped = keep_transfer(self._store, self._warm, self._space, self._objectives)
         self._say(helped.sentence if helped is not None else "")
-        self._tell_watcher(f"the search ends: {why}", effort, None)
+        self._say(f"the search ends: {why}")
 
     # -- trials that wait for a target
 
@@ -247,7 +247,7 @@ class SearchLoop:
 
     def _say(self, message: str) -> None:
         if message:
-            self._watch(Progress("search", message))
+            self._watch(Progress("search", message, news=True))
 
     def _tell_watcher(self, message: str, effort: Effort, trial: Trial | None) -> None:
         done, total = self._count(), self._config.search.trials

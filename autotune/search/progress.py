@@ -21,6 +21,7 @@ class Progress:
     trial: Trial | None = None  # the trial that just finished
     paused: Mapping[str, str] = field(default_factory=dict)  # target that is gone -> how it stands, and why
     outlook: str = ""  # what more trials would bring, in words
+    news: bool = False  # something that is said once: it is shown whatever was shown a moment ago, and stays
 
 
 Watcher = Callable[[Progress], None]

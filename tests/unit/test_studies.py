@@ -15,6 +15,7 @@ import pytest
 from PIL import features
 
 from autotune.config import StudyConfig
+from autotune.config.task import check_workload
 from autotune.errors import DataError
 from autotune.slices import assign
 from autotune.workload import Dataset, Sample
@@ -75,6 +76,12 @@ def test_digits_builds_a_workload(monkeypatch: pytest.MonkeyPatch) -> None:
     display = workload.search.samples[0].display
     assert isinstance(display, bytes)
     assert display.startswith(b"\x89PNG")
+    assert workload.train is not None and len(workload.train) == 3 * 1077
+    check_workload(workload)  # it shares no sample with what is judged
+    assert workload.loss is not None
+    outputs = {"logits": workload.model(digits.torch.from_numpy(images[:5]))}
+    losses = workload.loss(outputs, [sample.label for sample in workload.search.samples[:5]])
+    assert losses.shape == (5,) and bool((losses > 0).all())
 
 
 def test_digits_splits_share_no_image() -> None:

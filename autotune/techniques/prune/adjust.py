@@ -28,9 +28,6 @@ def adjustment(graph: Graph, keep: Mapping[Port, np.ndarray], number: int) -> Ad
         group = integer(node, "group", 1)
         stays = keep[x, 1].reshape(group, -1)
         return Adjustment({"group": int(stays.any(axis=1).sum()) if are_whole(stays) else group})
-    if op == "GroupNormalization" and (x, 1) in keep:
-        stays = keep[x, 1].reshape(integer(node, "num_groups", 1), -1)
-        return Adjustment({"num_groups": int(stays.any(axis=1).sum())})
     rank = len(graph.shape(x) or ())
     if op == "Split" and rank:
         return _split(graph, keep, number, integer(node, "axis", 0) % rank)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from autotune.techniques.prune.graph import integer
 from autotune.techniques.prune.relation import NORM, Relation, Rule
-from autotune.techniques.prune.rules_products import whole_groups
 
 _SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")  # a removed position counts as 0 there
 
@@ -27,23 +24,6 @@ def _instance_norm(relation: Relation) -> None:
         relation.same((relation.ins[0], axis), (relation.out, axis))
     for name in relation.ins[1:]:
         relation.same((name, 0), (relation.out, 1))
-
-
-def _group_norm(relation: Relation) -> None:
-    """Whole groups go, so that the statistics of the others stay as they are."""
-    x, out = (relation.ins[0], 1), (relation.out, 1)
-    relation.default = "takes its statistics across it"
-    relation.same((relation.ins[0], 0), (relation.out, 0))
-    channels, groups = relation.graph.size(x), integer(relation.node, "num_groups", 1)
-    if channels is None or relation.graph.size(out) != channels or channels % groups:
-        relation.default = "has sizes that are not known"
-        return
-    for name in relation.ins[1:]:
-        relation.same((name, 0), out)
-    way = whole_groups(x, out, channels, channels, groups)
-    every = np.arange(channels)
-    way.tie(x, out, every, every)
-    relation.choices.append([way])
 
 
 def _layer_norm(relation: Relation) -> None:
@@ -140,7 +120,6 @@ def _is_square(relation: Relation, number: int) -> bool:
 NORMS: dict[str, Rule] = {
     "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,
-    "GroupNormalization": _group_norm,
     "LayerNormalization": _layer_norm,
     "RMSNormalization": _layer_norm,
     "LpNormalization": _lp_norm,

@@ -90,7 +90,7 @@ def _grouped(
     if channels is None or outputs is None or channels % group or outputs % group:
         relation.stop("has sizes that are not known", x, out)
         return
-    whole = whole_groups(x, out, channels, outputs, group)
+    whole = _whole_groups(x, out, channels, outputs, group)
     if inner is None or channels == group:
         relation.choices.append([whole])
         return
@@ -103,7 +103,7 @@ def _grouped(
     relation.choices.append([whole, alike] if group >= max(each_in, each_out) else [alike, whole])
 
 
-def whole_groups(x: tuple[str, int], out: tuple[str, int], channels: int, outputs: int, group: int) -> Way:
+def _whole_groups(x: tuple[str, int], out: tuple[str, int], channels: int, outputs: int, group: int) -> Way:
     """All positions of a group go together, those of the input and those of the output."""
     each_in, each_out = channels // group, outputs // group
     way = Way()
