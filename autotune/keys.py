@@ -11,6 +11,7 @@ from autotune.errors import UsageError, did_you_mean
 # name -> (unit, smaller is better, needs @target)
 COST_METRICS = {
     "size_bytes": ("bytes", True, False),
+    "download_bytes": ("bytes", True, False),  # the file compressed by zlib, level 6; zeros count here only
     "latency_p50": ("s", True, True),
     "latency_p90": ("s", True, True),
     "latency_ratio": ("x", True, True),

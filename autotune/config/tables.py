@@ -165,6 +165,12 @@ class StudyConfig(_Table):
         return tuple(parse_key(text) for text in self.search.objectives or ("size_bytes", *ratios, "drop/worst"))
 
     @property
+    def weighs_download(self) -> bool:
+        """Whether the compressed size of every artifact is found out: where it is asked for, or zeros could change it."""
+        asked = (*self.search.objectives, *self.constraints, *self.budget)
+        return "sparsify" in self.techniques or any(parse_key(text).name == "download_bytes" for text in asked)
+
+    @property
     def limits(self) -> dict[str, float]:
         """What a trial has to meet to be recommended: constraints, budget, and a limit on the largest loss.
 

@@ -13,7 +13,7 @@ from autotune.search import recovery
 from autotune.search.budget import check_budget
 from autotune.search.knowledge import smallest
 from autotune.search.loop import FINALIST_FACTOR, SENSITIVITY_SHARE
-from autotune.search.offers import Offer, offers
+from autotune.search.offers import Offer, notes, offers
 from autotune.search.prepare import Prepared
 from autotune.search.slicing import Slicing
 from autotune.trial import Trial
@@ -102,6 +102,8 @@ def make_report(
     warnings += [nothing] if nothing else []
     metric = prepared.workload.metric_name
     warnings += check_budget(config, metric, baseline, smallest(prepared, baseline))
+    offered_by = offers(prepared)
+    warnings += notes(config, offered_by)
     warnings += [*slicing.notes, *_too_small(config, slicing)]
     return CheckReport(
         study=config.name,
@@ -124,7 +126,7 @@ def make_report(
         + recovery.seconds(config, each),
         warnings=tuple(warnings),
         slices=_slices(slicing),
-        techniques=offers(prepared),
+        techniques=offered_by,
     )
 
 

@@ -18,9 +18,9 @@ from autotune.search.progress import Progress, Watcher, nobody
 from autotune.search.runner import TrialRunner
 from autotune.search.slicing import Slicing
 from autotune.search.targets import Stopped, TargetPaused
-from autotune.search.values import cost_metrics, judged_metrics
+from autotune.search.values import cost_metrics, file_metrics, judged_metrics
 from autotune.store import Store
-from autotune.trial import Artifact, Trial, Value
+from autotune.trial import Artifact, Trial
 
 
 class Finalists:
@@ -58,7 +58,7 @@ class Finalists:
 
     def _measure_again(self, number: int, artifact: Artifact, progress: Watcher) -> None:
         """More samples, and data that the search never saw."""
-        metrics: dict[str, Value] = {"size_bytes": Value.exact(float(artifact.size_bytes))}
+        metrics = file_metrics(self._config, self._store.artifact_path(artifact.digest))
         for name in self._prepared.timed:
             progress(Progress("finalists", f"measuring trial {number} again on {name}"))
             measurement = self._runner.measure(name, artifact.digest, self._config.remeasure)

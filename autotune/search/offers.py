@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from autotune.config import StudyConfig
+from autotune.keys import parse_key
 from autotune.search.prepare import Prepared
 from autotune.techniques.protocol import STAGES
 
@@ -30,6 +32,24 @@ class Offer(_Record):
     layers: int
     choices: tuple[str, ...]
     left_alone: tuple[LeftAlone, ...]
+
+
+def notes(config: StudyConfig, found: Sequence[Offer]) -> Iterator[str]:
+    """What a user of these techniques would trip over."""
+    sparse = next((offer for offer in found if offer.technique == "sparsify" and offer.decisions), None)
+    if sparse is not None:
+        asked = {key.name for key in config.objective_keys} | {parse_key(text).name for text in config.limits}
+        what = (
+            "zeros make a smaller download (download_bytes); no kernel of these targets uses them, so no speed-up here"
+        )
+        hint = "" if "download_bytes" in asked else ": nothing in the study asks for that; add it to search.objectives"
+        yield f"sparsify: {what}{hint}"
+    structural = [offer.technique for offer in found if offer.technique in ("prune", "factorize") and offer.decisions]
+    if structural and config.recover is None:
+        yield (
+            f"{' and '.join(structural)}: without training data structures are judged as they are cut, which few "
+            "survive; give Workload.train and a table [recover]"
+        )
 
 
 def offers(prepared: Prepared) -> tuple[Offer, ...]:

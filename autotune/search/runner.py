@@ -31,7 +31,7 @@ from autotune.search.prepare import Prepared
 from autotune.search.probing import Probing
 from autotune.search.stages import Lost, Stages, stopping_limits
 from autotune.search.targets import Stopped, TargetPaused, Targets
-from autotune.search.values import broken, cost_metrics, judged_metrics
+from autotune.search.values import broken, cost_metrics, file_metrics, judged_metrics
 from autotune.store import Store
 from autotune.trial import Artifact, LayerOutcome, Trial, Value
 from hwprofiles.errors import DeviceFailure, Failure, HardwareError, TargetUnavailable
@@ -98,7 +98,7 @@ class TrialRunner:
         away: dict[str, str] = {}  # target that is gone -> why
         with clock.step("build"):
             artifact, path = self.build(recipe)
-        metrics["size_bytes"] = Value.exact(float(artifact.size_bytes))
+        metrics.update(file_metrics(self.config, path))
         with clock.step("kernels"), _noting(away):
             self._record_build(number, artifact, recipe, path)
         if number and (reason := self._broken(metrics)):

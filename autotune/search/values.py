@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from autotune.config import StudyConfig
 from autotune.evaluation import Evaluation
+from autotune.techniques.sparsity_report import compressed_size
 from autotune.trial import Value
 from hwprofiles.measurement import Estimate, Measurement
+
+
+def file_metrics(config: StudyConfig, path: Path) -> dict[str, Value]:
+    """size_bytes, and download_bytes where the study weighs it."""
+    metrics = {"size_bytes": Value.exact(float(path.stat().st_size))}
+    if config.weighs_download:
+        metrics["download_bytes"] = Value.exact(float(compressed_size(path.read_bytes())))
+    return metrics
 
 
 def cost_metrics(measurement: Measurement) -> dict[str, Value]:

@@ -24,6 +24,11 @@ class Sparsity(TypedDict):
     zeros: dict[str, float]
 
 
+def compressed_size(model_bytes: bytes) -> int:
+    """Bytes of an ONNX file as a download: zlib, level 6."""
+    return len(zlib.compress(model_bytes, LEVEL))
+
+
 def what_sparsity_buys(model_bytes: bytes) -> Sparsity:
     """Size of an ONNX file as it is and compressed (zlib, level 6), and where its zeros are.
 
@@ -35,4 +40,4 @@ def what_sparsity_buys(model_bytes: bytes) -> Sparsity:
         for tensor in graph.initializer
         if tensor.data_type in _PLAIN and (array := numpy_helper.to_array(tensor)).size >= _SMALLEST
     }
-    return Sparsity(bytes=len(model_bytes), compressed=len(zlib.compress(model_bytes, LEVEL)), zeros=zeros)
+    return Sparsity(bytes=len(model_bytes), compressed=compressed_size(model_bytes), zeros=zeros)
