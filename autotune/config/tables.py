@@ -166,7 +166,7 @@ class StudyConfig(_Table):
 
     @property
     def weighs_download(self) -> bool:
-        """Whether the compressed size of every artifact is found out: where it is asked for, or zeros could change it."""
+        """Whether compressed sizes are found out: where one is asked for, or zeros could change it."""
         asked = (*self.search.objectives, *self.constraints, *self.budget)
         return "sparsify" in self.techniques or any(parse_key(text).name == "download_bytes" for text in asked)
 

@@ -37,9 +37,7 @@ def targets_figure(info: TargetsInfo) -> go.Figure:
     end = start + (high + 0.05 * room - start) / (1 - _LABELS)
     figure.update_xaxes(range=[start, end], title={"text": "time per inference, original = 1"}, row=1, col=1)
     sizes = [size / MB for row in info.rows for size in (row.size_common, row.size_own) if size is not None]
-    figure.update_xaxes(
-        range=[0, max([*sizes, 1e-6]) * 1.25], title={"text": "model file, MB"}, row=1, col=2
-    )
+    figure.update_xaxes(range=[0, max([*sizes, 1e-6]) * 1.25], title={"text": "model file, MB"}, row=1, col=2)
     for index, row in enumerate(info.rows):
         _bridge(figure, index, row)
     figure.add_trace(_marks(info, own=True), row=1, col=1)
