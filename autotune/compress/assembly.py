@@ -23,6 +23,7 @@ from autotune.techniques.rounding import Rounding
 Calibrate = Callable[[Recipe], Mapping[str, Range]]  # structural part of a recipe -> activation -> its range
 
 _STRUCTURES = 8  # graphs kept beside the original's: searching goes back and forth between a few
+_STRUCTURE_BYTES = 256 << 20  # of constants that these do not share with the original, together
 _CALIBRATED = ("int8-static",)  # choices that need ranges
 
 
@@ -80,10 +81,16 @@ class Assembler:
             for name in sorted(structure, key=lambda name: STAGES.index(self.techniques[name].stage)):
                 self.techniques[name].apply(plan, structure[name])
             self._structures[structure.digest] = plan.as_source(plan.layers.values())
-            while len(self._structures) > _STRUCTURES:
+            while len(self._structures) > 1 and (len(self._structures) > _STRUCTURES or self._own() > _STRUCTURE_BYTES):
                 self._structures.popitem(last=False)
         self._structures.move_to_end(structure.digest)
         return self._structures[structure.digest]
+
+    def _own(self) -> int:
+        """Bytes of constants that the kept structures have for themselves."""
+        ours = {id(tensor) for tensor in self.source.tensors.values()}
+        theirs = {id(t): t for source in self._structures.values() for t in source.tensors.values()}
+        return sum(len(tensor.raw_data) for key, tensor in theirs.items() if key not in ours)
 
     def calibrate(
         self, structure: Recipe, statistics: Mapping[str, Statistics], method: Method, percentile: float

@@ -31,7 +31,7 @@ class WeightBank:
     `folder` None keeps everything in memory. At most `memory` bytes are kept in memory beside the disk.
     """
 
-    def __init__(self, dialect: str, pack: Pack, folder: Path | None, *, memory: int = 1 << 30) -> None:
+    def __init__(self, dialect: str, pack: Pack, folder: Path | None, *, memory: int = 256 << 20) -> None:
         self._dialect, self._pack, self._folder, self._limit = dialect, pack, folder, memory
         self._entries: OrderedDict[str, tuple[onnx.TensorProto, ...]] = OrderedDict()
         self._bytes = 0

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from autotune.config import StudyConfig
 from autotune.keys import parse_key
 from autotune.search.prepare import Prepared
-from autotune.techniques.protocol import STAGES
+from autotune.techniques.protocol import STAGES, Technique
+from autotune.techniques.prune import Prune
 
 
 class _Record(BaseModel):
@@ -78,9 +79,16 @@ def _offer(prepared: Prepared, name: str) -> Offer:
     )
 
 
+def _led(technique: Technique) -> dict[str, str]:
+    """Layer -> why it has no choice of its own, where another layer stands for all that change together."""
+    units = technique.units() if isinstance(technique, Prune) else ()
+    return {layer: f"it changes with {unit.layer}" for unit in units for layer in unit.layers}
+
+
 def _reasons(prepared: Prepared, name: str, touched: set[str]) -> Iterator[tuple[str, str]]:
     """(reason, layer) of everything that the technique leaves alone."""
-    told = {skipped.name: skipped.reason for skipped in prepared.left_alone.get(name, ())}
+    told = _led(prepared.assembler.techniques[name])
+    told |= {skipped.name: skipped.reason for skipped in prepared.left_alone.get(name, ())}
     for layer in prepared.ingested.inspection.layers:
         if layer.name in touched:
             continue
