@@ -216,7 +216,7 @@ def _write_manifest(draft: Path, store: Store, trial: Trial, workload: Workload,
 
 def _trained_on(trial: Trial, workload: Workload) -> dict[str, Any]:
     """The training data, where the weights were trained after compression."""
-    if not trial.recovered or workload.train is None:
+    if "recover" not in trial.recipe or workload.train is None:
         return {}
     return {"train": {"digest": workload.train.digest(), "samples": len(workload.train)}}
 
@@ -247,7 +247,7 @@ def _readme(store: Store, trial: Trial, command: str, name: str) -> str:
     remarks = [f"On {m.target}: {', '.join(m.quality)}." for m in _last(trial) if m.quality != ("ok",)]
     doubt = doubts(store, trial)
     remarks += [f"{doubt[0].upper()}{doubt[1:]}."] if doubt else []
-    if trial.recovered:
+    if "recover" in trial.recipe:
         remarks.append("Its weights were trained after compression; the study's store keeps them under their name.")
     return README.format(
         name=store.study,
