@@ -21,6 +21,15 @@ from data import Data
 from olive.data.registry import Registry
 
 DATA = Data(Path({folder!r}))
+
+
+def shapes(sample):
+    return tuple(sorted((name, array.shape) for name, array in sample.items()))
+
+
+# Olive puts all outputs into one tensor, so its samples must have one shape: the most frequent.
+ALIKE = max(set(map(shapes, DATA.validation)), key=list(map(shapes, DATA.validation)).count)
+KEPT = [i for i, sample in enumerate(DATA.validation) if shapes(sample) == ALIKE]
 CLASSES = {{label: number for number, label in enumerate(sorted(set(DATA.labels)), start=1)}}  # 0: none of them
 
 
@@ -43,7 +52,7 @@ def calibration(**_):
 
 @Registry.register_dataset()
 def validation(**_):
-    return Samples(DATA.validation, DATA.labels)
+    return Samples([DATA.validation[i] for i in KEPT], [DATA.labels[i] for i in KEPT])
 
 
 @Registry.register_post_process()
