@@ -12,7 +12,8 @@ from autotune.pareto.limits import explain_infeasible, limit_keys, within
 from autotune.pareto.points import COST_EPSILON, Point, cost_of, points_of, value_of
 from autotune.trial import Trial
 
-_SPEED = ("latency_p50", "latency_p90", "latency_ratio")  # three views of one cost
+# Several views of one cost share its weight.
+_KINDS = {"latency_p90": "latency_p50", "latency_ratio": "latency_p50", "download_bytes": "size_bytes"}
 
 
 def best(
@@ -26,11 +27,11 @@ def best(
     """The one to ship: the cheapest trial within the limits.
 
     Cheapest is the smallest geometric mean of the costs relative to the baseline; several latency keys share
-    one weight (targets count equally), and so do those of any other cost. `keys` are the study's objectives,
-    of which the costs are used; none means size and the latency ratios. Among trials within 1 % of the
-    cheapest the one with the smallest `drop/worst` wins. Without a limit on what is judged the cheapest trial
-    would be the most damaged one: then the knee of the front wins (least distance from the ideal point, each
-    key scaled to its range on the front).
+    one weight (targets count equally), and so do those of any other cost, and the sizes of file and download.
+    `keys` are the study's objectives, of which the costs are used; none means size and the latency ratios.
+    Among trials within 1 % of the cheapest the one with the smallest `drop/worst` wins. Without a limit on what
+    is judged the cheapest trial would be the most damaged one: then the knee of the front wins (least distance
+    from the ideal point, each key scaled to its range on the front).
 
     Raises `Infeasible`, saying which limit binds and the nearest trial, when there is none.
     """
@@ -68,7 +69,7 @@ def _log_cost(point: Point, keys: Sequence[MetricKey]) -> float:
     """
     kinds: dict[str, list[float]] = {}
     for key, cost in zip(keys, point.costs, strict=True):
-        kind = "latency" if key.name in _SPEED else key.name
+        kind = _KINDS.get(key.name, key.name)
         kinds.setdefault(kind, []).append(math.log(cost) if cost > 0 else -math.inf)
     return sum(sum(logs) / len(logs) for logs in kinds.values()) / len(kinds)
 
