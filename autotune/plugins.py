@@ -7,6 +7,8 @@ Groups: `hw_autotune.techniques`, `.dialects`, `.samplers`, `.metrics`, `.pertur
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -45,6 +47,26 @@ def load(group: str, name: str) -> Any:
         raise UsageError(
             f"{_kind(group)} {name!r} ({point.value}) of the package {_package(point)} cannot be imported: "
             f"{cause}; repair or uninstall {_package(point)}"
+        ) from error
+
+
+def make(group: str, name: str, options: Mapping[str, object]) -> Any:
+    """An object of the class that is registered as `name`, with `options` as its keyword arguments.
+
+    Raises `UsageError` for an option that it does not have, or one of the wrong kind, beside those of `load`.
+    """
+    factory = load(group, name)
+    parameters = inspect.signature(factory).parameters
+    known = [key for key, each in parameters.items() if each.kind is not each.VAR_KEYWORD]
+    for option in options if len(known) == len(parameters) else ():
+        if option not in known:
+            hint = did_you_mean(option, known) if known else "it has none"
+            raise UsageError(f"{_kind(group)} {name} has no option {option!r}; {hint}")
+    try:
+        return factory(**options)
+    except TypeError as error:
+        raise UsageError(
+            f"{_kind(group)} {name}: an option is of the wrong kind: {error}; lists are written [0.25, 0.5]"
         ) from error
 
 

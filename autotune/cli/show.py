@@ -35,6 +35,7 @@ def show(
         others = opened.trials()
         parity = stored_parity(opened, found.artifact.digest if found.artifact is not None else None)
         said = _judged(opened, found, others)
+        zeros = _zeros(opened, found, others[0])
     command = again(study, store, found)
     if as_json:
         agreement = parity.model_dump(mode="json") if parity is not None else None
@@ -49,11 +50,36 @@ def show(
         console.print(f"parity on {parity.samples} held-out samples: {parity.sentence}", markup=False, soft_wrap=True)
         for target in parity.targets:
             console.print(f"  {target.target}: {target.sentence}", markup=False, soft_wrap=True)
+    if zeros:
+        console.print(zeros, markup=False, soft_wrap=True)
     if found.failure is not None:
         console.print(f"failed in {found.failure.stage} ({found.failure.kind}): {found.failure.message}", markup=False)
         if found.failure.traceback:
             console.print(found.failure.traceback.rstrip(), markup=False, style="dim")
     console.print(f"make it again: {command}", markup=False, soft_wrap=True)
+
+
+def _zeros(opened: Store, trial: Trial, original: Trial) -> str:
+    """What its zeros buy, for a trial that was sparsified."""
+    from autotune.errors import AutotuneError
+    from autotune.techniques.sparsity_report import what_sparsity_buys
+
+    if "sparsify" not in trial.recipe or trial.artifact is None:
+        return ""
+    try:
+        found = what_sparsity_buys(opened.artifact_bytes(trial.artifact.digest))
+    except AutotuneError:
+        return "zeros: the artifact is no longer in the store"
+    shares = [share for share in found["zeros"].values() if share >= 0.3]
+    key = parse_key("download_bytes")
+    before = original.metrics.get("download_bytes")
+    whole = f", the original is {format_amount(before.value, key)}" if before is not None else ""
+    ratios = [v for k, v in trial.metrics.items() if k.startswith("latency_ratio@")]
+    speed = f"; in time {ratios[0].value:.3f}x, zeros and all else together" if ratios else ""
+    return (
+        f"zeros: {len(shares)} tensors hold 30 % or more of them; as a download the file is "
+        f"{format_amount(found['compressed'], key)}{whole}{speed}"
+    )
 
 
 def _judged(opened: Store, trial: Trial, others: list[Trial]) -> list[str]:

@@ -124,6 +124,10 @@ class Plan:
         nodes = in_order(self.nodes, {*self.tensors, *(v.name for v in self.source.inputs)})
         return infer_shapes(nodes, self.tensors, self.source.inputs, self.source.outputs, self.opsets)
 
+    def was(self, layer: str) -> Layer | None:
+        """The layer as it was before any decision was carried out; None for a part of one."""
+        return self.source.layers.get(layer)
+
     def weight(self, layer: Layer) -> np.ndarray:
         """The layer's weight as it is now, float32 of `layer.shape`; read only."""
         array: np.ndarray = numpy_helper.to_array(self.tensors[layer.weight])

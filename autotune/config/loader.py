@@ -308,10 +308,7 @@ def _place_of(text: str, config: StudyConfig) -> Location:
 
 def _make_technique(name: str, options: Mapping[str, object]) -> None:
     """Techniques check their own options, those of other packages included."""
-    try:
-        plugins.load("hw_autotune.techniques", name)(**options)
-    except TypeError as error:
-        raise UsageError(f"{error}; see the technique's documentation") from error
+    plugins.make("hw_autotune.techniques", name, options)
 
 
 def check_metric_keys(loaded: LoadedStudy, metric: str) -> None:

@@ -45,6 +45,8 @@ class QuantizeTable(_Table):
     """Choices of the technique `quantize`; empty means every choice that the targets can run."""
 
     choices: tuple[str, ...] = ()
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    bias_correction: bool = False
     calibration: Literal["minmax", "percentile", "entropy"] = "minmax"
     percentile: float = Field(default=99.99, gt=50, le=100)
     calibration_samples: int = Field(default=64, ge=1)

@@ -210,7 +210,7 @@ class SearchLoop:
         if self._runner.stop.is_set():
             raise Stopped
         begun = time.monotonic()
-        recipe = self._starting.train(recipe, lambda told: self._tell_watcher(told, effort, None))
+        recipe = self._starting.train(recipe, lambda told: self._tell_watcher(told, effort, None), self._say)
         self._run(self._store.start_trial(recipe, proposer), recipe, effort, asked, since=begun)
 
     def _run(

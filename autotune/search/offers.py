@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,7 +10,6 @@ from autotune.config import StudyConfig
 from autotune.keys import parse_key
 from autotune.search.prepare import Prepared
 from autotune.techniques.protocol import STAGES, Technique
-from autotune.techniques.prune import Prune
 
 
 class _Record(BaseModel):
@@ -81,8 +80,8 @@ def _offer(prepared: Prepared, name: str) -> Offer:
 
 def _led(technique: Technique) -> dict[str, str]:
     """Layer -> why it has no choice of its own, where another layer stands for all that change together."""
-    units = technique.units() if isinstance(technique, Prune) else ()
-    return {layer: f"it changes with {unit.layer}" for unit in units for layer in unit.layers}
+    leads: Callable[[], Mapping[str, str]] = getattr(technique, "leads", dict)
+    return {layer: f"it changes with {leader}" for layer, leader in leads().items()}
 
 
 def _reasons(prepared: Prepared, name: str, touched: set[str]) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ from autotune.compress.capabilities import Offered, probe
 from autotune.compress.ingest import Ingested, load_model
 from autotune.compress.plan import MS_DOMAIN
 from autotune.config import StudyConfig
-from autotune.errors import ConfigError, DataError, UsageError
+from autotune.errors import DataError, UsageError
 from autotune.layers import Skipped
 from autotune.recipe import Recipe
 from autotune.search.calibrating import Calibrating
@@ -173,14 +173,7 @@ def check_opens(model: Path, assembler: Assembler, device: Device, folder: Path,
 
 def make_techniques(config: StudyConfig) -> dict[str, Technique]:
     """Techniques by name, each made from its table. Raises `UsageError`/`ConfigError`."""
-    made: dict[str, Technique] = {}
-    for name, options in config.techniques.items():
-        factory = plugins.load("hw_autotune.techniques", name)
-        try:
-            made[name] = factory(**options)
-        except TypeError as error:
-            raise ConfigError(f"[techniques.{name}]: {error}; see the technique's documentation") from error
-    return made
+    return {name: plugins.make("hw_autotune.techniques", name, table) for name, table in config.techniques.items()}
 
 
 def prepare(

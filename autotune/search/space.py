@@ -126,10 +126,12 @@ def _in_order(
     technique, each of these with the best format; then the rest."""
     mild = [ideas[0] for ideas in structures if ideas]
     both = [
-        (f"{label} and {formats[0][0]}", Recipe(formats[0][1].to_dict() | recipe.to_dict())) for label, recipe in mild
+        (f"{label} and {name}", Recipe(best.to_dict() | recipe.to_dict()))
+        for name, best in formats[:1]
+        for label, recipe in mild
     ]
     rest = [idea for ideas in structures for idea in ideas[1:]]
-    return [*formats[:_FORMATS_FIRST], *mild, *(both if formats else ()), *formats[_FORMATS_FIRST:], *rest]
+    return [*formats[:_FORMATS_FIRST], *mild, *both, *formats[_FORMATS_FIRST:], *rest]
 
 
 def _alike(

@@ -76,7 +76,8 @@ class Factorize:
         return [(label, decisions) for label, decisions in recipes if decisions]
 
     def apply(self, plan: Plan, decisions: Mapping[str, str]) -> None:
-        """Split the layers; the parts are named `<layer>.down` and `<layer>.up`.
+        """Split the layers; the parts are named `<layer>.down` and `<layer>.up`. A layer that pruning has made so small
+        that two factors save nothing any more stays whole.
 
         Raises `UsageError` for a choice that is none, `TrialFailure` for a layer that cannot be split or would not
         become smaller, and where `activation` finds no moments.
@@ -88,6 +89,8 @@ class Factorize:
             for part in plan.parts.get(name, (name,)):
                 layer = plan.layer(part)
                 rank = rank_of(layer, wanted, self._round_to)
+                if not _is_smaller(layer, rank) and _was_cut(plan, layer):
+                    continue
                 hindrance = _wrong_kind(layer) or ("" if _is_smaller(layer, rank) else f"rank {rank} saves nothing")
                 if hindrance:
                     shape = " x ".join(map(str, layer.shape))
@@ -226,6 +229,12 @@ def _sizes(layer: Layer) -> tuple[int, int]:
     """(outputs, inputs)."""
     outputs = layer.shape[layer.output_axis]
     return outputs, layer.parameters // outputs
+
+
+def _was_cut(plan: Plan, layer: Layer) -> bool:
+    """Whether a decision before this one has made the layer smaller."""
+    before = plan.was(layer.name)
+    return before is not None and before.parameters > layer.parameters
 
 
 def _is_smaller(layer: Layer, rank: int) -> bool:

@@ -15,6 +15,7 @@ from autotune.techniques.rounding import NEAREST, Rounding
 
 Stage = Literal["rewrite", "prune", "scale", "factorize", "sparsify", "recover", "precision"]
 STAGES: tuple[Stage, ...] = get_args(Stage)  # the order in which a recipe is carried out
+STRUCTURAL: tuple[Stage, ...] = ("prune", "factorize", "sparsify")  # what remains is another model, worth training
 
 
 @runtime_checkable
@@ -64,6 +65,10 @@ class Plan(Protocol):
         every call. Tensors of unknown rank are missing."""
         ...
 
+    def was(self, layer: str) -> Layer | None:
+        """The layer as it was before any decision was carried out; None for a part of one."""
+        ...
+
     def weight(self, layer: Layer) -> np.ndarray:
         """The layer's weight as it is now, float32 of `layer.shape`; read only."""
         ...
@@ -110,7 +115,8 @@ class Technique(Protocol):
     (structure), "scale" (exact rescaling between layers), "factorize", "sparsify", "recover" (weights that training
     has found), and at last "precision" (the numeric format, in the way of the dialect). A technique of scope "graph"
     decides once for the whole model: its uniform recipe is part of every recipe that is proposed. `needs_moments` says
-    whether it wants `Plan.moments`.
+    whether it wants `Plan.moments`. A technique one of whose choices holds for several layers may have a method
+    `leads`: layer -> the layer under whose name it is decided.
     """
 
     name: str

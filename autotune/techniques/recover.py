@@ -51,6 +51,9 @@ class Recover:
         for when in (START, WEIGHTS):
             if when in decisions:
                 self._put(plan, decisions[when])
+        if WEIGHTS in decisions:
+            for layer in plan.layers:
+                plan.set_moments(layer, None)
 
     def _put(self, plan: Plan, name: str) -> None:
         for tensor, array in plan.checkpoint(name).items():
@@ -61,8 +64,6 @@ class Recover:
                 shapes = f"{list(array.shape)}, and {list(there.dims)} in this structure"
                 raise _failure(f"weights {name} have {tensor!r} in the shape {shapes}")
             plan.set_tensor(tensor, array.astype(numpy_helper.to_array(there).dtype, copy=False))
-        for layer in plan.layers:
-            plan.set_moments(layer, None)
 
 
 def searched(recipe: Recipe) -> Recipe:

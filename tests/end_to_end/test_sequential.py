@@ -14,6 +14,7 @@ from autotune.recipe import Recipe
 from autotune.search.knowledge import anchors, layer_times
 from autotune.search.memory import Memory
 from autotune.search.outlook import Outlook
+from autotune.search.recovery.starting import Starting
 from autotune.search.runner import Waiting
 from autotune.search.stages import Lost
 from autotune.search.study import Study
@@ -130,7 +131,16 @@ def test_the_sampler_is_told_what_is_known_of_it(study: Study) -> None:
     recipe = uniform(study, "w2-b32-load")
     if study.store.find_trial(recipe) is None:
         finished(study, recipe)
-    memory = Memory(study.config, prepared, study.store, runner, study.objectives, Warm(), lambda _: None)
+    memory = Memory(
+        study.config,
+        prepared,
+        study.store,
+        runner,
+        study.objectives,
+        Warm(),
+        Starting(study.config, prepared, study.store),
+        lambda _: None,
+    )
     told = [t for t in memory._study.trials if t.state == optuna.trial.TrialState.PRUNED]
     assert len(told) == 1
     known = told[0].user_attrs

@@ -98,3 +98,18 @@ def test_what_the_search_decided_is_read_back() -> None:
     assert searched(recipe) == Recipe({"factorize": {"a": "rank-50%"}})
     further = Recipe({"recover": {START: "0" * 16, "weights": "1" * 16}})
     assert searched(further) == Recipe({"recover": {"weights": "1" * 16}})
+
+
+def test_a_loss_that_breaks_is_told_with_its_place_and_the_trial_goes_on(tmp_path: Path) -> None:
+    def wrong(outputs: object, labels: object) -> object:
+        return {}["nothing"]
+
+    told: list[Progress] = []
+    made = tiny.workload(train=training_data(), loss=wrong)
+    with Study.open(config(3), made, store=tmp_path / "store.db") as study:
+        study.run(told.append, threading.Event())
+        trials = study.store.trials(details=False)
+    (broken,) = [each.message for each in told if each.message.startswith("a new structure: ")]
+    assert "KeyError" in broken and "test_starting.py:" in broken and broken.endswith("it is tried as it is")
+    structured = [t for t in trials if "factorize" in t.recipe]
+    assert structured and all(t.state == "complete" and "recover" not in t.recipe for t in structured)

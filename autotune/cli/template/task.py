@@ -38,6 +38,8 @@ def workload() -> Workload:
         decode=decode,
         metric="accuracy",  # or a function (predictions, labels) -> float
         slices=("paper", "ink"),
+        # For [recover] in study.toml: what compressed models are trained on; none of the samples above.
+        # train=Dataset("train", samples(seed=4, count=2000)),
     )
 
 

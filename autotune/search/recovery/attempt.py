@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
@@ -14,23 +13,20 @@ from onnx import numpy_helper
 
 from autotune.compress import checkpoints
 from autotune.config import RecoverTable
-from autotune.errors import DataError, DiskError, StoreLocked, TrialFailure, UsageError
 from autotune.recipe import Recipe
 from autotune.recover.batching import Batches, joinable
 from autotune.recover.settings import Progress, Settings
 from autotune.recover.training import recover
 from autotune.search.prepare import CHECKPOINTS, Prepared
 from autotune.search.recovery import data, record
+from autotune.search.recovery.failure import ABOUT_THE_STUDY, broken
 from autotune.search.recovery.record import Kept, Record
-from autotune.search.targets import Stopped
 from autotune.store import Store
 from autotune.techniques.recover import NAME
 from autotune.trial import Trial
 from autotune.workload import Dataset
-from hwprofiles.errors import Failure, HardwareError
 
 _LEAST = 1.0  # seconds of training that are worth going on for
-_ABOUT_THE_STUDY = (Stopped, DiskError, StoreLocked, HardwareError, OSError)
 
 Watch = Callable[[Progress, Record], None]  # a step that was taken, and what is kept by then
 
@@ -62,10 +58,10 @@ class Attempt:
         if found.step < settings.steps and left >= _LEAST:
             try:
                 found = self._train(recipe, found, settings, weights, watch)
-            except _ABOUT_THE_STUDY:
+            except ABOUT_THE_STUDY:
                 raise
             except Exception as error:  # noqa: BLE001 as for a trial: what breaks one training does not end the study
-                failure = _failure(error, trial.number)
+                failure = broken(error, f"recovery of trial {trial.number}")
                 # What was kept meanwhile is in the store.
                 known = record.read(self.store, recipe)
                 found = known if known is not None and known.settings == named else found
@@ -178,21 +174,6 @@ def _put(model: onnx.ModelProto, tensors: Mapping[str, np.ndarray]) -> None:
     for tensor in model.graph.initializer:
         if tensor.name in tensors:
             tensor.CopyFrom(numpy_helper.from_array(tensors[tensor.name], tensor.name))
-
-
-def _failure(error: Exception, number: int) -> Failure:
-    said = f"recovery of trial {number}: "
-    if isinstance(error, TrialFailure):
-        return error.failure.model_copy(update={"message": said + error.failure.message.removeprefix("recover: ")})
-    if isinstance(error, DataError | UsageError):
-        message = said + str(error).removeprefix("recover: ")
-        return Failure(kind="unsupported", stage="recover", message=message)
-    if isinstance(error, MemoryError):
-        message = f"{said}the memory of this machine is full; choose a smaller batch in [recover]"
-        return Failure(kind="oom", stage="recover", message=message)
-    first = str(error).splitlines()[0] if str(error) else "no message"
-    message = f"{said}{type(error).__name__}: {first}"
-    return Failure(kind="user_code", stage="recover", message=message, traceback=traceback.format_exc())
 
 
 def _ended(found: Record) -> str:

@@ -18,6 +18,7 @@ from autotune.search.runner import TrialRunner, Waiting
 from autotune.search.slicing import Slicing
 from autotune.search.targets import Stopped
 from autotune.store import Store
+from autotune.techniques.protocol import STRUCTURAL
 from autotune.techniques.recover import NAME, WEIGHTS
 from autotune.trial import Trial
 from autotune.workload import Dataset
@@ -115,17 +116,22 @@ def check_notes(config: StudyConfig, train: Dataset | None) -> tuple[str, ...]:
     if table is None or train is None:
         return ()
     fit, held = data.split(train)
-    which = "recipe that promises" if table.count == 1 else f"{table.count} recipes that promise"
+    which = "recipe that promises most is" if table.count == 1 else f"{table.count} recipes that promise most are"
     return (
-        f"recover: after the search the {which} most are trained for at most {table.minutes:g} min or "
+        f"recover: every new structure is trained for {table.start:g} s before it is judged; after the search the "
+        f"{which} trained for at most {table.minutes:g} min or "
         f"{table.steps:,} steps each, on {len(fit):,} samples, with {len(held):,} to validate",
     )
 
 
 def seconds(config: StudyConfig, each: float) -> float:
-    """How long recovery takes at most, where a trial takes `each` seconds."""
+    """How long recovery takes at most, where a trial takes `each` seconds: every trial may have a new structure."""
     table = config.recover
-    return 0.0 if table is None else table.count * (60 * table.minutes + table.checkpoints * each)
+    if table is None:
+        return 0.0
+    structural = any(name in STRUCTURAL for name in config.techniques)
+    starts = config.search.trials * table.start if structural else 0.0
+    return starts + table.count * (60 * table.minutes + table.checkpoints * each)
 
 
 def _with(recipe: Recipe, weights: str) -> Recipe:

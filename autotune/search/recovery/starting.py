@@ -7,23 +7,27 @@ structure, whatever their formats, begin with the same weights: `{"recover": {"s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx
 
 from autotune.compress import checkpoints
 from autotune.config import RecoverTable, StudyConfig
-from autotune.errors import DataError, TrialFailure, UsageError
 from autotune.recipe import Recipe
 from autotune.search.prepare import CHECKPOINTS, Prepared
 from autotune.search.recovery import data
+from autotune.search.recovery.failure import ABOUT_THE_STUDY, broken
 from autotune.store import Store
+from autotune.techniques.protocol import STRUCTURAL
 from autotune.techniques.recover import NAME, START
 from autotune.workload import Dataset
 
+if TYPE_CHECKING:
+    from autotune.recover.settings import Checkpoint
+
 _KEY = "start/"
-_CHANGES = ("prune", "factorize", "sparsify")  # stages after which the model is no longer the original
 _STEPS = 10**9  # the time ends it
 _LOOKS = 5  # at the validation samples, in each round of the data
 _LEAST_STEPS = 10  # between two looks
@@ -52,28 +56,35 @@ class Starting:
         kept = self.store.meta(_KEY + self._structure(recipe).digest)
         return _with(recipe, str(kept["weights"])) if kept and kept["weights"] else recipe
 
-    def train(self, recipe: Recipe, say: Say) -> Recipe:
-        """The same; a new structure is trained first. `say` is told when that begins, and what went wrong.
+    def train(self, recipe: Recipe, watch: Say, say: Say) -> Recipe:
+        """The same; a new structure is trained first. `watch` is told when that begins, `say` what went wrong.
 
-        A training that breaks down is kept as such: the structure is then tried as it is.
+        Of a training that breaks down the best weights until then are kept; without any the structure is tried as it
+        is.
         """
         structure = self._structure(recipe)
         key = _KEY + structure.digest
         table, train = self.config.recover, self.prepared.workload.train
         if table is None or train is None or not self._changes(recipe) or self.store.meta(key) is not None:
             return self.known(recipe)
-        say(f"a new structure, trained for {table.start:g} s")
+        watch(f"a new structure, trained for {table.start:g} s")
+        best, why = None, ""
         try:
-            weights, why = self._trained(structure, table, train), ""
-        except (TrialFailure, DataError, UsageError) as error:
-            weights, why = "", str(error)
-            say(f"a structure could not be trained and is tried as it is: {why}")
-        self.store.set_meta(key, {"weights": weights, "why": why})
+            for checkpoint in self._training(structure, table, train):
+                best = checkpoint if checkpoint.step else None
+        except ABOUT_THE_STUDY:
+            raise
+        except Exception as error:  # noqa: BLE001 as for a trial: what breaks one training does not end the study
+            why = broken(error, "a new structure").message
+            kept = "as it is" if best is None else f"with the weights of step {best.step}"
+            say(f"{why}; it is tried {kept}")
+        name = checkpoints.save(self.store.folder / CHECKPOINTS, best.tensors) if best is not None else ""
+        self.store.set_meta(key, {"weights": name, "why": why})
         return self.known(recipe)
 
     def _changes(self, recipe: Recipe) -> bool:
         techniques = self.prepared.assembler.techniques
-        return self.active and any(techniques[name].stage in _CHANGES for name in recipe)
+        return self.active and any(techniques[name].stage in STRUCTURAL for name in recipe)
 
     def _structure(self, recipe: Recipe) -> Recipe:
         """All that comes before the weights."""
@@ -81,8 +92,8 @@ class Starting:
         structure.pop(NAME, None)
         return Recipe(structure)
 
-    def _trained(self, structure: Recipe, table: RecoverTable, train: Dataset) -> str:
-        """The name of the best checkpoint, "" where nothing improved."""
+    def _training(self, structure: Recipe, table: RecoverTable, train: Dataset) -> Iterator[Checkpoint]:
+        """What `recover` yields for a structure in float32."""
         from autotune.recover.batching import Batches, joinable
         from autotune.recover.settings import Settings
         from autotune.recover.training import recover
@@ -104,8 +115,9 @@ class Starting:
             hard=hard,
             evaluate_every=max(_LEAST_STEPS, len(fit) // table.batch // _LOOKS),
             patience=table.patience,
+            features=table.features,
         )
-        run = recover(
+        yield from recover(
             student,
             teacher,
             source.layers.values(),
@@ -116,10 +128,6 @@ class Starting:
             settings,
             hard_loss=self.prepared.workload.loss,
         )
-        best = None
-        for checkpoint in run:
-            best = checkpoint if checkpoint.step else None
-        return checkpoints.save(self.store.folder / CHECKPOINTS, best.tensors) if best is not None else ""
 
 
 def _with(recipe: Recipe, weights: str) -> Recipe:

@@ -75,12 +75,18 @@ class Equalise:
         self._alphas = share.checked(self.name, "alphas", alphas)
         self.needs_moments = "smooth" in kinds or "awq" in kinds
         self._offers: dict[str, tuple[str, ...]] | None = None
+        self._leads: dict[str, str] = {}
 
     def survey(self, plan: Plan) -> Sequence[Skipped]:
         """Find the units, and tell the layers that are in none."""
         units, skipped = find(plan, insert=self._insert)
         self._offers = {name: self._choices(plan, unit) for name, unit in units.items()}
+        self._leads = {reader: unit.name for unit in units.values() for reader in unit.readers if reader != unit.name}
         return skipped
+
+    def leads(self) -> dict[str, str]:
+        """Layer -> the layer that names the unit it reads, for all readers but that one."""
+        return self._leads
 
     def choices(self, layer: Layer, capabilities: Capabilities) -> Sequence[str]:
         """What the unit of this name can do. `survey` must have been called. Raises `UsageError` otherwise."""

@@ -76,6 +76,10 @@ class Prune:
         """What `survey` found: groups in execution order, then blocks."""
         return self._units
 
+    def leads(self) -> dict[str, str]:
+        """Layer -> the layer under whose name it is cut; for all layers of a unit but the one that names it."""
+        return {layer: unit.layer for unit in self._units for layer in unit.layers if layer != unit.layer}
+
     def choices(self, layer: Layer, capabilities: Capabilities) -> Sequence[str]:
         """Those of the units that the layer leads, weakest first. Empty before `survey`."""
         return tuple(choice for unit in self._units if unit.layer == layer.name for choice in unit.choices)

@@ -106,3 +106,9 @@ def test_uniform_recipes_begin_with_formats_and_combine_both() -> None:
     assert labels == ["int8", "cut-25%", "cut-25% and int8"]
     combined = dict(space().uniform)["cut-25% and int8"]
     assert set(combined) == {"small", "thin"}
+
+
+def test_structure_alone_is_a_space_too() -> None:
+    layers = [Layer("a", "MatMul", (), "a", (4, 4), 1, 16)]
+    made = build_space(layers, {"thin": Thin()}, None, most_blocks=8)  # type: ignore[dict-item,arg-type]
+    assert [label for label, _ in made.uniform] == ["cut-25%"]

@@ -1,0 +1,61 @@
+"""Every option of every technique can be set from a study file, and wrong ones are told in one line."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune import plugins
+from autotune.config import load_study
+from autotune.errors import AutotuneError
+from autotune.search.prepare import make_techniques
+
+TECHNIQUES = [name for name in plugins.names("hw_autotune.techniques") if name != "recover"]
+VALUES: dict[tuple[str, str], str] = {  # an option whose default cannot be written down as it is
+    ("quantize", "choices"): '["float16", "nf4-b64-load"]',
+    ("quantize", "rounding"): '"gptq"',
+    ("quantize", "bias_correction"): "true",
+}
+
+
+def written(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(written, value))}]"
+    return repr(value).replace("'", '"')
+
+
+def study(folder: Path, tables: str) -> Path:
+    (folder / "study.toml").write_text(f'name = "s"\n{tables}\n')
+    (folder / "task.py").write_text("def workload(): ...\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_every_option_can_be_written_in_a_study(name: str, tmp_path: Path) -> None:
+    parameters = inspect.signature(plugins.load("hw_autotune.techniques", name)).parameters
+    lines = [f"{key} = {VALUES.get((name, key)) or written(each.default)}" for key, each in parameters.items()]
+    loaded = load_study(str(study(tmp_path, "\n".join([f"[techniques.{name}]", *lines]))))
+    assert set(make_techniques(loaded.config)) >= {name}
+    assert set(loaded.config.techniques[name]) == set(parameters)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("[techniques.prune]\nshare = [0.5]", "has no option 'share'; did you mean 'shares'"),
+        ("[techniques.prune]\nshares = 0.5", "prune: an option is of the wrong kind"),
+        ("[techniques.simplify]\nhard = true", "simplify has no option 'hard'; it has none"),
+        ("[techniques.factorize]\nranks = [1.5]", "ranks"),
+        ('[techniques.quantize]\nrounding = "best"', "rounding"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(table: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(AutotuneError) as caught:
+        load_study(str(study(tmp_path, table)))
+    message = str(caught.value)
+    assert said in message and "\n" not in message and "__init__" not in message
