@@ -58,6 +58,11 @@ seed to seed.
 - Did not help: choosing the edges of the unknown graph one by one by spike and slab instead of reweighting a dense
   prior (variant `graph`, after 100: 1 of the 38 true edges among 2 to 3 chosen; latency error on the front after
   50 measurements 13.5 against 11.7 points).
+- Did not help: one candidate per batch from the integer programme (the least worst drop at a latency and a size between
+  two points of the predicted front, corrected by the whole model). Seeds 5 and 6 at 0.20, after 50, 100 and 150:
+  0.709, 0.814, 0.857 against 0.736, 0.830, 0.860, and 0.576, 0.705, 0.800 against 0.596, 0.771, 0.821, for six times
+  the CPU time of asking. The sweep and the climbing find what the programme finds; the programme stays the way to
+  answer a budget.
 """
 
 
