@@ -10,7 +10,7 @@ from itertools import groupby
 def blocks(names: Sequence[str], most: int) -> dict[str, str]:
     """Layer -> its block, at most `most` of them; `names` are in execution order.
 
-    Blocks are the modules of a repeated kind (`encoder.layer.3`), neighbours taken together where they are too many.
+    Blocks are the modules that hold layers (`encoder.layer.3`), neighbours taken together where they are too many.
     Models whose names say nothing of that are cut into runs of equal length, named after their first layer.
     """
     module = {name: _module(name) for name in names}
@@ -23,13 +23,14 @@ def blocks(names: Sequence[str], most: int) -> dict[str, str]:
     for start in range(0, len(runs), each):
         members = [name for run in runs[start : start + each] for name in run]
         first, last = module[members[0]], module[members[-1]]
-        label = first if len(members) == 1 or first == last else f"{first}..{last}"
+        label = first if first == last else f"{first}..{last}"
+        label = members[0] if len(members) == 1 else label
         found.update(dict.fromkeys(members, label))
     return found
 
 
 def _module(name: str) -> str:
-    """The name up to its first number; a name without one is itself."""
+    """The module that a layer belongs to: its name up to the first number, or all of it but the last part."""
     parts = name.split(".")
-    number = next((i for i, part in enumerate(parts[:-1]) if part.isdigit()), None)
-    return name if number is None else ".".join(parts[: number + 1])
+    number = next((i for i, part in enumerate(parts[:-1]) if part.isdigit()), len(parts) - 2)
+    return ".".join(parts[: number + 1]) or name

@@ -36,6 +36,11 @@ def test_names_that_say_nothing_give_runs() -> None:
     assert [list(found.values()).count(block) for block in dict.fromkeys(found.values())] == [5, 5, 5, 5]
 
 
+def test_modules_without_numbers_stay_together() -> None:
+    found = blocks(["stem", "r.a", "r.dw", "r.b", "s.a", "s.b", "fc"], 8)
+    assert found == {"stem": "stem", "r.a": "r", "r.dw": "r", "r.b": "r", "s.a": "s", "s.b": "s", "fc": "fc"}
+
+
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_few_layers_are_blocks_of_their_own(count: int) -> None:
     names = [f"conv{i}" for i in range(count)]
