@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import threading
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,6 @@ def run(found: Subject, label: str, techniques: dict[str, dict[str, object]], ar
     name = f"{found.config.name}-{label.replace(' ', '-')}"
     search = found.config.search.model_copy(update={"trials": arguments.trials})
     config = found.config.model_copy(update={"techniques": techniques, "search": search, "name": name})
-    begun = time.monotonic()
     with Study.open(config, found.workload, store=arguments.store / f"{name}.db", folder=found.folder) as study:
         summary = study.run(lambda _: None, threading.Event())
         trials = study.store.trials(details=False)
@@ -61,7 +59,7 @@ def run(found: Subject, label: str, techniques: dict[str, dict[str, object]], ar
         "model": found.config.name,
         "techniques": label,
         "trials": summary.trials,
-        "wall_seconds": round(time.monotonic() - begun, 1),
+        "wall_seconds": _wall(trials),
         "hypervolume": volume(trials),
         "within_limits": within,
         "why": chosen.reason,
@@ -73,9 +71,19 @@ def run(found: Subject, label: str, techniques: dict[str, dict[str, object]], ar
 def _numbers(trial: Trial, baseline: Trial, metric: str) -> dict[str, Any]:
     final = trial.final or trial.metrics
     size = final["size_bytes"].value / baseline.metrics["size_bytes"].value
-    kept = {key: final[key].model_dump() for key in (metric, f"{metric}/worst", "drop", "drop/worst") if key in final}
+    wanted = (metric, f"{metric}/worst", "drop", "drop/worst")
+    kept: dict[str, Any] = {key: final[key].model_dump() for key in wanted if key in final}
+    if "download_bytes" in final and "download_bytes" in baseline.metrics:
+        kept["download"] = final["download_bytes"].value / baseline.metrics["download_bytes"].value
     latency = {key: value.model_dump() for key, value in final.items() if key.startswith("latency_ratio@")}
     return {"number": trial.number, "proposer": trial.proposer, "size": size, **latency, **kept}
+
+
+def _wall(trials: list[Trial]) -> float:
+    """Seconds from the first trial's beginning to the last one's end, pauses between two runs included."""
+    begun = [datetime.fromisoformat(t.started_at).timestamp() for t in trials if t.started_at]
+    ended = [datetime.fromisoformat(t.finished_at).timestamp() for t in trials if t.finished_at]
+    return round(max(ended) - min(begun), 1)
 
 
 def volume(trials: list[Trial]) -> float:
@@ -89,7 +97,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     head = [
         "model",
         "techniques",
-        "smaller by",
+        "file smaller by",
+        "download smaller by",
         "latency ratio",
         "all samples lose",
         "worst slice loses",
@@ -98,7 +107,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
         chosen = row["chosen"]
-        cells = ["nothing", "", "", ""] if chosen is None else _cells(chosen)
+        cells = ["nothing", "", "", "", ""] if chosen is None else _cells(chosen)
         mark = "" if row["within_limits"] else " *"
         mark += ", recovered" if row["recovered"] else ""
         lines.append(f"| {row['model']} | {row['techniques']}{mark} | {' | '.join(cells)} | {row['hypervolume']:.4f} |")
@@ -109,7 +118,13 @@ def _cells(chosen: dict[str, Any]) -> list[str]:
     ratio = next(value for key, value in chosen.items() if key.startswith("latency_ratio@"))
     drops = [Value(**chosen[key]) for key in ("drop", "drop/worst")]
     points = [f"{100 * d.value:.1f} pt [{100 * d.low:.1f}, {100 * d.high:.1f}]" for d in drops]
-    return [f"{1 / chosen['size']:.2f}x", f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]", *points]
+    download = f"{1 / chosen['download']:.2f}x" if "download" in chosen else "not weighed"
+    return [
+        f"{1 / chosen['size']:.2f}x",
+        download,
+        f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]",
+        *points,
+    ]
 
 
 def main() -> None:
