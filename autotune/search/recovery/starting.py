@@ -78,6 +78,9 @@ class Starting:
             why = broken(error, "a new structure").message
             kept = "as it is" if best is None else f"with the weights of step {best.step}"
             say(f"{why}; it is tried {kept}")
+        if best is None and not why:
+            why = f"training of a new structure gained nothing in {table.start:g} s"
+            say(f"{why}; it is tried as it is")
         name = checkpoints.save(self.store.folder / CHECKPOINTS, best.tensors) if best is not None else ""
         self.store.set_meta(key, {"weights": name, "why": why})
         return self.known(recipe)
