@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.linalg import cho_factor, cho_solve
 
+from autotune.search.surrogate.covariance import inverse
 from autotune.search.surrogate.damage_terms import Layout, Scales, Terms
 from autotune.search.surrogate.evidence import fit_amplitudes
 from autotune.search.surrogate.interactions import Magnitudes, Weights, kernels, posterior_weights
@@ -139,7 +139,7 @@ class Solver:
             covariance = np.diag(self.scales.noise**2 * noise[:, s])
             if self._kernels:
                 covariance += self._joint_covariance(s)
-            inverses[s] = cho_solve(cho_factor(covariance, lower=True), np.eye(n))
+            inverses[s] = inverse(covariance)
         return inverses
 
     def solve(self, terms: Terms, *, steps: int) -> Terms:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 
+from autotune.search.surrogate.covariance import factorised
 from autotune.search.surrogate.space import Floats
 
 SPREAD = 1.5  # prior sd of a log standard deviation around its default
@@ -37,7 +38,7 @@ def fit_amplitudes(
             covariance = np.diag(variances[-1] * scale)
             for variance, part in zip(variances, parts, strict=False):
                 covariance += variance * part
-            factor = cho_factor(covariance, lower=True, check_finite=False)
+            factor = factorised(covariance)
             inverse = cho_solve(factor, np.eye(len(target)), check_finite=False)
             alpha = inverse @ target
             value += 0.5 * float(target @ alpha) + float(np.log(np.diag(factor[0])).sum())

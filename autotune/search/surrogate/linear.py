@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_solve
 
+from autotune.search.surrogate.covariance import factorised
 from autotune.search.surrogate.evidence import ROWS, fit_amplitudes
 from autotune.search.surrogate.outliers import noise_factors
 from autotune.search.surrogate.space import Floats, Ints, Space
@@ -240,7 +241,7 @@ class LinearModel:
         covariance = self._covariance(design, groups, amplitudes)
         noise = float(amplitudes[-1] ** 2)
         covariance[np.diag_indices(len(target))] += noise * noise_factors(covariance, noise, target)
-        alpha = cho_solve(cho_factor(covariance, lower=True), target)
+        alpha = cho_solve(factorised(covariance), target)
         table = np.zeros(design.shape[1])
         for amplitude, group in zip(amplitudes[1:], groups, strict=False):
             table += amplitude**2 * group.spread(design, alpha)

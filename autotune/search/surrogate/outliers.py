@@ -8,8 +8,8 @@ normal distribution of any width does. A model that is still wrong misses everyw
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
+from autotune.search.surrogate.covariance import inverse
 from autotune.search.surrogate.space import Floats
 
 SHARE = 0.05  # of outliers, where there are any
@@ -24,9 +24,9 @@ def noise_factors(covariance: Floats, noise: float, target: Floats) -> Floats:
     count = len(target)
     if count > MOST_CHECKED or count < 10:
         return np.ones(count)
-    inverse = cho_solve(cho_factor(covariance + noise * np.eye(count), lower=True), np.eye(count))
-    variance = 1 / np.diag(inverse)
-    residual = (inverse @ target) * variance  # leave-one-out
+    weights = inverse(covariance + noise * np.eye(count))
+    variance = 1 / np.diag(weights)
+    residual = (weights @ target) * variance  # leave-one-out
     model = np.maximum(variance - noise, 0.0)  # what the variance owes to the model's own uncertainty
     single = _log_normal(residual, _width(residual, variance) * variance).sum()
     core, odds = 1.0, np.full(count, SHARE)
