@@ -106,6 +106,44 @@ class Conditions(_Record):
     clocks: str = Field(min_length=1)  # governor and frequency, or "unknown"
 
 
+class Build(_Record):
+    """One of several builds of the same artifact for an accelerator: builders choose among kernels by timing them."""
+
+    digest: str  # sha256 of the plan (engine) that was built
+    seconds: float  # that building took; 0 where it came out of the cache
+    latency: float | None = None  # median of one inference, seconds; None for a build that was not timed
+
+
+class AcceleratorMemory(_Record):
+    """Bytes on the card, four numbers that are never one. None: this runtime or this card does not tell."""
+
+    plan: int | None = None  # the serialised engine
+    weights: int | None = None  # of it, weights
+    activations: int | None = None  # what the runtime reserves for intermediate tensors
+    process: int | None = None  # what the card's used memory grew by while the model was open and ran
+    process_source: str = ""  # "nvml:process", or "nvml:device" where the driver does not tell processes apart
+
+
+class Accelerator(_Record):
+    """What a latency on an accelerator is worth: the card's state while it was measured, and where the time went.
+
+    The latency of the measurement itself is that of the card's computation. `enqueue` and `end_to_end` are medians in
+    seconds over the same openings, apart from it; None where the runtime cannot tell.
+    """
+
+    card: str = Field(min_length=1)  # the driver's name of it
+    driver: str = Field(min_length=1)
+    timer: Literal["cuda-events", "host"]  # what told the latency
+    enqueue: float | None = None  # host time of asking for one inference
+    end_to_end: float | None = None  # with copies to the card and back
+    clock_hz: tuple[float, float] | None = None  # lowest and highest of the multiprocessors that was read
+    temperature: tuple[float, float] | None = None  # degrees Celsius, likewise
+    throttled: tuple[str, ...] = ()  # reasons that the driver gave for lower clocks while it was measured
+    others: int | None = None  # processes of others on the card; None where the driver does not tell
+    memory: AcceleratorMemory = AcceleratorMemory()
+    builds: tuple[Build, ...] = ()  # the first is the one that was measured, and that is exported
+
+
 class ShapeResult(_Record):
     """The answer for one of the scenario's shapes."""
 
@@ -147,6 +185,7 @@ class Measurement(_Record):
     memory: Memory | None = None
     energy: Energy | None = None
     conditions: Conditions | None = None  # required with a latency
+    accelerator: Accelerator | None = None
     quality: tuple[Quality, ...] = ("ok",)
     failure: Failure | None = None
     started_at: str  # UTC, ISO 8601

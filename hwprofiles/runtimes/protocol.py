@@ -22,6 +22,17 @@ A runtime that works in processes of its own may give its Session more, which is
 `run_all(feeds) -> list` of lists of arrays; `time_block(feeds, count) -> dict` with `wall` (seconds of each), `cpu`,
 `thread_cpu`, `load` and `first` (seconds); `memory(feed, iterations) -> dict` with `import_only`, `load_peak`,
 `run_peak` (bytes) and `cold` (seconds); and the attribute `load_seconds`. Energy is not measured for such a runtime.
+
+A runtime of an accelerator has such a Session too. Its `time_block` times the card's computation in `wall` (CUDA events
+where it can, and `describe` says so as `timer`: "cuda-events" or "host"), and gives `enqueue` and `end_to_end` (seconds
+of each inference, or None) beside it. It may further have
+
+- `accelerator_memory(feed) -> dict` with `plan`, `weights`, `activations` (bytes or None),
+- `builds() -> list` of dicts like `hwprofiles.measurement.Build`, the first the one that is open, and
+- `engine() -> bytes`, what it really runs, for export.
+
+Its `describe` names the card as the driver does (`card`: a dict like `hwprofiles.agent.nvml.identity` gives). The agent
+reads the card's clocks, temperature, reasons for lower clocks, energy and processes itself, by `hwprofiles.agent.nvml`.
 """
 
 from __future__ import annotations
