@@ -6,7 +6,8 @@ MODEL is a ready-made study, or a workload of `benchmarks/workloads.py` that was
 developed. Every sampler gets a store of its own, so each pays for every measurement it asks for. The hypervolume is
 that of the complete trials after n trials, and after equal wall time (that of the quickest sampler's whole run),
 between (1, 1, 5 points): the original's size and latency, and five points lost in the worst slice. Values are those of
-the search itself: equally noisy for all samplers. `--seconds` is the most that one latency measurement may take.
+the search itself, equally noisy for all samplers; the latency ratio counts with the upper end of its interval, because
+a measurement that went wrong is no fast model. `--seconds` is the most that one latency measurement may take.
 A run that is interrupted goes on. Peers' tools are compared by `benchmarks/against_tools.py`.
 """
 
@@ -18,7 +19,7 @@ import os
 import platform
 import statistics
 import threading
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 }
 CORNER = (1.0, 1.0, 0.05)  # of size and latency relative to the original, and the drop of the worst slice
 POINTS = (30, 60, 120)
+INTERRUPTED = 120.0  # seconds between two trials in which nothing ran: no sampler takes as long to ask
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,6 @@ def run(found: Subject, sampler: str, seed: int, arguments: argparse.Namespace) 
     """One search, or what is left of it; the hypervolumes over its trials."""
     config = configured(found.config, sampler, seed, arguments.trials, arguments.seconds)
     store = arguments.store / f"{config.name}.db"
-    begun = time.monotonic()
     with Study.open(config, found.workload, store=store, folder=found.folder) as study:
         summary = study.run(lambda _: None, threading.Event())
         trials = study.store.trials(details=False)
@@ -94,7 +95,7 @@ def run(found: Subject, sampler: str, seed: int, arguments: argparse.Namespace) 
         "sampler": sampler,
         "seed": seed,
         "trials": len(points),
-        "wall_seconds": round(time.monotonic() - begun, 1),
+        "wall_seconds": round(points[-1]["at"], 1),
         "finished": [round(point["at"], 2) for point in points],
         "hypervolume": [point["hypervolume"] for point in points],
         "failed": sum(trial.state == "failed" for trial in trials),
@@ -103,26 +104,31 @@ def run(found: Subject, sampler: str, seed: int, arguments: argparse.Namespace) 
 
 
 def curve(trials: list[Trial]) -> list[dict[str, float]]:
-    """The hypervolume after every trial, and when it finished: seconds since the first began."""
+    """The hypervolume after every trial, and when it finished: seconds of running since the baseline was there."""
     baseline = trials[0]
     done = sorted((t for t in trials if t.number and t.state != "running"), key=lambda t: t.finished_at)
     keys = [parse_key("size_bytes"), *(parse_key(k) for k in sorted(baseline.metrics) if k.startswith("latency_ratio"))]
     keys = [*keys[:2], parse_key("drop/worst")]
-    begun = min((_seconds(t.started_at) for t in done), default=0.0)
     found, points = [], []
+    at, last = 0.0, _seconds(baseline.finished_at)
     for trial in done:
-        found.append(_relative(trial, baseline))
+        began, ended = _seconds(trial.started_at), _seconds(trial.finished_at)
+        at += ended - (began if began - last > INTERRUPTED else last)
+        last = ended
+        found.append(_counted(trial, baseline))
         volume = pareto.hypervolume(found, keys, CORNER)
-        points.append({"at": _seconds(trial.finished_at) - begun, "hypervolume": round(volume, 6)})
+        points.append({"at": at, "hypervolume": round(volume, 6)})
     return points
 
 
-def _relative(trial: Trial, baseline: Trial) -> Trial:
+def _counted(trial: Trial, baseline: Trial) -> Trial:
+    """With the size relative to the original's, and a latency ratio that is certainly not larger."""
     size = trial.metrics.get("size_bytes")
     if size is None:
         return trial
     share = size.value / baseline.metrics["size_bytes"].value
-    return trial.model_copy(update={"metrics": {**trial.metrics, "size_bytes": Value.exact(share)}})
+    slow = {key: Value.exact(value.high) for key, value in trial.metrics.items() if key.startswith("latency_ratio")}
+    return trial.model_copy(update={"metrics": {**trial.metrics, **slow, "size_bytes": Value.exact(share)}})
 
 
 def _seconds(stamp: str) -> float:
@@ -130,7 +136,7 @@ def _seconds(stamp: str) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Hypervolume after n trials and after equal time, as ratios to random search, mean over seeds."""
+    """Hypervolume after n trials and after equal time, mean over seeds, and as a ratio to random search's."""
     points = [n for n in POINTS if any(row["trials"] >= n for row in rows)]
     head = ["model", "sampler", *(f"{n} trials" for n in points), "equal time", "wall seconds"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -139,8 +145,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         limit = min(row["finished"][-1] for row in chosen if row["finished"])
         for sampler in dict.fromkeys(row["sampler"] for row in chosen):
             own = [row for row in chosen if row["sampler"] == sampler]
-            cells = [_cell([_after(row, n) for row in own]) for n in points]
-            timed = _cell([_within(row, limit) for row in own])
+            plain = [row for row in chosen if row["sampler"] == "random"]
+            cells = [_cell([_after(row, n) for row in own], [_after(row, n) for row in plain]) for n in points]
+            timed = _cell([_within(row, limit) for row in own], [_within(row, limit) for row in plain])
             wall = statistics.mean(row["wall_seconds"] for row in own)
             lines.append(f"| {model} | {sampler} | {' | '.join(cells)} | {timed} | {wall:.0f} |")
     return "\n".join(lines) + "\n"
@@ -155,9 +162,12 @@ def _within(row: dict[str, Any], seconds: float) -> float:
     return reached[-1] if reached else 0.0
 
 
-def _cell(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{statistics.mean(known):.4f}" if known else "not run"
+def _cell(values: Sequence[float | None], plain: Sequence[float | None]) -> str:
+    known, base = ([value for value in each if value is not None] for each in (values, plain))
+    if not known:
+        return "not run"
+    mean = statistics.mean(known)
+    return f"{mean:.4f} ({mean / statistics.mean(base):.2f}x)" if base and any(base) else f"{mean:.4f}"
 
 
 def main() -> None:
