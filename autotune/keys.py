@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from autotune.errors import UsageError, did_you_mean
 
-# name -> (unit, smaller is better, needs @target)
+# name -> (unit, smaller is better, needs @target). Those that need none have one value for each runtime family: without
+# a target that of the first target's.
 COST_METRICS = {
     "size_bytes": ("bytes", True, False),
     "download_bytes": ("bytes", True, False),  # the file compressed by zlib, level 6; zeros count here only
     "latency_p50": ("s", True, True),
     "latency_p90": ("s", True, True),
     "latency_ratio": ("x", True, True),
+    "uniform_ratio": ("x", True, True),  # latency over that of the best uniform recipe, timed side by side
     "memory_peak": ("bytes", True, True),
     "energy_j": ("J", True, True),
 }
 JUDGED_METRICS = ("drop", "flips")  # beside the workload's own metric, e.g. "accuracy"
 WORST = "worst"
+WORST_ANYWHERE = f"drop/{WORST}@{WORST}"  # the largest drop of any slice in any runtime family
 
 _KEY = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)(/(?P<slice>[^@\n]+))?(@(?P<target>[A-Za-z0-9][A-Za-z0-9._-]*))?")
 
@@ -50,7 +54,7 @@ class MetricKey:
 def parse_key(text: str, *, metric: str | None = None) -> MetricKey:
     """Parse `text`; `metric` is the name of the workload's own metric where it is known.
 
-    Raises `UsageError` for a malformed key, an unknown name, a missing `@target` or one too many, or a slice on a cost.
+    Raises `UsageError` for a malformed key, an unknown name, a missing `@target`, or a slice on a cost.
     """
     match = _KEY.fullmatch(text)
     if match is None:
@@ -61,14 +65,17 @@ def parse_key(text: str, *, metric: str | None = None) -> MetricKey:
             raise UsageError(f"metric key {text!r}: {key.name} has no slices; drop '/{key.slice}'")
         if COST_METRICS[key.name][2] and key.target is None:
             raise UsageError(f"metric key {text!r} needs a target; write {key.name}@TARGET")
-        if not COST_METRICS[key.name][2] and key.target is not None:
-            raise UsageError(f"metric key {text!r}: {key.name} is the same on every target; drop '@{key.target}'")
     elif metric is not None and key.name != metric and key.name not in JUDGED_METRICS:
         raise UsageError(
             f"metric key {text!r}: unknown metric {key.name!r}; "
             + did_you_mean(key.name, [*COST_METRICS, *JUDGED_METRICS, metric])
         )
     return key
+
+
+def names_target(key: MetricKey, targets: Collection[str]) -> bool:
+    """Whether the key is about all targets, one of `targets`, or the worst of them."""
+    return key.target is None or key.target in targets or str(key) == WORST_ANYWHERE
 
 
 _AMOUNT = re.compile(r"^\s*(?P<number>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)\s*(?P<unit>[A-Za-zµμ%×]*)\s*$")

@@ -49,10 +49,25 @@ class LayerOutcome(_Record):
     note: str = ""
 
 
+class Elsewhere(_Record):
+    """A trial in a further runtime family of its study: the same recipe in that family's dialect, judged there.
+
+    `targets` are those of the family, the one that judges first. `layers` are what ran on the first target of the
+    dialect.
+    """
+
+    targets: tuple[str, ...]
+    artifact: Artifact
+    layers: tuple[LayerOutcome, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+
+
 class Trial(_Record):
     """One recipe, built, measured and judged. `number` 0 is the empty recipe: the baseline.
 
     `metrics` are those of the search phase; `final` those of a finalist, measured again and judged on held-out data.
+    `artifact`, `layers` and `evaluations` are those of the first target's runtime family, `elsewhere` has those of
+    further ones.
     """
 
     number: int
@@ -65,11 +80,22 @@ class Trial(_Record):
     layers: tuple[LayerOutcome, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    elsewhere: tuple[Elsewhere, ...] = ()
     failure: Failure | None = None
     reason: str = ""  # why it was rejected: which constraint, by how much
     durations: Mapping[str, float] = Field(default_factory=dict)  # stage -> seconds
     started_at: str = ""
     finished_at: str = ""
+
+    def artifact_for(self, target: str) -> Artifact | None:
+        """What runs on a target; None before it is built."""
+        return next((other.artifact for other in self.elsewhere if target in other.targets), self.artifact)
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Everything that the recipe was built into, the first target's first; equal bytes are there once."""
+        built = [self.artifact, *(other.artifact for other in self.elsewhere)]
+        return tuple({each.digest: each for each in built if each is not None}.values())
 
     @property
     def recovered(self) -> bool:

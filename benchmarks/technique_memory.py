@@ -135,10 +135,11 @@ def child(technique_name: str, path: Path, folder: Path) -> dict[str, Any]:
     recipe = Recipe({technique_name: decisions})
     assembler.structured(assembler.structure(recipe))
     peaks.next("carry out")
-    artifact = assembler.assemble(recipe)
-    peaks.next("assemble")
-    (folder / "artifact.onnx").write_bytes(artifact)
-    return {"steps": peaks.steps, "decisions": decisions, "artifact_bytes": len(artifact)}
+    with (folder / "artifact.onnx").open("wb") as file:
+        assembler.assemble_to(file, recipe)
+        written = file.tell()
+    peaks.next("assemble and write")
+    return {"steps": peaks.steps, "decisions": decisions, "artifact_bytes": written}
 
 
 def read(path: Path, target: Path, wanted: list[str]) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from hwprofiles.agent.client import AgentClient, Feed, duration
-from hwprofiles.agent.readings import Blocks, add_blocks, disturbances
+from hwprofiles.agent import nvml
+from hwprofiles.agent.client import AgentClient, Feed, duration, shapes_of
+from hwprofiles.agent.readings import Blocks, add_blocks, card_reading, disturbances
 from hwprofiles.errors import DeviceFailure, Failure
+from hwprofiles.measurement import Accelerator, AcceleratorMemory, Build
 from hwprofiles.openings import Opening, Sides, Tally
 from hwprofiles.scenario import Scenario
 from hwprofiles.target import Target
@@ -61,6 +64,10 @@ class Collected:
     loads: dict[str, list[float]] = field(default_factory=lambda: {"a": [], "b": []})
     firsts: dict[str, list[float]] = field(default_factory=lambda: {"a": [], "b": []})
     environment: dict[str, Fact] = field(default_factory=dict)
+    sessions: dict[str, dict[str, Any]] = field(default_factory=dict)  # side -> what it tells of itself on a card
+    card: list[dict[str, Any]] = field(default_factory=list)  # readings before and after each opening's blocks
+    others: list[int] = field(default_factory=list)  # processes of others on the card, where it was told
+    throttled: set[str] = field(default_factory=set)  # why the card was slower than it can be
 
 
 class Collector:
@@ -77,6 +84,7 @@ class Collector:
         self._scenario = scenario
         self._random = random.Random(scenario.seed)
         self._orders: list[list[str]] = []
+        self._shapes = shapes_of([feed for feeds in subject.feeds.values() for feed in feeds])
         self._blocks: dict[tuple[str, str], tuple[int, float]] = {}  # (shape, side): inferences, seconds of one
 
     def run(self, tally: Tally) -> None:
@@ -112,7 +120,9 @@ class Collector:
             model = self._subject.models[side]
             padding = int(2 ** self._random.uniform(*_PADDING))
             with about(side):
-                session = agent.open(HANDLES[side], model.path, model.digest, fresh=True, padding=padding)
+                session = agent.open(
+                    HANDLES[side], model.path, model.digest, fresh=True, padding=padding, shapes=self._shapes
+                )
             self.collected.loads[side].append(session.seconds)
 
     def _order(self) -> list[str]:
@@ -159,6 +169,10 @@ class Collector:
             if thorough:
                 stable = "stable" if reply["stable"] else f"not stable after {cap:g} s"
                 self.collected.environment.setdefault(f"{handle}_warm", stable)
+            if reply.get("session") is not None:
+                told = self.collected.sessions[side] = dict(reply["session"])
+                if told.get("notes"):
+                    self.collected.environment[f"{handle}_notes"] = "; ".join(map(str, told["notes"]))[:2000]
             count, typical = int(reply["count"]), duration(reply, "typical")
             # What follows takes as long as these two say.
             most = scenario.block_seconds / max(typical, 1e-9) + scenario.block_iterations + len(feeds) + 1
@@ -191,7 +205,7 @@ class Collector:
             opening.shapes[label] = self._pairs(agent, label, pairs, number, until)
             after = pressure(agent)
             with agent.reading("latency"):
-                disturbed |= dict.fromkeys(disturbances(before, after))
+                disturbed |= dict.fromkeys(disturbances(before, after) + self._watch_card(before, after))
                 if (after["throttle_count"] or 0) > (before["throttle_count"] or 0):
                     self.collected.environment["throttled"] = "the processor slowed itself down"
             sides = opening.shapes[label].values()
@@ -201,6 +215,16 @@ class Collector:
             self.collected.environment.update(psi_avg10=after["psi_avg10"], load=after["load"])
         opening.disturbed = tuple(disturbed)
         return opening
+
+    def _watch_card(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+        """Keep two readings of the card and what they say of its clocks; who else used it, in words."""
+        if before["card"] is None or after["card"] is None:
+            return []
+        self.collected.card += [before["card"], after["card"]]
+        self.collected.throttled.update(nvml.throttled(before["card"], after["card"]))
+        counts = [nvml.others(told["card"], told["own"]) for told in (before, after)]
+        self.collected.others += [count for count in counts if count is not None]
+        return nvml.disturbances(before["card"], after["card"], before["own"])
 
     def _pairs(self, agent: AgentClient, label: str, pairs: int, number: int, until: float) -> Sides:
         sides = {side: HANDLES[side] for side in self._subject.models}
@@ -229,11 +253,79 @@ class Collector:
         return blocks
 
 
+def build_several(agent: AgentClient, runtime: Mapping[str, Any], subject: Subject, patience: float) -> None:
+    """Let a runtime that builds do so several times for each model, and keep the fastest.
+
+    Both sides get the same: a baseline that was built once against the best of three would lose by that alone.
+    `patience`: seconds for one build.
+    """
+    count = int(runtime.get("builds") or 1)
+    if count < 2:
+        return
+    feeds = [feed for group in subject.feeds.values() for feed in group]
+    for side, model in subject.models.items():
+        with about(side):
+            agent.put(model.path, model.digest)
+            agent.request(
+                "prepare",
+                stage="build",
+                timeout=(count + 1) * patience,
+                feeds=feeds,
+                digest=model.digest,
+                count=count,
+            )
+
+
+def on_accelerator(
+    runtime: Mapping[str, Any],
+    collected: Collected,
+    openings: Sequence[Opening],
+    label: str,
+    grown: tuple[int, str] | None,
+) -> Accelerator | None:
+    """What was found out about the card and the candidate on it; None for a runtime that uses none.
+
+    `grown`: bytes of the card's memory that the model took, and who told. Raises ValueError, LookupError or TypeError
+    for answers that fit to nothing.
+    """
+    if runtime.get("timer") is None:
+        return None
+    blocks = [opening.shapes[label]["a"] for opening in openings if label in opening.shapes]
+    every = [side for opening in openings for sides in opening.shapes.values() for side in sides.values()]
+    clocks = [hertz for side in every for hertz in side.clocks]
+    degrees = [value for side in every for value in side.temperatures]
+    degrees += [told["temperature_c"] for told in collected.card if told["temperature_c"] is not None]
+    between = {"at": 0.0, "reasons": sorted(set[str]().union(*(side.reasons for side in every)))}
+    told = collected.sessions.get("a", {})
+    process, source = grown if grown is not None else (None, "")
+    card = runtime["card"]
+    return Accelerator(
+        card=card["name"],
+        driver=card["driver"],
+        timer=runtime["timer"],
+        enqueue=_median([value for side in blocks for value in side.enqueue]),
+        end_to_end=_median([value for side in blocks for value in side.end_to_end]),
+        clock_hz=(min(clocks), max(clocks)) if clocks else None,
+        temperature=(min(degrees), max(degrees)) if degrees else None,
+        throttled=tuple(sorted(collected.throttled.union(nvml.throttled(between, between)))),
+        others=max(collected.others, default=None),
+        memory=AcceleratorMemory(**{**told.get("memory", {}), "process": process, "process_source": source}),
+        builds=tuple(Build.model_validate(build) for build in told.get("builds", ())),
+    )
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
 def pressure(agent: AgentClient) -> dict[str, Any]:
     """One reading of what grows while others use the machine."""
     reply, _ = agent.request("pressure", stage="latency", seconds=0.0)
     with agent.reading("latency"):
-        return _counters(reply["after"])
+        found = _counters(reply["after"])
+        found["card"] = card_reading(reply["after"].get("card"))
+        found["own"] = [int(process) for process in reply.get("own", ())]
+        return found
 
 
 @contextlib.contextmanager

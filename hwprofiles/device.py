@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from hwprofiles.agent.archive import build_agent
-from hwprofiles.agent.client import AgentClient, Feed, Limits
+from hwprofiles.agent.client import AgentClient, Feed, Limits, shapes_of
 from hwprofiles.errors import BadProfile, DeviceFailure, TargetUnavailable
 from hwprofiles.fingerprint import Fingerprint
 from hwprofiles.lease import Keeper
 from hwprofiles.measure import Model, measure
 from hwprofiles.measurement import Kernel, Measurement
 from hwprofiles.registry import RUNTIMES, TRANSPORTS, load_plugin
-from hwprofiles.runtimes.protocol import CONDITIONS, Runtime, digests
+from hwprofiles.runtimes.protocol import CONDITIONS, Runtime, digests, shipped
 from hwprofiles.scenario import SEARCH, Scenario
 from hwprofiles.target import Target
 from hwprofiles.transports.protocol import Channel, Transport
@@ -144,6 +144,21 @@ class Device:
             with agent.reading("kernels"):
                 return tuple(Kernel.model_validate(kernel) for kernel in reply["kernels"])
 
+    def engine(self, model: Path, inputs: Sequence[Feed]) -> bytes:
+        """What the runtime built from the model for inputs of these shapes and really runs.
+
+        The one that was measured last, where it is still in the device's cache. Raises `DeviceFailure` (of the kind
+        "unsupported" for a runtime that runs the model as it is), `TargetBusy`, `TargetUnavailable`, `TargetLost`.
+        """
+        subject = self._model(model)
+        slot = self._slots[0]
+        with self._keeper.shared(), slot.lock:
+            agent = slot.agent(self._keeper.boot)
+            agent.open(_HANDLE, subject.path, subject.digest, fresh=True, shapes=shapes_of(inputs))
+            _, arrays = agent.request("engine", stage="engine", handle=_HANDLE)
+            with agent.reading("engine"):
+                return arrays["engine"].tobytes()
+
     def infer(self, model: Path, batches: Iterable[Feed], *, workers: int = 1) -> Generator[Outputs]:
         """Outputs of each batch by name, in order, computed by `workers` processes.
 
@@ -224,7 +239,7 @@ class _Starter:
         self._runtime = runtime
         self._work = work
         self.reachable: Callable[[], bool] | None = None
-        self._program = build_agent(runtime.backend())
+        self._program = build_agent(runtime.backend(), shipped(runtime))
 
     def start(self) -> AgentClient:
         """A greeted agent. Raises `TargetUnavailable`."""
@@ -234,8 +249,9 @@ class _Starter:
             reply = self._greet(agent)
         except DeviceFailure as error:
             agent.close()
-            hint = self._runtime.install_hint(target) if error.failure.kind == "unavailable" else ""
-            log = (error.failure.traceback or "").strip().splitlines()[-1:]
+            missing = error.failure.kind == "unavailable" and not error.advised
+            hint = self._runtime.install_hint(target) if missing else ""
+            log = [] if error.advised else (error.failure.traceback or "").strip().splitlines()[-1:]
             parts = [error.failure.message, *([] if hint else log), *([f"try: {hint}"] if hint else [])]
             raise TargetUnavailable("; ".join(parts)) from error
         except BaseException:  # the target is gone, its profile asks for the impossible, or the user has had enough
@@ -422,7 +438,7 @@ def _infer_some(
     try:
         with slot.lock:
             agent = slot.agent(boot)
-            agent.open(_HANDLE, model.path, model.digest)
+            agent.open(_HANDLE, model.path, model.digest, shapes=shapes_of(feeds))
             agent.check_feeds(_HANDLE, feeds, stage="infer")
             start = time.perf_counter()
             _, arrays = agent.request("infer", stage="infer", feeds=feeds, handle=_HANDLE)

@@ -74,10 +74,14 @@ class TargetBusy(HardwareError):
 
 
 class DeviceFailure(HardwareError):
-    """The measured process failed. The study records `failure` and goes on."""
+    """The measured process failed. The study records `failure` and goes on.
+
+    `advised`: its message says already what to do, and a hint what to install would mislead.
+    """
 
     exit_code = 1
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, *, advised: bool = False) -> None:
         super().__init__(failure.message)
         self.failure = failure
+        self.advised = advised

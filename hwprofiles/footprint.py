@@ -15,12 +15,19 @@ _ENERGY_SLICES = 6  # of rest and work in turn; their spread gives the interval
 
 
 def measure_memory(
-    agents: Agents, model: Model, feed: Feed, runs: int, environment: dict[str, Fact]
+    agents: Agents,
+    model: Model,
+    feed: Feed,
+    runs: int,
+    environment: dict[str, Fact],
+    on_card: list[tuple[int, str]] | None = None,
 ) -> tuple[Memory, float | None]:
     """Peak memory of fresh processes, the run with the largest peak counts; and seconds of a cold start, the median.
 
     A cold start is from the start of the program on the device to the first answer: interpreter, runtime, model,
     inference. None where the device does not tell when a process was started.
+
+    `on_card`, if given, takes what each run added to a card's used memory, in bytes, and who told it.
     """
     found, cold = [], []
     for _ in range(runs):
@@ -36,6 +43,9 @@ def measure_memory(
                     environment["cgroup_peak"] = int(reply["cgroup_peak"])
                 if reply.get("cold") is not None:
                     cold.append(duration(reply, "cold"))
+                grown = reply.get("accelerator") or {}
+                if on_card is not None and grown.get("process") is not None:
+                    on_card.append((int(grown["process"]), str(grown["process_source"])))
     largest = max(found, key=lambda facts: facts["run_peak"])
     memory = Memory(**largest, peak=max(0, largest["run_peak"] - largest["import_only"]), runs=runs)
     return memory, statistics.median(cold) if cold else None

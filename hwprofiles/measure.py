@@ -19,11 +19,23 @@ from typing import Any
 
 from hwprofiles.agent.client import AgentClient, Feed
 from hwprofiles.agent.readings import unread
-from hwprofiles.collect import Agents, Collected, Collector, Fact, Model, Subject, described, wait_for_quiet
+from hwprofiles.collect import (
+    Agents,
+    Collected,
+    Collector,
+    Fact,
+    Model,
+    Subject,
+    build_several,
+    described,
+    on_accelerator,
+    wait_for_quiet,
+)
 from hwprofiles.errors import DeviceFailure
 from hwprofiles.fingerprint import Fingerprint
 from hwprofiles.footprint import measure_energy, measure_memory
 from hwprofiles.measurement import (
+    Accelerator,
     Conditions,
     Energy,
     Estimate,
@@ -74,6 +86,7 @@ class _Taken:
     memory: Memory | None = None
     energy: Energy | None = None
     conditions: Conditions | None = None
+    accelerator: Accelerator | None = None
     quality: set[Quality] = field(default_factory=set)
     environment: dict[str, Fact] = field(default_factory=dict)
 
@@ -122,6 +135,7 @@ def measure(
         memory=taken.memory,
         energy=taken.energy,
         conditions=taken.conditions,
+        accelerator=taken.accelerator,
         quality=tuple(sorted(taken.quality)) or ("ok",),
         failure=failure,
         started_at=started.isoformat(timespec="milliseconds"),
@@ -186,6 +200,8 @@ def _measure(
     ready = apply_policy(agent, target)
     taken.environment.update(ready.facts)
     taken.environment["waited_seconds"] = wait_for_quiet(agent, _patience(target, scenario))
+    if scenario.phase == "final":
+        build_several(agent, runtime, subject, target.timeout)
     collector = Collector(agents, target, subject, scenario)
     tally = Tally(scenario, tuple(subject.feeds))
     collector.run(tally)
@@ -198,9 +214,10 @@ def _measure(
     _judge(tally, kept, flags, taken)
     cold = None
     first = next(iter(subject.feeds))
+    on_card: list[tuple[int, str]] = []
     if scenario.memory_runs:
         taken.memory, cold = measure_memory(
-            agents, subject.models["a"], subject.feeds[first][0], scenario.memory_runs, taken.environment
+            agents, subject.models["a"], subject.feeds[first][0], scenario.memory_runs, taken.environment, on_card
         )
     if scenario.energy_seconds:
         count = len(kept[0].shapes[first]["a"].samples) // len(kept[0].shapes[first]["a"].medians)
@@ -210,7 +227,14 @@ def _measure(
     for label, feeds in subject.feeds.items():
         shapes = {name: tuple(value.shape) for name, value in feeds[0].items()}
         taken.shapes.append(_result(label, shapes, kept, collector.collected, batches[label], cold))
-    taken.conditions = _conditions(fingerprint, runtime, batches[first], kept)
+    collected = collector.collected
+    with agents.resident().reading("latency"):
+        taken.accelerator = on_accelerator(runtime, collected, kept, first, max(on_card, default=None))
+    if taken.accelerator is not None and taken.accelerator.throttled:
+        taken.environment["throttled"] = "; ".join(taken.accelerator.throttled)
+        taken.quality.add("throttled")
+    told = {**runtime, **collected.sessions.get("a", {}).get("conditions", {})}
+    taken.conditions = _conditions(fingerprint, told, batches[first], kept)
     taken.environment["unread"] = _unread(agents.resident(), fingerprint, taken)
 
 
@@ -305,9 +329,11 @@ def _estimate(interval: Interval) -> Estimate:
 
 
 def _conditions(fingerprint: Fingerprint, runtime: Mapping[str, Any], batch: int, kept: list[Opening]) -> Conditions:
-    governor = fingerprint.environment.get("governor")
+    on_card = "timer" in runtime
+    governor = None if on_card else fingerprint.environment.get("governor")
     clocks = [opening.clock_hz for opening in kept if opening.clock_hz is not None]
-    hertz = statistics.median(clocks) if clocks else fingerprint.environment.get("frequency_hz")
+    told = None if on_card else fingerprint.environment.get("frequency_hz")
+    hertz = statistics.median(clocks) if clocks else told
     words = [str(governor)] if governor else []
     words += [f"{float(hertz) / 1e9:.2f} GHz"] if hertz else []
     return Conditions(

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from autotune.api.result import Result
 from autotune.api.watch import ProgressView
-from autotune.config import StudyConfig, impossible, read_budget
+from autotune.config import StudyConfig, families_of, impossible, read_budget, worth_telling
 from autotune.config.task import check_workload
 from autotune.errors import UsageError, did_you_mean
 from autotune.keys import parse_amount, parse_key
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from autotune.search.progress import Progress
 
-_NAMED = {"name", "targets", "constraints", "budget", "workload", "search"}  # tables that are arguments of their own
+# Tables that are arguments of their own, and what targets tell.
+_NAMED = {"name", "targets", "constraints", "budget", "workload", "search", "families"}
 
 
 def optimize(
@@ -127,14 +128,15 @@ def _config(
         amounts[text] = parse_amount(value, parse_key(text)) if isinstance(value, str) else value
         if problem := impossible(parse_key(text), amounts[text]):
             raise UsageError(f"optimize(): constraints: {problem}")
+    found = [find_target(target) for target in targets]
     try:
-        return StudyConfig.model_validate(
+        made = StudyConfig.model_validate(
             {
                 "name": name,
                 "targets": tuple(targets),
                 "search": search,
                 "constraints": amounts,
-                "budget": read_budget(budget, [find_target(target) for target in targets]) if budget else {},
+                "budget": read_budget(budget, found) if budget else {},
                 **tables,
             }
         )
@@ -142,6 +144,7 @@ def _config(
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"optimize(): {place}: {first['msg']}") from error
+    return made.with_families(worth_telling(families_of(found)))
 
 
 def _run(

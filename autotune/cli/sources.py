@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from autotune.config import StudyConfig, load_study
 from autotune.errors import ConfigError, DataError, UsageError, did_you_mean
-from autotune.keys import MetricKey, parse_amount, parse_key
+from autotune.keys import MetricKey, names_target, parse_amount, parse_key
 
 if TYPE_CHECKING:
     from autotune.store import Store
@@ -65,9 +65,9 @@ def parse_limits(largest: list[str], smallest: list[str], config: StudyConfig, m
 def check_key(text: str, config: StudyConfig, metric: str | None) -> MetricKey:
     """A metric key of this study. Raises `UsageError` with the nearest known."""
     key = parse_key(text, metric=metric)
-    if key.target is not None and key.target not in config.targets:
+    if not names_target(key, config.targets):
         raise UsageError(
-            f"{text!r}: the study has no target {key.target!r}; {did_you_mean(key.target, config.targets)}"
+            f"{text!r}: the study has no target {key.target!r}; {did_you_mean(str(key.target), config.targets)}"
         )
     return key
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
 
@@ -27,8 +28,18 @@ _STRUCTURE_BYTES = 256 << 20  # of constants that these do not share with the or
 _CALIBRATED = ("int8-static",)  # choices that need ranges
 
 
+@dataclass
+class _Shared:
+    """What does not depend on the dialect: found out once for all the dialects of a study."""
+
+    source: Source
+    ranges: dict[str, Mapping[str, Range]] = field(default_factory=dict)
+    calibrate_with: Calibrate | None = None
+    structures: OrderedDict[str, Source] = field(default_factory=OrderedDict)
+
+
 class Assembler:
-    """Builds artifacts of one model in one dialect.
+    """Builds artifacts of one model in one dialect; `sibling` builds the same in another.
 
     Structural decisions are carried out once per combination, the last few of which are kept; the ranges of static
     quantisation belong to such a combination and come from `calibrate_with` when they are needed first. A recipe with
@@ -46,19 +57,56 @@ class Assembler:
         checkpoints: Path | None = None,
     ) -> None:
         """`checkpoints` is the folder of recovered weights, which recipes may name."""
-        self.source = Source.of(model, layers)
+        self._begin(_Shared(Source.of(model, layers)), dialect, techniques, bank_folder, checkpoints)
+
+    def _begin(
+        self,
+        shared: _Shared,
+        dialect: Dialect,
+        techniques: Mapping[str, Technique],
+        bank_folder: Path | None,
+        checkpoints: Path | None,
+    ) -> None:
+        self._shared = shared
         self.dialect = dialect
         self.techniques = dict(techniques)
-        self.ranges: dict[str, Mapping[str, Range]] = {}  # digest of the structural decisions -> tensor -> range
-        self.calibrate_with: Calibrate | None = None
         self.checkpoints = checkpoints
         self._nodes = {node.name: node for node in self.source.nodes}
         self._bank = WeightBank(dialect.name, dialect.pack, bank_folder)
-        self._structures: OrderedDict[str, Source] = OrderedDict()
+
+    def sibling(self, dialect: Dialect, *, bank_folder: Path | None = None) -> Assembler:
+        """Builds the same model in another dialect. Structures, moments and ranges are found out once for both: what
+        is told to one, the other knows."""
+        made = Assembler.__new__(Assembler)
+        made._begin(self._shared, dialect, self.techniques, bank_folder, self.checkpoints)
+        return made
+
+    @property
+    def source(self) -> Source:
+        """The original model, taken apart."""
+        return self._shared.source
+
+    @property
+    def ranges(self) -> dict[str, Mapping[str, Range]]:
+        """Digest of the structural decisions -> activation -> its range."""
+        return self._shared.ranges
+
+    @property
+    def calibrate_with(self) -> Calibrate | None:
+        """What finds the ranges of a structure that has none yet."""
+        return self._shared.calibrate_with
+
+    @calibrate_with.setter
+    def calibrate_with(self, calibrate: Calibrate | None) -> None:
+        self._shared.calibrate_with = calibrate
+
+    @property
+    def _structures(self) -> OrderedDict[str, Source]:
+        return self._shared.structures
 
     def tell_moments(self, moments: Mapping[str, Moments]) -> None:
         """What every layer of the original reads on the calibration data, for the techniques that ask."""
-        self.source = replace(self.source, moments=dict(moments))
+        self._shared.source = replace(self.source, moments=dict(moments))
         self._structures.clear()
 
     def original(self) -> Plan:
@@ -88,9 +136,8 @@ class Assembler:
 
     def _own(self) -> int:
         """Bytes of constants that the kept structures have for themselves."""
-        ours = {id(tensor) for tensor in self.source.tensors.values()}
-        theirs = {id(t): t for source in self._structures.values() for t in source.tensors.values()}
-        return sum(len(tensor.raw_data) for key, tensor in theirs.items() if key not in ours)
+        theirs = {key: size for source in self._structures.values() for key, size in source.tensors.sizes().items()}
+        return sum(theirs[key] for key in theirs.keys() - self.source.tensors.sizes().keys())
 
     def calibrate(
         self, structure: Recipe, statistics: Mapping[str, Statistics], method: Method, percentile: float
@@ -127,12 +174,11 @@ class Assembler:
 
     def weight_bytes(self, layer: Layer, choice: str) -> int:
         """Exact bytes of the layer's constants in the artifact under `choice` ("none": as in the model)."""
-        weight = self.source.tensors[layer.weight]
         if choice == "none":
-            return weight.ByteSize()
+            return self.source.tensors.size(layer.weight)
         # Rounding changes no size; nearest is the cheapest.
         moments = self.source.moments.get(layer.name) if choice in NEED_MOMENTS else None
-        packed = self._bank.get(layer, choice, weight, self.source.digest(layer.weight), Rounding(moments=moments))
+        packed = self._packed(self.source, layer, choice, Rounding(moments=moments))
         return sum(tensor.ByteSize() for tensor in packed)
 
     def assemble(self, recipe: Recipe) -> bytes:
@@ -140,13 +186,24 @@ class Assembler:
 
         Raises `KeyError` for an unknown technique or layer, `TrialFailure` where a decision cannot be written.
         """
+        return self._finished(recipe).to_bytes()
+
+    def assemble_to(self, stream: BinaryIO, recipe: Recipe, extra_outputs: Sequence[str] = ()) -> None:
+        """Write the artifact's bytes to `stream`, piece by piece: a large artifact is never in memory as a whole.
+
+        `extra_outputs`: activations to give out beside the model's own outputs, for those who look at them. Raises what
+        `assemble` and `stream` raise; nothing is written where a decision cannot be.
+        """
+        self._finished(recipe).write(stream, extra_outputs)
+
+    def _finished(self, recipe: Recipe) -> Plan:
         structure = self.structure(recipe)
         source = self.structured(structure)
         precise = [name for name in recipe if self.techniques[name].stage == "precision"]
         plan = self._plan(source, self.ranges_for(recipe))
         for name in precise:
             self.techniques[name].apply(plan, recipe[name])
-        return plan.to_bytes()
+        return plan
 
     def layers(self, recipe: Recipe) -> tuple[Layer, ...]:
         """The model's layers under the names that decisions use, each with the nodes that do its work in the artifact.
@@ -183,9 +240,13 @@ class Assembler:
             self.ranges[structure.digest] = self.calibrate_with(structure)
         return self.ranges.get(structure.digest, {})
 
+    def _packed(self, source: Source, layer: Layer, choice: str, rounding: Rounding) -> tuple[onnx.TensorProto, ...]:
+        digest = source.digest(layer.weight)
+        return self._bank.get(layer, choice, lambda: source.tensors.array(layer.weight), digest, rounding)
+
     def _plan(self, source: Source, ranges: Mapping[str, Range]) -> Plan:
         def packed(layer: Layer, choice: str, rounding: Rounding) -> Sequence[onnx.TensorProto]:
-            return self._bank.get(layer, choice, source.tensors[layer.weight], source.digest(layer.weight), rounding)
+            return self._packed(source, layer, choice, rounding)
 
         return Plan(
             source=source,

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
 
 from autotune.errors import DiskError
 from autotune.layers import Layer
@@ -37,14 +36,15 @@ class WeightBank:
         self._bytes = 0
 
     def get(
-        self, layer: Layer, choice: str, weight: onnx.TensorProto, digest: str, rounding: Rounding = NEAREST
+        self, layer: Layer, choice: str, weight: Callable[[], np.ndarray], digest: str, rounding: Rounding = NEAREST
     ) -> tuple[onnx.TensorProto, ...]:
-        """The layer's tensors under `choice`; packs them the first time. `digest` is that of the weight's bytes.
+        """The layer's tensors under `choice`; packs them the first time. `weight` reads the layer's weight, of whose
+        bytes `digest` is the sha256.
 
         Raises `DiskError`, and what packing raises.
         """
         key: tuple[object, ...] = (self._dialect, layer.name, layer.op, layer.shape, choice, digest, *rounding.key())
-        return self.recall(key, lambda: self._pack(layer, choice, numpy_helper.to_array(weight), rounding))
+        return self.recall(key, lambda: self._pack(layer, choice, weight(), rounding))
 
     def recall(self, parts: Sequence[object], make: Make) -> tuple[onnx.TensorProto, ...]:
         """What `make` returns, made once per `parts`, which name all that it depends on. Raises `DiskError`."""

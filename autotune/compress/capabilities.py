@@ -60,14 +60,18 @@ class Probed:
 
 @dataclass(frozen=True)
 class Offered:
-    """Capabilities of a study: what the dialect can write for a layer and every target runs."""
+    """Capabilities of a study: what every dialect can write for a layer and every target runs.
+
+    The recipe is the same for all targets, so what one of them cannot have is no choice for any.
+    """
 
     targets: Sequence[Probed]
-    assembler: Assembler
+    assemblers: Sequence[Assembler]  # one for each dialect
 
     def supports(self, layer: Layer, choice: str) -> bool:
         """See `autotune.techniques.protocol.Capabilities`."""
-        return all(t.supports(layer.op, choice) for t in self.targets) and self.assembler.offers(layer, choice)
+        runs = all(target.supports(layer.op, choice) for target in self.targets)
+        return runs and all(assembler.offers(layer, choice) for assembler in self.assemblers)
 
 
 def probe(device: KernelReader, dialect: Dialect, fingerprint_key: str, folder: Path) -> Probed:

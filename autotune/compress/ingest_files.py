@@ -11,15 +11,19 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from autotune.compress import scratch
 from autotune.compress.ingest_checks import nbytes, show
+from autotune.compress.scratch import PLAIN, Scratch, stored
 from autotune.errors import DataError
 
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
+_PIECE = 1 << 20  # bytes that are read at a time
 _EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 
 # First bytes of what people give instead of an ONNX file: (offset, bytes, what it is, what to do).
@@ -37,6 +41,15 @@ _OTHER_FORMATS = (
 
 def read_file(path: Path) -> bytes:
     """The bytes of a regular file of at most 2 GiB. Raises `DataError`."""
+    with open_file(path) as file:
+        try:
+            return file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror}); check the disk") from error
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file of 1 byte to 2 GiB, open for reading. Raises `DataError`."""
     try:
         # NONBLOCK: opening a named pipe must not wait for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -53,23 +66,18 @@ def read_file(path: Path) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise DataError("is not a regular file; copy the model to one")
         if status.st_size > MAX_BYTES:
-            raise DataError(_too_large(status.st_size))
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror}); check the disk") from error
-    finally:
+            raise DataError(too_large(status.st_size))
+        if not status.st_size:
+            raise DataError("is empty; export or download the model again")
+        return os.fdopen(handle, "rb")
+    except BaseException:
         os.close(handle)
-    if not data:
-        raise DataError("is empty; export or download the model again")
-    return data
+        raise
 
 
 def parse(data: bytes) -> ModelProto:
     """Parse the bytes of an ONNX file. Raises `DataError` for anything else, naming it where it is known."""
-    for offset, magic, what, advice in _OTHER_FORMATS:
-        if data[offset : offset + len(magic)] == magic:
-            raise DataError(f"is {what}, not ONNX; {advice}")
+    check_magic(data)
     model = ModelProto()
     try:
         model.ParseFromString(data)
@@ -80,25 +88,41 @@ def parse(data: bytes) -> ModelProto:
     return model
 
 
-def load_external(model: ModelProto, folder: Path | None) -> str:
+def check_magic(data: bytes) -> None:
+    """Raises `DataError` where the first bytes of a file are those of another format that people give."""
+    for offset, magic, what, advice in _OTHER_FORMATS:
+        if data[offset : offset + len(magic)] == magic:
+            raise DataError(f"is {what}, not ONNX; {advice}")
+
+
+def load_external(model: ModelProto, folder: Path | None, large: Scratch | None = None) -> str:
     """Read external data of every tensor into the model; returns a sha256 over the files used, "" if there are none.
 
-    `folder` is that of the model file, None for a model that was given in memory. Raises `DataError`.
+    `folder` is that of the model file, None for a model that was given in memory. Where `large` is given, large
+    initializers are copied there and not into memory; tensors that are there already stay. Raises `DataError`,
+    `DiskError`.
     """
-    external = [t for t in tensors(model) if t.data_location == TensorProto.EXTERNAL]
+    initializers = len(model.graph.initializer)
+    external = [(i < initializers, t) for i, t in enumerate(tensors(model)) if t.data_location == TensorProto.EXTERNAL]
+    external = [(top, tensor) for top, tensor in external if stored(tensor) is None]
     if not external:
         return ""
     if folder is None:
         raise DataError("keeps weights in external files; give the path of its file instead of the object")
     total, files = 0, set()
-    for tensor in external:
+    for top, tensor in external:
         location, offset, length = _entry(tensor)
         total += length
         if total > MAX_BYTES:
-            raise DataError(_too_large(total))
-        tensor.raw_data = _read_slice(folder, location, offset, length, show(tensor.name))
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
+            raise DataError(too_large(total))
+        pieces = _slice(folder, location, offset, length, show(tensor.name))
+        plain = tensor.data_type in PLAIN and not (tensor.doc_string or tensor.metadata_props)
+        if large is not None and top and plain and length >= scratch.LARGE:
+            tensor.CopyFrom(large.add(pieces, tensor.dims, tensor.data_type).stub(tensor.name))
+        else:
+            tensor.raw_data = b"".join(pieces)
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
         files.add(location)
     state = hashlib.sha256()
     for location in sorted(files, key=str):
@@ -168,7 +192,12 @@ def _open_inside(folder: Path, location: PurePosixPath) -> int:
     return file
 
 
-def _read_slice(folder: Path, location: PurePosixPath, offset: int, length: int, name: str) -> bytes:
+def external_bytes(model: ModelProto) -> int:
+    """What the external data of a model say that they take, bytes. Raises `DataError`."""
+    return sum(_entry(t)[2] for t in tensors(model) if t.data_location == TensorProto.EXTERNAL and stored(t) is None)
+
+
+def _slice(folder: Path, location: PurePosixPath, offset: int, length: int, name: str) -> Iterator[bytes]:
     with os.fdopen(_open_inside(folder, location), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if offset + length > size:
@@ -177,7 +206,12 @@ def _read_slice(folder: Path, location: PurePosixPath, offset: int, length: int,
                 f"which has {size}; the file is cut off, copy it again"
             )
         file.seek(offset)
-        return file.read(length)
+        while length:
+            piece = file.read(min(length, _PIECE))
+            if not piece:
+                raise DataError(f"tensor {name}: {show(str(location))} became shorter while it was read; read it again")
+            length -= len(piece)
+            yield piece
 
 
 def tensors(model: ModelProto) -> Iterator[TensorProto]:
@@ -212,15 +246,15 @@ def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
         yield from _graph_tensors(graph)
 
 
-def _too_large(size: int) -> str:
+def too_large(size: int) -> str:
+    """What is told of a model beyond 2 GiB."""
     return (
         f"has {size / 2**30:.1f} GiB, and 2 GiB is the most that one ONNX model in memory can have; use a smaller model"
     )
 
 
-def digest_of(data: bytes, external: str) -> str:
-    """sha256 of the file; with external data, sha256 over the digests of the file and of the data."""
-    own = hashlib.sha256(data).hexdigest()
+def digest_of(own: str, external: str) -> str:
+    """From the sha256 of the file; with external data, sha256 over the digests of the file and of the data."""
     return own if not external else hashlib.sha256(f"{own}\n{external}".encode()).hexdigest()
 
 
@@ -228,5 +262,5 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
     """Canonical bytes of a model in memory. Raises `DataError` when it does not fit into one message."""
     size = model.ByteSize()
     if size > MAX_BYTES:
-        raise DataError(_too_large(size))
+        raise DataError(too_large(size))
     return bytes(model.SerializeToString(deterministic=True))

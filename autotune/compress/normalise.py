@@ -22,6 +22,8 @@ from onnx_ir.passes.common import naming
 from autotune.compress.ingest_checks import MAX_IR, check_dims, show
 from autotune.compress.normalise_fold import fold_batchnorm, fold_weights
 from autotune.compress.normalise_opset import fit_opset, infer_shapes
+from autotune.compress.normalise_stored import find_stored, put_away
+from autotune.compress.scratch import Scratch
 from autotune.errors import DataError
 
 WORKING_IR = 10
@@ -37,6 +39,7 @@ def normalise(proto: ModelProto) -> tuple[ir.Model, tuple[str, ...]]:
     _free_axes(proto)
     with _quiet():
         model = ir.serde.deserialize_model(proto)
+        find_stored(model)
         _sort(model)
         common.RemoveInitializersFromInputsPass()(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -54,10 +57,11 @@ def normalise(proto: ModelProto) -> tuple[ir.Model, tuple[str, ...]]:
     return model, tuple(notes)
 
 
-def serialise(model: ir.Model) -> ModelProto:
-    """The ONNX form, checked by onnx, without exporters' notes (paths, stack traces).
+def serialise(model: ir.Model, scratch: Scratch | None = None) -> ModelProto:
+    """The ONNX form, checked by onnx, without exporters' notes (paths, stack traces). Where `scratch` is given, large
+    weights lie there, and `model` must not be read any more.
 
-    Raises `DataError` when the checker refuses it.
+    Raises `DataError` when the checker refuses it, `DiskError`.
     """
     # The checker wants a shape on every output and does not look at it; onnxruntime does without one.
     unknown = [value for value in model.graph.outputs if value.shape is None]
@@ -66,6 +70,8 @@ def serialise(model: ir.Model) -> ModelProto:
     try:
         with _quiet():
             common.CheckerPass()(model)
+            if scratch is not None:
+                put_away(model, scratch)
             proto = ir.serde.serialize_model(model)
     except onnx.checker.ValidationError as error:
         raise DataError(f"is not valid ONNX: {first_line(error)}; export the model again") from error

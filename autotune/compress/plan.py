@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -15,7 +15,9 @@ from onnx import helper, numpy_helper
 
 from autotune.compress import checkpoints
 from autotune.compress.calibration import Range
+from autotune.compress.scratch import Stored, stored, varint
 from autotune.compress.shapes import infer_shapes
+from autotune.compress.tensors import Tensors
 from autotune.errors import TrialFailure
 from autotune.layers import Layer
 from autotune.techniques.moments import Moments
@@ -33,7 +35,7 @@ class Source:
     """The normalised model, taken apart once: what every trial starts from. Nothing in it is ever edited in place."""
 
     nodes: tuple[onnx.NodeProto, ...]
-    tensors: Mapping[str, onnx.TensorProto]
+    tensors: Tensors
     inputs: tuple[onnx.ValueInfoProto, ...]
     outputs: tuple[onnx.ValueInfoProto, ...]
     opsets: Mapping[str, int]
@@ -47,15 +49,17 @@ class Source:
     def digest(self, tensor: str) -> str:
         """sha256 of a constant's bytes."""
         if tensor not in self.digests:
-            self.digests[tensor] = hashlib.sha256(self.tensors[tensor].raw_data).hexdigest()
+            self.digests[tensor] = self.tensors.digest(tensor)
         return self.digests[tensor]
 
     @classmethod
     def of(cls, model: onnx.ModelProto, layers: Iterable[Layer]) -> Source:
-        """Take a normalised model apart. Weights are brought to raw bytes, so that sizes are comparable."""
+        """Take a normalised model apart. Weights are brought to raw bytes, so that sizes are comparable; where the
+        model's large ones are on disk, all that plans add later go there too."""
+        held = {tensor.name: stored(tensor) or _raw(tensor) for tensor in model.graph.initializer}
         return cls(
             nodes=tuple(model.graph.node),
-            tensors={t.name: _raw(t) for t in model.graph.initializer},
+            tensors=Tensors(held, spill=any(isinstance(each, Stored) for each in held.values())),
             inputs=tuple(model.graph.input),
             outputs=tuple(model.graph.output),
             opsets={o.domain: o.version for o in model.opset_import},
@@ -81,9 +85,10 @@ class Plan:
     recall: Callable[[Sequence[object], Callable[[], Sequence[onnx.TensorProto]]], Sequence[onnx.TensorProto]]
     checkpoints: Path | None = None  # folder of recovered weights
     nodes: list[onnx.NodeProto] = field(default_factory=list)
-    tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    tensors: Tensors = field(init=False)
     layers: dict[str, Layer] = field(default_factory=dict)
     opsets: dict[str, int] = field(default_factory=dict)
+    ir_version: int = 0  # of the file; formats newer than the model's need a newer one
     rounding: Rounding = NEAREST  # of the weights that `add_packed` adds
     made: set[str] = field(default_factory=set)  # derived activations whose nodes are there already
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -91,9 +96,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.nodes = list(self.source.nodes)
-        self.tensors = dict(self.source.tensors)
+        self.tensors = copy.copy(self.source.tensors)
         self.layers = dict(self.source.layers)
         self.opsets = dict(self.source.opsets)
+        self.ir_version = self.source.ir_version
         self.parts = dict(self.source.parts)
         self._moments = dict(self.source.moments)
 
@@ -111,7 +117,7 @@ class Plan:
         """Tensor -> nodes that read it, in order; a node that reads it twice is listed twice."""
         table: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
-            for name in _reads(node):
+            for name in reads(node):
                 table.setdefault(name, []).append(node)
         return table
 
@@ -130,15 +136,13 @@ class Plan:
 
     def weight(self, layer: Layer) -> np.ndarray:
         """The layer's weight as it is now, float32 of `layer.shape`; read only."""
-        array: np.ndarray = numpy_helper.to_array(self.tensors[layer.weight])
-        return array
+        return self.tensors.array(layer.weight)
 
     def weight_digest(self, layer: Layer) -> str:
         """sha256 of the layer's weight as it is now."""
-        tensor = self.tensors[layer.weight]
-        if tensor is self.source.tensors.get(layer.weight):
+        if self.tensors.is_same(layer.weight, self.source.tensors):
             return self.source.digest(layer.weight)
-        return hashlib.sha256(tensor.raw_data).hexdigest()
+        return self.tensors.digest(layer.weight)
 
     def moments(self, layer: str) -> Moments | None:
         """What the layer reads on the calibration data, as it is now; None where nothing is known."""
@@ -179,7 +183,7 @@ class Plan:
 
     def set_tensor(self, name: str, array: np.ndarray) -> None:
         """Put a constant in the place of another one, or add it."""
-        self.tensors[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
+        self.tensors.put(name, array)
 
     def set_moments(self, layer: str, moments: Moments | None) -> None:
         """Tell what a layer reads after an edit of what is in front of it."""
@@ -211,7 +215,7 @@ class Plan:
     def add(self, name: str, array: np.ndarray) -> str:
         """Add a constant once; adding the same name again is a no-op. Returns `name`."""
         if name not in self.tensors:
-            self.tensors[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
+            self.tensors.put(name, array)
         return name
 
     def add_packed(self, layer: Layer, choice: str) -> None:
@@ -227,9 +231,9 @@ class Plan:
 
     def as_source(self, layers: Iterable[Layer]) -> Source:
         """The graph as it is now, as a starting point for others."""
-        used = {name for node in self.nodes for name in _reads(node)} | self.output_names()
-        tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
-        same = {name for name, tensor in tensors.items() if tensor is self.source.tensors.get(name)}
+        used = {name for node in self.nodes for name in reads(node)} | self.output_names()
+        tensors = self.tensors.only(used)
+        same = {name for name in tensors if tensors.is_same(name, self.source.tensors)}
         return replace(
             self.source,
             nodes=tuple(self.nodes),
@@ -244,37 +248,35 @@ class Plan:
     # -- writing
 
     def to_bytes(self) -> bytes:
-        """Serialise: nodes in topological order, unused constants dropped. Deterministic for equal decisions."""
+        """What `write` writes."""
+        out = io.BytesIO()
+        self.write(out)
+        return out.getvalue()
+
+    def write(self, out: BinaryIO, extra_outputs: Sequence[str] = ()) -> None:
+        """Serialise: nodes in topological order, unused constants dropped. Deterministic for equal decisions.
+
+        `extra_outputs`: activations to give out beside the model's own outputs. Raises what `out` raises.
+        """
         nodes = in_order(self.nodes, {*self.tensors, *(v.name for v in self.source.inputs)})
-        used = {name for node in nodes for name in _reads(node)} | self.output_names()
+        used = {name for node in nodes for name in reads(node)} | self.output_names()
         # The fields in their order, one tensor at a time: a message of the whole would be a second copy of all weights.
-        head = onnx.ModelProto(ir_version=self.source.ir_version, producer_name=PRODUCER)
+        head = onnx.ModelProto(ir_version=self.ir_version, producer_name=PRODUCER)
         tail = onnx.ModelProto()
         tail.opset_import.extend(helper.make_opsetid(d, v) for d, v in sorted(self.opsets.items()))
         begin = onnx.GraphProto(name=self.source.name or "main_graph", node=nodes)
         end = onnx.GraphProto(input=self.source.inputs, output=self.source.outputs)
-        tensors = [tensor for name, tensor in self.tensors.items() if name in used]
-        sizes = [tensor.ByteSize() for tensor in tensors]
-        whole = sum(1 + len(_varint(size)) + size for size in sizes) + begin.ByteSize() + end.ByteSize()
-        out = io.BytesIO()
+        end.output.extend(onnx.ValueInfoProto(name=name) for name in extra_outputs)
+        sizes = {name: self.tensors.size(name) for name in self.tensors if name in used}
+        whole = sum(1 + len(varint(size)) + size for size in sizes.values()) + begin.ByteSize() + end.ByteSize()
         out.write(head.SerializeToString(deterministic=True))
-        out.write(_GRAPH + _varint(whole))
+        out.write(_GRAPH + varint(whole))
         out.write(begin.SerializeToString(deterministic=True))
-        for tensor, size in zip(tensors, sizes, strict=True):
-            out.write(_INITIALIZER + _varint(size))
-            out.write(tensor.SerializeToString(deterministic=True))
+        for name, size in sizes.items():
+            out.write(_INITIALIZER + varint(size))
+            self.tensors.write(name, out)
         out.write(end.SerializeToString(deterministic=True))
         out.write(tail.SerializeToString(deterministic=True))
-        return out.getvalue()
-
-
-def _varint(number: int) -> bytes:
-    """A length as protobuf writes it: 7 bits a byte, lowest first, the highest bit says that more follow."""
-    written = bytearray()
-    while number > 127:
-        written.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*written, number])
 
 
 def make_node(op: str, inputs: Sequence[str], outputs: Sequence[str], name: str, **attributes: Any) -> onnx.NodeProto:
@@ -293,11 +295,11 @@ def rewired(
     node: onnx.NodeProto, inputs: Mapping[str, str], outputs: Mapping[str, str] | None = None
 ) -> onnx.NodeProto:
     """A copy of `node` with inputs (and outputs) renamed; the original stays as it is."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.input[:] = [inputs.get(name, name) for name in node.input]
-    copy.output[:] = [(outputs or {}).get(name, name) for name in node.output]
-    return copy
+    changed = onnx.NodeProto()
+    changed.CopyFrom(node)
+    changed.input[:] = [inputs.get(name, name) for name in node.input]
+    changed.output[:] = [(outputs or {}).get(name, name) for name in node.output]
+    return changed
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
@@ -313,7 +315,7 @@ def in_order(nodes: Sequence[onnx.NodeProto], known: set[str]) -> list[onnx.Node
     while waiting:
         later: list[onnx.NodeProto] = []
         for node in waiting:
-            if all(name in ready or name not in produced for name in _reads(node)):
+            if all(name in ready or name not in produced for name in reads(node)):
                 result.append(node)
                 ready.update(node.output)
             else:
@@ -325,7 +327,7 @@ def in_order(nodes: Sequence[onnx.NodeProto], known: set[str]) -> list[onnx.Node
     return result
 
 
-def _reads(node: onnx.NodeProto) -> list[str]:
+def reads(node: onnx.NodeProto) -> list[str]:
     """Names a node reads, subgraphs included."""
     names = [name for name in node.input if name]
     for attr in node.attribute:
@@ -333,7 +335,7 @@ def _reads(node: onnx.NodeProto) -> list[str]:
         for graph in graphs:
             names += [value.name for value in graph.output]
             for inner in graph.node:
-                names += _reads(inner)
+                names += reads(inner)
     return names
 
 

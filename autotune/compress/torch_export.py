@@ -35,7 +35,7 @@ def export(module: torch.nn.Module, example_inputs: Sequence[Any], dynamic_axes:
     several. Raises `UsageError` for a wrong call or without torch, `DataError` when torch cannot export the module.
     """
     torch = _torch(module)
-    arguments = tuple(_tensor(torch, item) for item in _as_sequence(torch, example_inputs))
+    arguments = as_arguments(module, example_inputs)
     names = _input_names(module, arguments)
     for name in dynamic_axes:
         if name not in names:
@@ -49,6 +49,15 @@ def export(module: torch.nn.Module, example_inputs: Sequence[Any], dynamic_axes:
     proto = ir.serde.serialize_model(model)
     strip_local_metadata(proto)
     return proto
+
+
+def as_arguments(module: torch.nn.Module, example_inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """The positional arguments of `forward`: tensors on the CPU, arrays made tensors, anything else as it is.
+
+    Raises `UsageError` where there are none, for what is no module, or without torch.
+    """
+    torch = _torch(module)
+    return tuple(_tensor(torch, item) for item in _as_sequence(torch, example_inputs))
 
 
 def _torch(module: object) -> Any:

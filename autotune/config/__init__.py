@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autotune.config.amounts import Asked, idle, impossible, read_budget
+from autotune.config.families import Family, families_of, worth_telling
 from autotune.config.loader import LoadedStudy, load_study, override
 from autotune.config.tables import (
     FinalistsTable,
@@ -21,6 +22,7 @@ from autotune.config.task import load_workload
 
 __all__ = [
     "Asked",
+    "Family",
     "FinalistsTable",
     "GroupTable",
     "JudgeTable",
@@ -31,6 +33,7 @@ __all__ = [
     "SearchTable",
     "StudyConfig",
     "WorkloadTable",
+    "families_of",
     "idle",
     "impossible",
     "load_study",
@@ -39,4 +42,5 @@ __all__ = [
     "override",
     "read_budget",
     "tightest",
+    "worth_telling",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autotune.config.tables import StudyConfig
 from autotune.errors import UsageError, did_you_mean
-from autotune.keys import COST_METRICS, JUDGED_METRICS, MetricKey, format_amount, parse_amount, parse_key
+from autotune.keys import COST_METRICS, JUDGED_METRICS, MetricKey, format_amount, names_target, parse_amount, parse_key
 from hwprofiles.target import Target
 
 
@@ -86,8 +86,9 @@ def keys_meant(text: str, targets: Sequence[Target]) -> list[MetricKey]:
             raise UsageError(f"{text}: no target of the study is hardware, so there is nothing to measure it on")
         return keys
     key = parse_key(text)
-    if key.target is not None and key.target not in (names := [target.name for target in targets]):
-        raise UsageError(f"the study has no target {key.target!r}; {did_you_mean(key.target, names)}")
+    names = [target.name for target in targets]
+    if not names_target(key, names):
+        raise UsageError(f"the study has no target {key.target!r}; {did_you_mean(str(key.target), names)}")
     kind = next((target.provenance for target in targets if target.name == key.target), "hardware")
     if key.name in COST_METRICS and kind != "hardware":
         raise UsageError(f"target {key.target!r} is {kind}: its times and bytes are not those of hardware")

@@ -16,10 +16,11 @@ from pydantic_core import ErrorDetails
 
 from autotune import plugins, slices
 from autotune.config.amounts import Asked, impossible, read_asked
+from autotune.config.families import families_of, worth_telling
 from autotune.config.positions import Positions
 from autotune.config.tables import QuantizeTable, StudyConfig, not_on_hardware
 from autotune.errors import AutotuneError, ConfigError, UsageError, did_you_mean
-from autotune.keys import WORST, parse_amount, parse_key
+from autotune.keys import WORST, names_target, parse_amount, parse_key
 from hwprofiles.errors import HardwareError
 from hwprofiles.registry import find_target
 from hwprofiles.target import Target
@@ -89,8 +90,7 @@ def load_study(name_or_folder: str, *, studies: Path | None = None) -> LoadedStu
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax_error(file, error)) from error
     config = _validate(source, data)
-    _check_names(source, folder, config)
-    return LoadedStudy(config, folder, source)
+    return LoadedStudy(_check_names(source, folder, config), folder, source)
 
 
 def override(
@@ -108,7 +108,7 @@ def override(
     Where `targets` replace those of the file, objectives and limits that name a removed target are refused. `budget`
     replaces the limits of the file key by key; the rest of its budget stays.
     """
-    data = loaded.config.model_dump(mode="json", exclude_unset=True)
+    data = loaded.config.model_dump(mode="json", exclude_unset=True, exclude={"families"})
     search = data.setdefault("search", {})
     if trials is not None:
         if trials < 1:
@@ -130,8 +130,7 @@ def override(
     given = read_asked(budget, found)
     if given:
         data["budget"] = {**loaded.config.budget, **{key: limit for key, (limit, _) in given.items()}}
-    config = _validate(loaded.source, data)
-    _check_names(loaded.source, loaded.folder, config)
+    config = _check_names(loaded.source, loaded.folder, _validate(loaded.source, data))
     return LoadedStudy(config, loaded.folder, loaded.source, {key: asked for key, (_, asked) in given.items()})
 
 
@@ -182,6 +181,8 @@ def _validate(source: Source, data: dict[str, Any]) -> StudyConfig:
     for path, value in _leaves(data):
         if isinstance(value, float) and not math.isfinite(value):
             raise source.error(path, f"must be a finite number, not {value}")
+    if "families" in data:
+        raise source.error(("families",), "is found out from the targets; leave it out")
     data = {**data, **{table: _amounts(source, table, data[table]) for table in _LIMITS if table in data}}
     config = _parse(source, StudyConfig, data, ())
     for name, options in config.techniques.items():
@@ -258,14 +259,16 @@ def _fields(table: type[BaseModel], path: Location) -> Iterable[str]:
     return table.model_fields
 
 
-def _check_names(source: Source, folder: Path, config: StudyConfig) -> None:
-    """Everything that names something: does it exist, and is it named once?"""
+def _check_names(source: Source, folder: Path, config: StudyConfig) -> StudyConfig:
+    """Everything that names something: does it exist, and is it named once? The study with what its targets tell."""
     _check_unique(source, ("targets",), config.targets)
     _check_unique(source, ("search", "objectives"), config.search.objectives)
     _check_unique(source, ("groups",), [group.name for group in config.groups])
     if not config.targets:
         raise source.error(("targets",), 'name at least one target, e.g. targets = ["local"]')
     targets = _targets(source, folder, config.targets)
+    with _at(source, ("targets",)):
+        families = worth_telling(families_of(targets))
     with _at(source, ("search", "sampler")):
         check_sampler(config.search.sampler)
     known = plugins.names("hw_autotune.techniques")
@@ -281,11 +284,14 @@ def _check_names(source: Source, folder: Path, config: StudyConfig) -> None:
     for table in _LIMITS:
         for text in getattr(config, table):
             _check_key(source, (table, text), text, config.targets, None)
+    with _at(source, ("targets",)):
+        config = config.with_families(families)
     _check_slices(source, config.slices)
     for text, why in not_on_hardware(config, targets):
         raise source.error(_place_of(text, config), why)
     if Path(config.workload.task.partition(":")[0]).is_absolute():
         raise source.error(("workload", "task"), "must be FILE.py:FUNCTION inside the study folder")
+    return config
 
 
 def _targets(source: Source, folder: Path, names: Sequence[str]) -> list[Target]:
@@ -338,8 +344,10 @@ def _check_key(
 ) -> None:
     with _at(source, path):
         key = parse_key(text, metric=metric)
-    if key.target is not None and key.target not in targets:
-        raise source.error(path, f"{text!r} names a target that is not in targets; {did_you_mean(key.target, targets)}")
+    if not names_target(key, targets):
+        raise source.error(
+            path, f"{text!r} names a target that is not in targets; {did_you_mean(str(key.target), targets)}"
+        )
 
 
 def _check_unique(source: Source, path: Location, names: Sequence[str]) -> None:

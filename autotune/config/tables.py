@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autotune.keys import COST_METRICS, WORST, MetricKey, parse_key
+from autotune.config.families import Family, at, belongs_to_a_family
+from autotune.errors import UsageError
+from autotune.keys import COST_METRICS, WORST, WORST_ANYWHERE, MetricKey, parse_key
 from hwprofiles.scenario import FINAL, SEARCH, Scenario
 from hwprofiles.target import Target
 
@@ -29,7 +31,7 @@ class SearchTable(_Table):
     `until_stable` when the front has stopped moving. `swaps` is the share of the search time for timing one choice in
     one block of layers at a time, on the targets, before the sampler proposes; 0: none."""
 
-    objectives: tuple[str, ...] = ()  # default: size_bytes, latency_ratio@<each target>, drop/worst
+    objectives: tuple[str, ...] = ()  # default: see `StudyConfig.objective_keys`
     sampler: str = "surrogate"
     sampler_options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     trials: int = Field(default=40, ge=1)
@@ -157,14 +159,51 @@ class StudyConfig(_Table):
     recover: RecoverTable | None = None
     patience: PatienceTable = PatienceTable()
     drop_probe_gate: bool = True  # judge the first part of the data before device time
+    families: tuple[Family, ...] = ()  # see `with_families`; never written by hand
+
+    def with_families(self, families: Sequence[Family]) -> StudyConfig:
+        """The same study, told of the runtime families of its targets (`worth_telling`). Raises `UsageError` for a key
+        that names a target where all targets share one value."""
+        told = self.model_copy(update={"families": tuple(families)})
+        for text in (*self.search.objectives, *self.constraints, *self.budget):
+            key = parse_key(text)
+            if key.target is not None and belongs_to_a_family(key) and not told.several:
+                raise UsageError(f"metric key {text!r}: {key.name} is the same on every target; drop '@{key.target}'")
+        return told
+
+    def to_json(self) -> str:
+        """As the store keeps it; without families that decide nothing, as ever."""
+        return self.model_dump_json(exclude=None if self.families else {"families"})
+
+    @property
+    def several(self) -> bool:
+        """Whether the targets are of several runtime families, each with an artifact and a judgement of its own."""
+        return len(self.families) > 1
 
     @property
     def objective_keys(self) -> tuple[MetricKey, ...]:
         """The objectives, or the default ones: size, the latency ratio on each target, the largest loss of a
-        slice.
+        slice; with several runtime families the size in the first one, and the largest loss in any.
         """
         ratios = tuple(f"latency_ratio@{target}" for target in self.targets)
-        return tuple(parse_key(text) for text in self.search.objectives or ("size_bytes", *ratios, "drop/worst"))
+        drop = WORST_ANYWHERE if self.several else f"drop/{WORST}"
+        return tuple(parse_key(text) for text in self.search.objectives or ("size_bytes", *ratios, drop))
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The constraints, each in every runtime family."""
+        return self._everywhere(self.constraints)
+
+    def _everywhere(self, limits: Mapping[str, float]) -> dict[str, float]:
+        """A limit without a target holds in every runtime family: of a further one under the name of its first target,
+        unless that has a limit of its own."""
+        found = dict(limits)
+        for text, limit in limits.items():
+            key = parse_key(text)
+            if key.target is None and belongs_to_a_family(key):
+                for family in self.families[1:]:
+                    found.setdefault(str(at(key, family.judge)), limit)
+        return found
 
     @property
     def weighs_download(self) -> bool:
@@ -180,7 +219,9 @@ class StudyConfig(_Table):
         where the budget says nothing of it. A constraint on `drop/worst` may be wider than that: it then says what is
         not worth measuring any further.
         """
-        return tightest({"drop/worst": self.drop_limit}, self.constraints, self.budget)
+        least = self._everywhere({"drop/worst": self.drop_limit})
+        least.update({text: limit for text, limit in self.budget.items() if text in least})
+        return tightest(least, self.bounds, self._everywhere(self.budget))
 
     @property
     def drop_limit(self) -> float:
@@ -194,7 +235,7 @@ class StudyConfig(_Table):
         It takes the place of the general limit: a slice may be held to less, or be allowed more.
         """
         drops = {parse_key(text): limit for text, limit in self.limits.items()}
-        own = {key: limit for key, limit in drops.items() if key.name == "drop" and key.slice != WORST}
+        own = {k: v for k, v in drops.items() if k.name == "drop" and k.slice != WORST and k.target is None}
         return {key.slice or "all": limit for key, limit in own.items()}
 
     @property

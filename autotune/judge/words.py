@@ -95,12 +95,12 @@ class HeldoutRecord(NamedTuple):
 def record_of(trials: Sequence[Trial], uses: Sequence[HeldoutUse]) -> HeldoutRecord:
     """As the store wrote it down before each look; equal artifacts count as the trial that was first."""
     numbers = numbers_of(trials)
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str, object], int] = {}
     for use in uses:
         if use.purpose == "judge" and numbers.get(use.artifact) != 0:
-            key = (use.artifact, use.dataset_digest)
+            key = (use.artifact, use.dataset_digest, use.rules.get("target"))  # of several runtime families each looks
             seen[key] = seen.get(key, 0) + 1
-    judged = tuple(dict.fromkeys(numbers[artifact] for artifact, _ in seen if artifact in numbers))
+    judged = tuple(dict.fromkeys(numbers[artifact] for artifact, *_ in seen if artifact in numbers))
     return HeldoutRecord(judged, sum(seen.values()), sum(count - 1 for count in seen.values()))
 
 
@@ -108,8 +108,8 @@ def numbers_of(trials: Sequence[Trial]) -> dict[str, int]:
     """Digest of an artifact -> the first trial that built it."""
     numbers: dict[str, int] = {}
     for trial in trials:
-        if trial.artifact is not None:
-            numbers.setdefault(trial.artifact.digest, trial.number)
+        for artifact in trial.artifacts:
+            numbers.setdefault(artifact.digest, trial.number)
     return numbers
 
 

@@ -88,6 +88,49 @@ def check_parity(
     )
 
 
+@dataclass(frozen=True)
+class Answering:
+    """A model where it runs."""
+
+    model: Path
+    device: Infers
+
+
+def compare_answers(
+    asked: Mapping[str, Answering], inputs: Sequence[Feed], *, until: Callable[[], bool] = lambda: False
+) -> tuple[Pair, ...]:
+    """How far the answers of models that should do the same lie apart, target by target: the second of a pair against
+    the first. After `until` says so no further sample is begun. Raises hardware errors."""
+    tallies: dict[tuple[str, str], dict[str, OutputTally]] = {}
+    unequal: set[tuple[str, str]] = set()
+    for index, feed in enumerate(inputs):
+        if index and until():
+            break
+        answers = {name: infer(each.device, each.model, feed) for name, each in asked.items()}
+        for one, other in itertools.combinations(answers, 2):
+            tally = tallies.setdefault((one, other), {})
+            for name in answers[one].keys() & answers[other].keys():
+                if name not in tally:
+                    tally[name] = OutputTally(name, kind_of_output(answers[one][name], numbers=False), "")
+                tally[name].add(index, answers[other][name], answers[one][name])
+            if not same(answers[one], answers[other]):
+                unequal.add((one, other))
+    return tuple(_pair(one, other, tally, (one, other) not in unequal) for (one, other), tally in tallies.items())
+
+
+def _pair(one: str, other: str, tallies: Mapping[str, OutputTally], equal: bool) -> Pair:
+    distances = [tally.distance for tally in tallies.values()]
+    shares = [t.agreement.value for t in tallies.values() if t.kind == "argmax" and t.agreement is not None]
+    known = [d for d in distances if d is not None]
+    return Pair(
+        one=one,
+        other=other,
+        equal=equal,
+        distance=max(known) if known and len(known) == len(distances) else None,
+        agreement=min(shares, default=None),
+    )
+
+
 class _BaselineFailed(Exception):
     """The target that stands in for the reference failed; another one has to."""
 
@@ -213,21 +256,10 @@ class _Session:
 
     def pairs(self) -> tuple[Pair, ...]:
         """Every two targets that answered all samples."""
-        found = []
-        for (one, other), tallies in self._pairs.items():
-            distances = [tally.distance for tally in tallies.values()]
-            shares = [t.agreement.value for t in tallies.values() if t.kind == "argmax" and t.agreement is not None]
-            known = [d for d in distances if d is not None]
-            found.append(
-                Pair(
-                    one=one,
-                    other=other,
-                    equal=(one, other) not in self._unequal,
-                    distance=max(known) if known and len(known) == len(distances) else None,
-                    agreement=min(shares, default=None),
-                )
-            )
-        return tuple(found)
+        return tuple(
+            _pair(one, other, tallies, (one, other) not in self._unequal)
+            for (one, other), tallies in self._pairs.items()
+        )
 
 
 def infer(device: Infers, model: Path, feed: Feed) -> Arrays:

@@ -1,6 +1,7 @@
 """Fake quantisers: the student computes with the numbers that its artifact will hold, and learns with them.
 
-What is rounded, and how, follows dialect `ort-cpu`. Two things are left as they are, because they are far below the
+What is rounded, and how, follows dialect `ort-cpu`: every format, weights rounded with compensation (GPTQ) and products
+with outliers in float32 included. Two things are left as they are, because they are far below the
 rounding of the weights: the 8 bits to which the kernels of packed weights bring activations inside of a product, and
 the order in which integers are added.
 """
@@ -8,19 +9,22 @@ the order in which integers are added.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import onnx
 import torch
 
 from autotune.compress.calibration import Range
+from autotune.compress.dialects import ort_cpu_outliers as outliers
 from autotune.compress.plan import attribute
 from autotune.errors import TrialFailure, UsageError, did_you_mean
 from autotune.layers import Layer
-from autotune.recover import rounding
+from autotune.recover import rounding as values
+from autotune.recover.compensating import Compensated
 from autotune.recover.graph import Change, OnnxModule
 from autotune.recover.operators.node import Tensor
-from autotune.techniques.quantize import NEED_MOMENTS, parse_choice
-from autotune.techniques.rounding import NF4
+from autotune.techniques.quantize import parse_choice
+from autotune.techniques.rounding import NEAREST, NF4, Rounding
 from hwprofiles.errors import Failure
 
 Ranges = Mapping[str, Range | tuple[float, float]]
@@ -34,11 +38,14 @@ def attach(
     layers: Iterable[Layer],
     decisions: Mapping[str, str],
     ranges: Ranges,
+    roundings: Mapping[str, Rounding] = {},
 ) -> None:
     """Put the quantisers that `decisions` (layer -> choice of `quantize`) ask for into the module of `graph`.
 
-    Raises `UsageError` for an unknown layer or choice, `TrialFailure` where a static choice has no calibrated range and
-    for choices that need moments.
+    `roundings` is {layer: how its weight is rounded, and what it reads}; to nearest where nothing is said.
+
+    Raises `UsageError` for an unknown layer or choice, `TrialFailure` where a static choice has no calibrated range,
+    and where nothing is known about what a layer with outliers reads.
     """
     known = {layer.name: layer for layer in layers}
     nodes = {node.name: node for node in graph.node}
@@ -49,24 +56,45 @@ def attach(
         if name not in known:
             raise UsageError(f"recover: no layer is named {name!r}; " + did_you_mean(name, known))
         layer = known[name]
-        if choice in NEED_MOMENTS:
-            message = (
-                f"layer {name!r}: {choice} depends on what the layer read before training and cannot be trained with; "
-                "recover a recipe without it"
-            )
-            raise TrialFailure(Failure(kind="unsupported", stage="recover", message=message))
         if layer.op == "Gather" and _rows(layer, nodes):
             change = _gathered(choice)
             for node in layer.nodes:
                 module.on_write(nodes[node].output[0], change)
             continue
-        module.derive(layer.weight, layer.nodes, _Weight(layer, choice))
+        rounding = roundings.get(name, NEAREST)
+        if choice == outliers.CHOICE:
+            _attach_outliers(module, layer, rounding)
+            continue
+        module.derive(layer.weight, layer.nodes, _weight(layer, choice, rounding))
         if choice == "int8-dynamic":
             for node in layer.nodes:
-                module.on_read(node, 0, rounding.dynamic_uint8)
+                module.on_read(node, 0, values.dynamic_uint8)
         elif choice == "int8-static":
             static[name] = layer
     _attach_static(module, graph, nodes, static, ranges)
+
+
+def _weight(layer: Layer, choice: str, rounding: Rounding) -> Change:
+    """What rounds a layer's weight. Half precision has no levels to choose between."""
+    _format(choice)
+    if rounding.method == "nearest" or rounding.moments is None or choice == "float16":
+        return _Weight(layer, choice)
+    return Compensated(layer, choice, rounding)
+
+
+def _attach_outliers(module: OnnxModule, layer: Layer, rounding: Rounding) -> None:
+    """The inputs that stay float32 pass beside both quantisers: there the others are 0, which stays 0."""
+    if rounding.moments is None:
+        message = f"layer {layer.name!r}: what it reads is not known, so {outliers.CHOICE} cannot be trained with"
+        raise TrialFailure(Failure(kind="unsupported", stage="recover", message=message))
+    kept = torch.ones(rounding.moments.squares.shape[1])
+    kept[torch.from_numpy(outliers.chosen(rounding.moments))] = 0
+    rest = replace(rounding, moments=rounding.moments.scale(kept.numpy()))
+    rounded = _weight(layer, "int8-dynamic", rest)
+    rows = kept[:, None] if layer.output_axis == 1 else kept
+    module.derive(layer.weight, layer.nodes, lambda weight: rounded(weight * rows) + weight * (1 - rows))
+    for node in layer.nodes:
+        module.on_read(node, 0, lambda x: values.dynamic_uint8(x * kept) + x * (1 - kept))
 
 
 class _Weight:
@@ -96,19 +124,19 @@ class _Weight:
     def _rounded(self, weight: Tensor, *, search: bool) -> Tensor:
         layer = self._layer
         if self._choice == "float16":
-            return rounding.half(weight)
+            return values.half(weight)
         if not self._block:
-            return rounding.per_channel(weight, layer.output_axis)
+            return values.per_channel(weight, layer.output_axis)
         moved = weight.movedim(layer.output_axis, 0)
         rows = moved.reshape(moved.shape[0], -1)
         block = self._block
         if self._choice.endswith("-load"):
             block = min(block, -(-rows.shape[1] // 4) * 4)  # a short row is one block
         if self._choice.startswith("nf4"):
-            values = rounding.codebook(rows, NF4.values, block)
+            found = values.codebook(rows, NF4.values, block)
         else:
-            values, self._factors = rounding.in_blocks(rows, self._bits, block, None if search else self._factors)
-        return rounding.straight_through(weight, values.reshape(moved.shape).movedim(0, layer.output_axis))
+            found, self._factors = values.in_blocks(rows, self._bits, block, None if search else self._factors)
+        return values.straight_through(weight, found.reshape(moved.shape).movedim(0, layer.output_axis))
 
 
 def _format(choice: str) -> tuple[int, int]:
@@ -132,15 +160,15 @@ def _gathered(choice: str) -> Change:
     def run(found: Tensor) -> Tensor:
         rows = found.reshape(-1, found.shape[-1])
         if bits == 16:
-            return rounding.half(found)
+            return values.half(found)
         if not block:
-            return rounding.per_channel(rows, 0).reshape(found.shape)
+            return values.per_channel(rows, 0).reshape(found.shape)
         size = min(block, -(-rows.shape[1] // 4) * 4) if choice.endswith("-load") else block
         if choice.startswith("nf4"):
-            values = rounding.codebook(rows, NF4.values, size)
+            rounded = values.codebook(rows, NF4.values, size)
         else:
-            values, _ = rounding.in_blocks(rows, bits, size)
-        return rounding.straight_through(found, values.reshape(found.shape))
+            rounded, _ = values.in_blocks(rows, bits, size)
+        return values.straight_through(found, rounded.reshape(found.shape))
 
     return run
 
@@ -189,7 +217,7 @@ def _scale(ranges: Ranges, tensor: str, layer: Layer) -> tuple[float, int]:
 
 
 def _activation(scale: float, zero: int) -> Change:
-    return lambda x: rounding.static_uint8(x, scale, zero)
+    return lambda x: values.static_uint8(x, scale, zero)
 
 
 def _bias(module: OnnxModule, layer: Layer, scale: float) -> Change:
@@ -197,8 +225,8 @@ def _bias(module: OnnxModule, layer: Layer, scale: float) -> Change:
 
     def run(bias: Tensor) -> Tensor:
         with torch.no_grad():
-            steps = (rounding.channel_scales(module.constant(layer.weight), 0) * scale).clamp(min=2.0**-126)
+            steps = (values.channel_scales(module.constant(layer.weight), 0) * scale).clamp(min=2.0**-126)
             rounded = torch.round(bias / steps) * steps
-        return rounding.straight_through(bias, rounded)
+        return values.straight_through(bias, rounded)
 
     return run

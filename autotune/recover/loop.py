@@ -15,9 +15,11 @@ from autotune.errors import TrialFailure, UsageError
 from autotune.layers import Layer
 from autotune.recover import fake, losses, weights
 from autotune.recover.batching import Batch, check_inputs
+from autotune.recover.descent import Descent
 from autotune.recover.graph import OnnxModule
 from autotune.recover.operators.node import Tensor
 from autotune.recover.settings import Checkpoint, Progress, Settings
+from autotune.techniques.rounding import Rounding
 from hwprofiles.errors import Failure
 
 _WARM_UP = 0.05  # of all steps, while the learning rate rises
@@ -40,9 +42,10 @@ def train(
     *,
     watch: Callable[[Progress], None] | None = None,
     hard_loss: losses.HardLoss | None = None,
+    roundings: Mapping[str, Rounding] = {},
 ) -> Iterator[Checkpoint]:
     """See `training.recover`."""
-    pupil = _Pupil(student, teacher, list(layers), decisions, ranges, validation, settings, hard_loss)
+    pupil = _Pupil(student, teacher, list(layers), decisions, ranges, validation, settings, hard_loss, roundings)
     clock, data = _Clock(settings), _endless(batches)
     best = mark = pupil.validate(0)
     yield Checkpoint(0, clock.seconds(), math.nan, best, pupil.tensors())
@@ -81,11 +84,14 @@ class _Pupil:
         validation: Iterable[Batch],
         settings: Settings,
         hard_loss: losses.HardLoss | None,
+        roundings: Mapping[str, Rounding],
     ) -> None:
         self._settings = settings
         self._student, self._teacher = OnnxModule(student), OnnxModule(teacher, trains=False)
-        self._parameters, self._names = weights.prepare(self._student, layers, settings)
-        fake.attach(self._student, student.graph, layers, decisions, ranges)
+        trained = weights.prepare(self._student, layers, settings)
+        self._parameters, self._names = trained.parameters, trained.names
+        self._descent = Descent(trained.parameters, trained.units)
+        fake.attach(self._student, student.graph, layers, decisions, ranges, roundings)
         self._validation = list(validation)
         if not self._validation:
             raise UsageError("recover: there are no validation samples; give some that training does not see")
@@ -99,7 +105,6 @@ class _Pupil:
         self._hard: losses.HardLoss | None = None
         if settings.hard:
             self._hard = self._of_outputs(hard_loss) if hard_loss else losses.cross_entropy(self._outputs)
-        self._optimizer = torch.optim.Adam(self._parameters, lr=settings.learning_rate)
         self._answers: dict[int, dict[str, Tensor]] = {}  # number of a validation batch -> the teacher's answers
         self._lessons: dict[int, dict[str, Tensor]] = {}  # place of a training sample -> the teacher's answers
         self._room = _ANSWERS
@@ -120,9 +125,7 @@ class _Pupil:
 
     def learn(self, step: int, batches: list[Batch], rate: float) -> float:
         """One step on the samples of `batches`: their mean loss. Raises `TrialFailure` where it is not finite."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.zero_grad(set_to_none=True)
+        self._descent.clear()
         total = sum(float(self._counts(batch).sum()) for batch in batches)
         loss = 0.0
         for batch in batches:
@@ -132,7 +135,7 @@ class _Pupil:
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.item()
         self._check(loss, step, "loss")
-        self._optimizer.step()
+        self._descent.step(rate)
         return loss
 
     def validate(self, step: int) -> float:
@@ -224,8 +227,8 @@ class _Pupil:
     def _check(self, value: float, step: int, what: str) -> None:
         if math.isfinite(value):
             return
-        rate = self._settings.learning_rate
-        advice = f"lower learning_rate (now {rate:g}); what was found before that step stays good"
+        name = "relative_rate" if self._settings.learning_rate is None else "learning_rate"
+        advice = f"lower {name} (now {self._settings.rate:g}); what was found before that step stays good"
         if step == 0:
             advice = "the compressed model gives no finite answers before training; recover a milder recipe"
         message = f"recover: the {what} became {value} at step {step}; {advice}"
@@ -245,13 +248,13 @@ class _Clock:
         return step >= self._settings.steps or self.seconds() >= 60 * self._settings.minutes
 
     def slower(self) -> None:
-        """Lower the learning rate for what is left."""
+        """Take smaller steps for what is left."""
         self._share *= _SLOWER
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine over the steps; over the minutes where these are clearly what ends it, so
         that only then the clock has a say in the result."""
-        settings, full = self._settings, self._settings.learning_rate * self._share
+        settings, full = self._settings, self._settings.rate * self._share
         warm = max(1, min(round(_WARM_UP * settings.steps), _MOST_WARM_UP))
         if step < warm:
             return full * step / warm

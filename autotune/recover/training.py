@@ -14,6 +14,7 @@ from autotune.compress.calibration import Range
 from autotune.layers import Layer
 from autotune.recover.batching import Batch
 from autotune.recover.settings import Checkpoint, Progress, Settings
+from autotune.techniques.rounding import Rounding
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,7 @@ def recover(
     *,
     watch: Watch | None = None,
     hard_loss: HardLoss | None = None,
+    roundings: Mapping[str, Rounding] = {},
 ) -> Iterator[Checkpoint]:
     """Train the float graph `student` so that, once `decisions` are written, it answers like `teacher`.
 
@@ -44,6 +46,8 @@ def recover(
     calibrated ranges of the activations that static choices read. `batches` and `validation` are iterated anew for
     every epoch (`batching.Batches`). `watch` is called after every step. `hard_loss` computes the task's loss where
     `settings.hard` is not 0; None: cross entropy of a single output of logits or probabilities with integer labels.
+    `roundings` says how a layer's weight is rounded, where that is not to nearest, and what the layer reads; their bias
+    correction is left out, because training finds the biases.
 
     Yields the student as it was given (step 0), then a checkpoint whenever validation has improved.
 
@@ -54,5 +58,15 @@ def recover(
     from autotune.recover.loop import train  # the way to torch
 
     yield from train(
-        student, teacher, layers, decisions, ranges, batches, validation, settings, watch=watch, hard_loss=hard_loss
+        student,
+        teacher,
+        layers,
+        decisions,
+        ranges,
+        batches,
+        validation,
+        settings,
+        watch=watch,
+        hard_loss=hard_loss,
+        roundings=roundings,
     )

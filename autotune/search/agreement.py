@@ -76,7 +76,7 @@ def keep_parity(
     folder = store.folder / "parity"
     folder.mkdir(parents=True, exist_ok=True)
     path = store.artifact_path(digest)
-    watched = {name: _Watched(name, device, targets) for name, device in devices.items()}
+    watched = {name: Watched(name, device, targets) for name, device in devices.items()}
     report = check_parity(
         path, _WhileThereIsTime(inputs[: table.parity], table.parity_seconds), watched, folder=folder, watch=watch
     )
@@ -109,7 +109,7 @@ class _WhileThereIsTime(Sequence[Feed]):
 
 
 @dataclass(frozen=True)
-class _Watched:
+class Watched:
     """A device that pauses its target when it is gone, whoever uses it."""
 
     name: str

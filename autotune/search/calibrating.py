@@ -38,6 +38,7 @@ class Calibrating:
     assembler: Assembler
     device: Device
     folder: Path
+    siblings: Sequence[Assembler] = ()  # of further dialects, which may need the ranges of other activations
 
     def begin(self, structure: Recipe, watch: Watcher) -> None:
         """Find out what the study's techniques want to know. Raises `DataError` for unusable calibration data."""
@@ -77,6 +78,8 @@ class Calibrating:
     def _statistics(self, structure: Recipe, data: Sequence[Mapping[str, Any]]) -> Mapping[str, calibration.Statistics]:
         """Statistics of every wanted activation of a structure, cached by model, structure, data and names."""
         wanted = self.assembler.calibration_tensors(structure)
+        for sibling in self.siblings:
+            wanted = tuple(dict.fromkeys((*wanted, *sibling.calibration_tensors(structure))))
         path = (
             self.folder / f"calibration-{_digest((self.ingested.source_digest, structure.digest, wanted), data)}.json"
         )

@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 from autotune import pareto
 from autotune.config import StudyConfig
 from autotune.errors import Infeasible, UsageError
-from autotune.keys import MetricKey
+from autotune.keys import WORST_ANYWHERE, MetricKey
 from autotune.search import budget
+from autotune.search.across import has_across, keep_across
 from autotune.search.agreement import has_parity, keep_parity
 from autotune.search.judging import Judged
 from autotune.search.keepsakes import keep_flipped
 from autotune.search.prepare import Prepared
 from autotune.search.progress import Progress, Watcher, nobody
-from autotune.search.runner import TrialRunner
+from autotune.search.runner import Side, TrialRunner
 from autotune.search.slicing import Slicing
 from autotune.search.targets import Stopped, TargetPaused
-from autotune.search.values import cost_metrics, file_metrics, judged_metrics
+from autotune.search.values import cost_metrics, judged_metrics, worst_anywhere
 from autotune.store import Store
 from autotune.trial import Artifact, Trial
 
@@ -39,7 +40,7 @@ class Finalists:
     ) -> None:
         self._config, self._prepared, self._store, self._runner = config, prepared, store, runner
         self._slicing, self._objectives, self._limits, self._stop = slicing, tuple(objectives), limits, stop
-        self._heldout: Judged | None = None
+        self._heldout: dict[str, Judged] = {}  # target that judges -> the original there
 
     def verify(self, number: int, progress: Watcher = nobody) -> Trial:
         """Measure a trial again with more samples and judge it on held-out data; done once, then read back.
@@ -51,41 +52,64 @@ class Finalists:
         if trial.state != "complete" or trial.artifact is None:
             raise UsageError(f"trial {number} is {trial.state}, only a complete one can be verified or exported")
         if not trial.final:
-            self._measure_again(number, trial.artifact, progress)
+            self._measure_again(trial, progress)
         if number and self._config.finalists.parity:
-            self._compare_answers(number, trial.artifact.digest, progress)
+            self._compare_answers(trial, progress)
         return self._store.trial(number)
 
-    def _measure_again(self, number: int, artifact: Artifact, progress: Watcher) -> None:
+    def _measure_again(self, trial: Trial, progress: Watcher) -> None:
         """More samples, and data that the search never saw."""
-        metrics = file_metrics(self._config, self._store.artifact_path(artifact.digest))
+        number, runner = trial.number, self._runner
+        metrics = runner.file_metrics(
+            {artifact.dialect: self._store.artifact_path(artifact.digest) for artifact in self._built(trial)}
+        )
         for name in self._prepared.timed:
             progress(Progress("finalists", f"measuring trial {number} again on {name}"))
-            measurement = self._runner.measure(name, artifact.digest, self._config.remeasure)
+            measurement = runner.measure(name, _digest(trial, name), self._config.remeasure)
             if measurement.failure is not None:
                 raise UsageError(f"trial {number} failed when measured again: {measurement.failure.message}")
             metrics.update(cost_metrics(measurement))
-        progress(Progress("finalists", f"judging trial {number} on held-out data"))
-        heldout = self._judged_heldout()
-        evaluation = self._runner.judging.evaluate(artifact.digest, heldout)
-        self._slicing.confirm(number, evaluation)
-        keep_flipped(self._store, heldout.dataset, evaluation)
-        metrics.update(judged_metrics(evaluation, self._config.judge.floor))
+        for side in runner.sides:
+            where = f" on {side.family.judge}" if len(runner.sides) > 1 else ""
+            progress(Progress("finalists", f"judging trial {number} on held-out data{where}"))
+            heldout = self._judged_heldout(side)
+            evaluation = side.judging.evaluate(_digest(trial, side.family.judge), heldout)
+            if side is runner.sides[0]:
+                self._slicing.confirm(number, evaluation)
+                keep_flipped(self._store, heldout.dataset, evaluation)
+            metrics.update(runner.by_family(side, judged_metrics(evaluation, self._config.judge.floor)))
+        if len(runner.sides) > 1:
+            metrics.update(worst_anywhere(metrics, runner.judges()))
         self._store.set_final(number, metrics)
 
-    def _judged_heldout(self) -> Judged:
-        """The original on the held-out data, once."""
-        if self._heldout is None:
-            judging, data = self._runner.judging, self._prepared.workload.heldout
-            masks, hypotheses = self._slicing.assign_heldout(judging.original(data))
-            self._heldout = judging.judged(data, masks, hypotheses=hypotheses, heldout=True)
-            judging.evaluate(judging.baseline(), self._heldout)
-        return self._heldout
+    def _built(self, trial: Trial) -> list[Artifact]:
+        """Of every dialect. Raises `UsageError` where one is missing: the study has new targets since."""
+        built = {
+            a.dialect: a for a in (trial.artifact, *(other.artifact for other in trial.elsewhere)) if a is not None
+        }
+        for family in self._prepared.families:
+            if family.dialect not in built:
+                raise UsageError(
+                    f"trial {trial.number} was never built for {family.judge} (dialect {family.dialect}), which the "
+                    "study did not have then; choose a trial that was, or export without that target"
+                )
+        return list(built.values())
 
-    def _compare_answers(self, number: int, digest: str, progress: Watcher) -> None:
-        """Does it answer the same on every target? Found out once."""
-        if has_parity(self._store, digest, self._config.targets):
-            return
+    def _judged_heldout(self, side: Side) -> Judged:
+        """The original on the held-out data where a family judges, once."""
+        known = self._heldout.get(side.family.judge)
+        if known is None:
+            judging, data = side.judging, self._prepared.workload.heldout
+            masks, hypotheses = self._slicing.assign_heldout(self._runner.judging.original(data))
+            known = judging.judged(data, masks, hypotheses=hypotheses, heldout=True)
+            self._heldout[side.family.judge] = known
+            judging.evaluate(judging.baseline(), known)
+        return known
+
+    def _compare_answers(self, trial: Trial, progress: Watcher) -> None:
+        """Does an artifact answer the same on every target that runs it, and do those of other dialects? Found out
+        once."""
+        number, devices = trial.number, self._prepared.devices
         samples = self._prepared.workload.heldout.samples
         step = max(
             1, len(samples) // self._config.finalists.parity
@@ -95,10 +119,19 @@ class Finalists:
         def watch(message: str) -> None:
             progress(Progress("finalists", f"comparing the answers of trial {number}: {message}"))
 
-        watch(f"on {', '.join(self._prepared.devices)}")
-        keep_parity(
-            self._store, digest, inputs, self._prepared.devices, self._runner.targets, self._config.finalists, watch
-        )
+        groups: dict[str, list[str]] = {}
+        for name in devices:
+            groups.setdefault(_digest(trial, name), []).append(name)
+        for digest, names in groups.items():
+            if not has_parity(self._store, digest, names):
+                watch(f"on {', '.join(names)}")
+                here = {name: devices[name] for name in names}
+                keep_parity(self._store, digest, inputs, here, self._runner.targets, self._config.finalists, watch)
+        judges = self._runner.judges()
+        if len(groups) > 1 and not has_across(self._store, trial, judges):
+            watch(f"of its artifacts on {' and '.join(judges)}")
+            asked = {name: (self._store.artifact_path(_digest(trial, name)), devices[name]) for name in judges}
+            keep_across(self._store, trial, inputs, asked, self._runner.targets, self._config.finalists)
 
     def run(self, progress: Watcher) -> list[int]:
         """Verify the most promising trials; go on a little where none of them holds on held-out data."""
@@ -141,4 +174,16 @@ class Finalists:
         except Infeasible:
             # Nothing left within the limits: the least damaged point of the front is what comes nearest.
             front = [t for t in pareto.front(complete, self._objectives) if not t.final]
-            return min(front, key=lambda t: t.metrics["drop/worst"].value, default=None)
+            return min(front, key=_damage, default=None)
+
+
+def _damage(trial: Trial) -> float:
+    """The largest loss of any slice, in any runtime family."""
+    return trial.metrics.get(WORST_ANYWHERE, trial.metrics["drop/worst"]).value
+
+
+def _digest(trial: Trial, target: str) -> str:
+    """Of what runs on a target."""
+    artifact = trial.artifact_for(target)
+    assert artifact is not None  # a complete trial was built
+    return artifact.digest

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from autotune.config import JudgeTable, StudyConfig
+from autotune.config import Family, JudgeTable, StudyConfig
 from autotune.evaluation import Evaluation
 from autotune.judge.metrics import ResolvedMetric
 from autotune.judge.noise import NoiseFloor, noise_floor
@@ -21,6 +21,7 @@ from autotune.search.prepare import Prepared
 from autotune.search.targets import Targets
 from autotune.store import Store
 from autotune.workload import Dataset
+from hwprofiles.device import Device
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,31 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judging:
-    """Runs artifacts on data sets where the study judges, and compares them with the original."""
+    """Runs artifacts of one runtime family on data sets where that family judges, and compares them with the original
+    there."""
 
     config: StudyConfig
     prepared: Prepared
     store: Store
     metrics: tuple[ResolvedMetric, ...]  # the first one is that of objectives
     targets: Targets
+    family: Family
     _originals: dict[str, Predictions] = field(default_factory=dict)  # digest of the data -> answers of the original
     _digests: dict[int, tuple[Dataset, str]] = field(default_factory=dict)
 
     @property
     def metric(self) -> ResolvedMetric:
         return self.metrics[0]
+
+    @property
+    def target(self) -> str:
+        """The target that judges."""
+        return self.family.judge
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the family of the study's first target."""
+        return self.family == self.prepared.families[0]
 
     @property
     def table(self) -> JudgeTable:
@@ -69,7 +82,7 @@ class Judging:
         `candidate`, what it answers on all samples in their order, is for a caller who knows it already. On held-out
         data a judgement stays the first one, also where rules have changed since. Raises `TargetPaused`.
         """
-        target = self.prepared.judge_target
+        target = self.target
         key = None if judged.heldout else judged.key
         found = self.store.find_evaluation(digest, judged.digest, target, fingerprint_key=key)
         if found is not None:
@@ -77,7 +90,7 @@ class Judging:
         part = 1.0
         if judged.heldout:
             part = self._share(digest, judged)
-            rules = {**self.rules(judged), "share": part}
+            rules = {**self.rules(judged), **self._place(), "share": part}
             self.store.use_heldout(digest, judged.digest, rules, purpose="judge")
         if candidate is None:
             candidate = self._answers(digest, judged)
@@ -125,7 +138,7 @@ class Judging:
         data = self.digest(dataset)
         if data not in self._originals:
             baseline = self.baseline()
-            found = self.store.find_evaluation(baseline, data, self.prepared.judge_target, fingerprint_key=None)
+            found = self.store.find_evaluation(baseline, data, self.target, fingerprint_key=None)
             kept = _kept(found) if found is not None and found.outcomes else None
             self._originals[data] = kept or self.predict(baseline, dataset)
         return self._originals[data]
@@ -143,38 +156,54 @@ class Judging:
 
     def predict(self, digest: str, dataset: Dataset) -> Predictions:
         """What an artifact answers on the samples of `dataset`. Raises `TargetPaused`."""
-        with self.targets.using(self.prepared.judge_target):
+        with self.targets.using(self.target):
             return predict(
-                self.prepared.judge_device,
+                self._device,
                 self.store.artifact_path(digest),
                 dataset,
                 self.prepared.workload.decode,
                 batch=self.config.judge.batch,
-                workers=self.prepared.workers,
+                workers=self.prepared.workers[self.target],
                 confidence=self.prepared.workload.confidence,
             )
 
     def baseline(self) -> str:
         """Digest of the artifact of the empty recipe, which is built where it is not there yet."""
-        kept = self.store.meta("baseline")
+        dialect = self.family.dialect
+        key = "baseline" if dialect == self.prepared.families[0].dialect else f"baseline/{dialect}"
+        kept = self.store.meta(key)
         if isinstance(kept, str):
             return kept
-        data = self.prepared.assembler.assemble(Recipe())
-        artifact = self.store.save_artifact(data, self.prepared.assembler.dialect.name)
-        self.store.set_meta("baseline", artifact.digest)
+        data = self.prepared.assemblers[dialect].assemble(Recipe())
+        artifact = self.store.save_artifact(data, dialect)
+        self.store.set_meta(key, artifact.digest)
         return artifact.digest
 
+    @property
+    def _device(self) -> Device:
+        return self.prepared.devices[self.target]
+
+    def _place(self) -> dict[str, str]:
+        """Where a further family judges, for the record of uses of held-out data."""
+        return {} if self.first else {"target": self.target}
+
     def _share(self, digest: str, judged: Judged) -> float:
-        """Of the error that all models judged on these held-out data may make: by how many were looked at before."""
+        """Of the error that all models judged on these held-out data may make: by how many were looked at before.
+
+        Every family has an equal part of it, as a model is chosen for what it does in all of them.
+        """
         baseline = self.baseline()
         if digest == baseline:
             return 1.0  # nobody chooses it for what it does there
         looks = [
-            u.artifact for u in self.store.heldout_uses() if (u.purpose, u.dataset_digest) == ("judge", judged.digest)
+            u.artifact
+            for u in self.store.heldout_uses()
+            if (u.purpose, u.dataset_digest) == ("judge", judged.digest)
+            and u.rules.get("target") == self._place().get("target")
         ]
         before = [artifact for artifact in dict.fromkeys(looks) if artifact != baseline]
         place = before.index(digest) if digest in before else len(before)
-        return share(place, self.config.finalists.count)
+        return share(place, self.config.finalists.count) / len(self.prepared.families)
 
     def _answers(self, digest: str, judged: Judged) -> Predictions:
         baseline = self.baseline()
@@ -182,28 +211,29 @@ class Judging:
             return judged.original
         if not judged.heldout:
             return self.predict(digest, judged.dataset)
-        with self.targets.using(self.prepared.judge_target):
+        with self.targets.using(self.target):
             _, candidate = predict_beside(
-                self.prepared.judge_device,
+                self._device,
                 self.store.artifact_path(baseline),
                 self.store.artifact_path(digest),
                 judged.dataset,
                 self.prepared.workload.decode,
                 batch=self.config.judge.batch,
-                workers=self.prepared.workers,
+                workers=self.prepared.workers[self.target],
                 confidence=self.prepared.workload.confidence,
             )
         return candidate
 
     def _noise(self, judged: Judged) -> NoiseFloor:
         """Of the slices as they are now; measured once per data and slices."""
-        key = f"noise/{judged.digest}"
+        key = "/".join(("noise", judged.digest, *self._place().values()))
         kept = self.store.meta(key)
         if isinstance(kept, Mapping) and kept.get("slices") == sorted(judged.masks):
             return NoiseFloor.model_validate(kept["floor"])
-        baseline, device = self.baseline(), self.prepared.judge_device
-        self.store.use_heldout(baseline, judged.digest, self.rules(judged), purpose="noise")
-        with self.targets.using(self.prepared.judge_target):
+        baseline, device = self.baseline(), self._device
+        rules = {**self.rules(judged), **self._place()}
+        self.store.use_heldout(baseline, judged.digest, rules, purpose="noise")
+        with self.targets.using(self.target):
             floor = noise_floor(
                 self.store.artifact_path(baseline),
                 device,
@@ -213,7 +243,7 @@ class Judging:
                 judged.original,
                 self.prepared.workload.decode,
                 batch=self.config.judge.batch,
-                workers=self.prepared.workers,
+                workers=self.prepared.workers[self.target],
                 work=self.store.folder / "work" / "noise",
             )
         self.store.set_meta(key, {"slices": sorted(judged.masks), "floor": floor.model_dump(mode="json")})

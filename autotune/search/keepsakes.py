@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
+from autotune.config import Family
 from autotune.evaluation import Evaluation, Outcome
 from autotune.layers import Inspection
 from autotune.store import Store
@@ -33,6 +34,12 @@ def keep_targets(store: Store, targets: Sequence[Target]) -> None:
     """What a reader must know of each target, under the key "targets"; hosts and paths are nobody's business."""
     told = {"description", "label", "provenance", "transport", "policy"}
     store.set_meta("targets", {t.name: t.model_dump(mode="json", include=told) for t in targets})
+
+
+def keep_families(store: Store, families: Sequence[Family]) -> None:
+    """The runtime families of the targets, under the key "families", where there are several or there were before."""
+    if len(families) > 1 or store.meta("families") is not None:
+        store.set_meta("families", [family.model_dump(mode="json") for family in families])
 
 
 def keep_flipped(store: Store, dataset: Dataset, evaluation: Evaluation) -> None:

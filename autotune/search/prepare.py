@@ -15,11 +15,11 @@ import onnx
 
 from autotune import plugins
 from autotune.compress.assembly import Assembler
-from autotune.compress.capabilities import Offered, probe
+from autotune.compress.capabilities import Offered, Probed, probe
 from autotune.compress.ingest import Ingested, load_model
 from autotune.compress.plan import MS_DOMAIN
-from autotune.config import StudyConfig
-from autotune.errors import DataError, UsageError
+from autotune.config import Family, StudyConfig, families_of
+from autotune.errors import DataError
 from autotune.layers import Skipped
 from autotune.recipe import Recipe
 from autotune.search.calibrating import Calibrating
@@ -42,19 +42,34 @@ _SAME = 1e-3  # relative to the largest output
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study's fixed parts. `devices` are open; `latency_inputs` is what is timed."""
+    """A study's fixed parts. `devices` are open; `latency_inputs` is what is timed.
+
+    `families` are the runtime families of the targets, that of the first target first; `assembler` builds for that one,
+    `assemblers` has one for each dialect.
+    """
 
     workload: Workload
     ingested: Ingested
     assembler: Assembler
+    assemblers: Mapping[str, Assembler]
+    families: tuple[Family, ...]
     devices: Mapping[str, Device]
     space: Space
     refused: Mapping[str, Mapping[str, str]]  # target -> "op choice" -> why not
     latency_inputs: Sequence[Mapping[str, np.ndarray]]
-    workers: int  # processes that judge accuracy at a time
+    workers: Mapping[str, int]  # target that judges -> processes that do so at a time
     host: Device | None = None  # this machine, for damage, where the target that judges is another one
     left_alone: Mapping[str, Sequence[Skipped]] = field(default_factory=dict)  # technique -> what it cannot touch
     structure: Structure = field(default_factory=Structure)
+    lost: Sequence[str] = ()  # choices that one dialect or target takes from all, in words
+
+    def family_of(self, target: str) -> Family:
+        """The runtime family that a target belongs to."""
+        return next(family for family in self.families if target in family.targets)
+
+    def assembler_of(self, target: str) -> Assembler:
+        """What builds artifacts for a target."""
+        return self.assemblers[self.family_of(target).dialect]
 
     @property
     def judge_device(self) -> Device:
@@ -154,7 +169,9 @@ def check_inputs(workload: Workload, model: onnx.ModelProto) -> None:
                 raise DataError(f"{where}: input {name!r} is {array.dtype}, the model takes {kind}; convert it")
 
 
-def check_opens(model: Path, assembler: Assembler, device: Device, folder: Path, inputs: Mapping[str, Any]) -> None:
+def check_opens(
+    model: Path, assembler: Assembler, device: Device, folder: Path, inputs: Mapping[str, Any], where: str
+) -> None:
     """Run the normalised original once. Raises `DataError` that names the user's model when the target refuses it."""
     path = folder / "normalised.onnx"
     path.write_bytes(assembler.assemble(Recipe()))
@@ -166,7 +183,7 @@ def check_opens(model: Path, assembler: Assembler, device: Device, folder: Path,
         domains = sorted(set(assembler.source.opsets) - {"", "ai.onnx", MS_DOMAIN})
         hint = f"; it uses the domains {', '.join(domains)}, which need a runtime that has them" if domains else ""
         reason = re.sub(r"Load model from \S+ failed:", "", error.failure.message.rpartition(" : ")[2])
-        raise DataError(f"{model}: the target cannot run the original model: {reason}{hint}") from error
+        raise DataError(f"{model}: {where} cannot run the original model: {reason}{hint}") from error
     finally:
         path.unlink(missing_ok=True)
 
@@ -190,16 +207,20 @@ def prepare(
     Raises hardware errors for a target that is not there and `DataError` for unusable calibration data.
     """
     techniques = make_techniques(config)
-    dialects = {target.dialect for target in targets}
-    if len(dialects) != 1:
-        raise UsageError(f"targets of one study must share a dialect, these have {', '.join(sorted(dialects))}")
-    dialect = plugins.load("hw_autotune.dialects", dialects.pop())()
+    families = families_of(targets)
+    dialects = {
+        name: plugins.load("hw_autotune.dialects", name)() for name in dict.fromkeys(f.dialect for f in families)
+    }
     layers = ingested.inspection.layers
     carried_out = {**techniques, RECOVER: Recover()}  # recipes may name trained weights, whatever is searched over
     checkpoints = folder / CHECKPOINTS
-    assembler = Assembler(
-        ingested.model, layers, dialect, carried_out, bank_folder=folder / "bank", checkpoints=checkpoints
-    )
+    bank = folder / "bank"
+    first = dialects[families[0].dialect]
+    assembler = Assembler(ingested.model, layers, first, carried_out, bank_folder=bank, checkpoints=checkpoints)
+    assemblers = {
+        name: assembler if dialect is first else assembler.sibling(dialect, bank_folder=bank)
+        for name, dialect in dialects.items()
+    }
     devices: dict[str, Device] = {}
     probed = {}
     for target in targets:
@@ -212,29 +233,73 @@ def prepare(
             # Without it nobody knows what the space is: what one target cannot run is no choice for any.
             raise TargetUnavailable(f"{error}; a study starts when all of its targets are there") from error
         devices[target.name] = device
-        probed[target.name] = probe(device, dialect, device.fingerprint.key, folder)
+        probed[target.name] = probe(device, dialects[target.dialect], device.fingerprint.key, folder)
     judge_device = next(iter(devices.values()))
     check_inputs(workload, ingested.model)
     shown = Path(workload.model) if isinstance(workload.model, str | Path) else Path(type(workload.model).__name__)
-    check_opens(shown, assembler, judge_device, folder, workload.search.samples[0].inputs)
+    for family in families:
+        built, judges = assemblers[family.dialect], devices[family.judge]
+        where = f"target {family.judge}" if len(families) > 1 else "the target"
+        check_opens(shown, built, judges, folder, workload.search.samples[0].inputs, where)
     check_same(workload, assembler, judge_device, folder, watch)
-    calibrating = Calibrating(workload, ingested, assembler, judge_device, folder)
+    calibrating = Calibrating(workload, ingested, assembler, judge_device, folder, tuple(assemblers.values())[1:])
     if layers:
         calibrating.begin(fixed_part(techniques), watch)
     left_alone = {name: tuple(technique.survey(assembler.original())) for name, technique in techniques.items()}
-    capabilities = Offered(tuple(probed.values()), assembler)
+    capabilities = Offered(tuple(probed.values()), tuple(assemblers.values()))
     space = build_space(
         layers, techniques, capabilities, groups=config.groups, exclude=config.exclude, most_blocks=config.search.blocks
     )
     if any(technique.stage != "precision" and technique.scope == "layer" for technique in techniques.values()):
         watch(Progress("prepare", "carrying out every structural choice alone, for its size"))
     inputs = workload.latency_inputs or workload.search.samples[0].inputs
-    workers = config.judge.workers or max(1, judge_device.fingerprint.cores // targets[0].threads)
+    workers = {family.judge: _workers(config, devices[family.judge]) for family in families}
     refused = {name: p.refused for name, p in probed.items()}
     host = _open_host(config, targets[0], folder, stack, watch)
     structure = survey(space, assembler)
     timed = [dict(inputs)]
-    return Prepared(workload, ingested, assembler, devices, space, refused, timed, workers, host, left_alone, structure)
+    return Prepared(
+        workload=workload,
+        ingested=ingested,
+        assembler=assembler,
+        assemblers=assemblers,
+        families=families,
+        devices=devices,
+        space=space,
+        refused=refused,
+        latency_inputs=timed,
+        workers=workers,
+        host=host,
+        left_alone=left_alone,
+        structure=structure,
+        lost=_lost(families, probed),
+    )
+
+
+def _workers(config: StudyConfig, device: Device) -> int:
+    """Processes that judge at a time: as many as the cores have room for; an accelerator is one device for all."""
+    if config.judge.workers or device.fingerprint.accelerator:
+        return config.judge.workers or 1
+    return max(1, device.fingerprint.cores // device.target.threads)
+
+
+def _lost(families: Sequence[Family], probed: Mapping[str, Probed]) -> tuple[str, ...]:
+    """Choices that some target runs and that are none for the study, because another family cannot have them."""
+    if len(families) < 2:
+        return ()
+    anywhere = sorted({pair for found in probed.values() for pair in found.runs})
+    told = []
+    for family in families:
+        for target in family.targets:
+            gone = [f"{op} {choice}" for op, choice in anywhere if not probed[target].supports(op, choice)]
+            why: dict[str, list[str]] = {}
+            for what in gone:
+                why.setdefault(probed[target].refused.get(what, "it was not tried there"), []).append(what)
+            told += [
+                f"no choice for any target, because of {target} (dialect {family.dialect}): {', '.join(what)}: {reason}"
+                for reason, what in why.items()
+            ]
+    return tuple(told)
 
 
 def _open_host(config: StudyConfig, judge: Target, folder: Path, stack: ExitStack, watch: Watcher) -> Device | None:

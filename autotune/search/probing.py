@@ -114,7 +114,7 @@ class Probing:
         prepared, host = self._prepared, self._prepared.host
         batches = (sample.inputs for sample in self._samples.samples)
         if host is None:
-            return prepared.judge_device.infer(path, batches, workers=prepared.workers)
+            return prepared.judge_device.infer(path, batches, workers=prepared.workers[prepared.judge_target])
         workers = self._config.judge.workers or max(1, host.fingerprint.cores // host.target.threads)
         return host.infer(path, batches, workers=workers)
 

@@ -6,6 +6,9 @@ not reject: what is a little outside of it tells the search where it ends.
 Every step looks in the store before it works and records what it found, so that a trial that was interrupted anywhere
 is continued, and nothing is measured twice. A step whose target is gone is left out; the trial then waits for that
 target, with everything else recorded.
+
+With targets of several runtime families the recipe is built once in each dialect, every target runs the artifact of its
+own, paired with the baseline of that dialect, and every family judges what it answers itself.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +26,7 @@ import numpy as np
 import onnx
 
 from autotune.compress.kernels import layer_outcomes
-from autotune.config import StudyConfig
+from autotune.config import Family, StudyConfig
 from autotune.errors import AutotuneError, TrialFailure
 from autotune.recipe import Recipe
 from autotune.search.judging import Judged, Judging
@@ -31,7 +34,7 @@ from autotune.search.prepare import Prepared
 from autotune.search.probing import Probing
 from autotune.search.stages import Lost, Stages, stopping_limits
 from autotune.search.targets import Stopped, TargetPaused, Targets
-from autotune.search.values import broken, cost_metrics, file_metrics, judged_metrics
+from autotune.search.values import at_targets, broken, cost_metrics, file_metrics, judged_metrics, worst_anywhere
 from autotune.store import Store
 from autotune.trial import Artifact, LayerOutcome, Trial, Value
 from hwprofiles.errors import DeviceFailure, Failure, HardwareError, TargetUnavailable
@@ -48,19 +51,36 @@ class Waiting(TargetUnavailable):
 
 
 @dataclass
+class Side:
+    """A study in one runtime family: how it judges there, and what `start` found out about the original."""
+
+    judging: Judging
+    search: Judged | None = None
+    stages: Stages | None = None
+
+    @property
+    def family(self) -> Family:
+        return self.judging.family
+
+    def judged_search(self) -> Judged:
+        """Raises `RuntimeError` before the original has been judged."""
+        if self.search is None:
+            raise RuntimeError("the original has not been judged yet")
+        return self.search
+
+
+@dataclass
 class TrialRunner:
     """Runs trials of one prepared study. `limits` are the study's constraints (key -> bound), not its budget."""
 
     config: StudyConfig
     prepared: Prepared
     store: Store
-    judging: Judging
+    sides: Sequence[Side]  # one for each runtime family, that of the first target first
     limits: Mapping[str, float]
     smaller: Mapping[str, bool]  # constraint key -> the bound is a maximum
     stop: threading.Event
     targets: Targets
-    search: Judged | None = None  # set once the original has been judged, and `stages` with it
-    stages: Stages | None = None
     probing: Probing = field(init=False)
     _clocks: dict[int, _Clock] = field(default_factory=dict)  # of trials that wait for a target
 
@@ -97,31 +117,30 @@ class TrialRunner:
         """Fill `metrics`; returns why the trial is rejected, or "". Raises `Waiting`."""
         away: dict[str, str] = {}  # target that is gone -> why
         with clock.step("build"):
-            artifact, path = self.build(recipe)
-        metrics.update(file_metrics(self.config, path))
-        with clock.step("kernels"), _noting(away):
-            self._record_build(number, artifact, recipe, path)
+            built = self.build(recipe)
+        metrics.update(self.file_metrics({dialect: path for dialect, (_, path) in built.items()}))
+        for dialect, (artifact, path) in built.items():
+            with clock.step("kernels"), _noting(away), self._about(dialect):
+                self._record_build(number, artifact, recipe, path)
         if number and (reason := self._broken(metrics)):
             return reason
         if number and self.probing.active:
-            with clock.step("probe"), _noting(away):
-                self.probing.probe(number, path)
-        reason = ""
+            with clock.step("probe"), _noting(away), self._about(self.judging.family.dialect):
+                self.probing.probe(number, built[self.judging.family.dialect][1])
         if number and self.config.drop_probe_gate:
-            with clock.step("judge"), _noting(away):
-                reason = self._judge(number, artifact.digest, metrics, first=True)
-        if reason:
-            return reason
+            reason = self._judge(number, built, metrics, clock, away, first=True)
+            if reason:
+                return reason
         for name in self.prepared.timed:
+            digest = built[self.prepared.family_of(name).dialect][0].digest
             with clock.step("measure"), _noting(away):
-                measurement = self.measure(name, artifact.digest, self.config.measure)
+                measurement = self.measure(name, digest, self.config.measure)
                 if measurement.failure is not None:
-                    raise TrialFailure(measurement.failure)
+                    raise TrialFailure(self._named(measurement.failure, f"target {name}"))
                 metrics.update(cost_metrics(measurement))
         if number and (reason := self._broken(metrics)):
             return reason
-        with clock.step("judge"), _noting(away):
-            reason = self._judge(number, artifact.digest, metrics)
+        reason = self._judge(number, built, metrics, clock, away)
         # The original is the measure of all others, whatever it is.
         if number and (reason := reason or self._broken(metrics)):
             return reason
@@ -132,10 +151,11 @@ class TrialRunner:
     def _record_build(self, number: int, artifact: Artifact, recipe: Recipe, path: Path) -> None:
         """What was built, and what runs per layer; a trial that waited knows that already."""
         known = self.store.trial(number)
-        if known.layers and known.artifact is not None and known.artifact.digest == artifact.digest:
+        there = [(known.artifact, known.layers), *((other.artifact, other.layers) for other in known.elsewhere)]
+        if any(layers and found == artifact for found, layers in there):
             return
         try:
-            outcomes = self.outcomes(recipe, path)
+            outcomes = self.outcomes(recipe, path, artifact.dialect)
         except TargetPaused:
             self.store.record_build(number, artifact, ())
             raise
@@ -161,17 +181,49 @@ class TrialRunner:
 
     # -- the steps
 
-    def build(self, recipe: Recipe) -> tuple[Artifact, Path]:
-        """Assemble and store the artifact."""
-        data = self.prepared.assembler.assemble(recipe)
-        artifact = self.store.save_artifact(data, self.prepared.assembler.dialect.name)
-        return artifact, self.store.artifact_path(artifact.digest)
+    @property
+    def judging(self) -> Judging:
+        """How the family of the first target judges."""
+        return self.sides[0].judging
 
-    def outcomes(self, recipe: Recipe, path: Path) -> tuple[LayerOutcome, ...]:
-        """What ran for each layer, on the device that judges."""
-        with self.targets.using(self.prepared.judge_target):
-            kernels = self.prepared.judge_device.kernels(path, self.prepared.latency_inputs[0])
-        assembler = self.prepared.assembler
+    def side_of(self, target: str) -> Side:
+        """The side of the family that a target belongs to."""
+        return next(side for side in self.sides if target in side.family.targets)
+
+    def build(self, recipe: Recipe) -> dict[str, tuple[Artifact, Path]]:
+        """Assemble and store the artifact of every dialect, that of the first target first."""
+        built = {}
+        for dialect, assembler in self.prepared.assemblers.items():
+            with self._about(dialect):
+                artifact = self.store.save_artifact(assembler.assemble(recipe), dialect)
+            built[dialect] = artifact, self.store.artifact_path(artifact.digest)
+        return built
+
+    def file_metrics(self, paths: Mapping[str, Path]) -> dict[str, Value]:
+        """What the files alone tell (`paths`: dialect -> artifact); of several families also by their targets."""
+        found = {dialect: file_metrics(self.config, path) for dialect, path in paths.items()}
+        metrics = dict(found[self.judging.family.dialect])
+        for side in self.sides if len(self.sides) > 1 else ():
+            metrics.update(at_targets(found[side.family.dialect], side.family.targets))
+        return metrics
+
+    def by_family(self, side: Side, metrics: Mapping[str, Value]) -> dict[str, Value]:
+        """What was judged in a family, as metrics of the trial: with several families under the names of its targets,
+        and those of the first one also without a name."""
+        if len(self.sides) == 1:
+            return dict(metrics)
+        return {**(metrics if side is self.sides[0] else {}), **at_targets(metrics, side.family.targets)}
+
+    def judges(self) -> tuple[str, ...]:
+        """The target of each family that judges."""
+        return tuple(side.family.judge for side in self.sides)
+
+    def outcomes(self, recipe: Recipe, path: Path, dialect: str) -> tuple[LayerOutcome, ...]:
+        """What ran for each layer of an artifact, on the first target of its dialect."""
+        target = next(family.judge for family in self.prepared.families if family.dialect == dialect)
+        with self.targets.using(target):
+            kernels = self.prepared.devices[target].kernels(path, self.prepared.latency_inputs[0])
+        assembler = self.prepared.assemblers[dialect]
         return layer_outcomes(
             onnx.load(path),
             assembler.layers(recipe),
@@ -181,12 +233,12 @@ class TrialRunner:
         )
 
     def measure(self, target: str, digest: str, scenario: Scenario) -> Measurement:
-        """Latency and memory of an artifact, paired with the baseline; from the store if it is there.
+        """Latency and memory of an artifact, paired with the baseline of its dialect; from the store if it is there.
 
         Raises `TargetPaused`.
         """
         device = self.prepared.devices[target]
-        baseline = self.judging.baseline()
+        baseline = self.side_of(target).judging.baseline()
         key = device.fingerprint.key
         found = self.store.find_measurement(digest, baseline, target, key, scenario)
         if found is not None:
@@ -200,34 +252,69 @@ class TrialRunner:
             self.store.add_measurement(measurement)
         return measurement
 
-    def judged_search(self) -> Judged:
-        """Raises `RuntimeError` before `start`: the original is judged first."""
-        if self.search is None:
-            raise RuntimeError("the original has not been judged yet")
-        return self.search
-
     def start(self, masks: Mapping[str, np.ndarray]) -> None:
         """Judge the original on the search data, and keep its outputs on the probe samples. Raises `TargetPaused`."""
-        self.search = self.judging.judged(self.prepared.workload.search, masks)
-        self.stages = Stages(self.judging, self.search, stopping_limits(self.config), self.config)
+        for side in self.sides:
+            side.search = side.judging.judged(self.prepared.workload.search, masks)
+            limits = stopping_limits(self.config, side.family.targets)
+            side.stages = Stages(side.judging, side.search, limits, self.config)
         self.probing.start(masks, self.store.artifact_path(self.judging.baseline()))
 
     def gave_up(self, number: int) -> bool:
         """Whether a rejected trial was judged on a part of the search data only."""
         return self.store.meta(f"stopped/{number}") is not None
 
-    def _judge(self, number: int, digest: str, metrics: dict[str, Value], *, first: bool = False) -> str:
-        """Judge a recipe on the first part of the data, or to the end; why it is hopeless, or ""."""
-        stages = self.stages
+    def _judge(
+        self,
+        number: int,
+        built: Mapping[str, tuple[Artifact, Path]],
+        metrics: dict[str, Value],
+        clock: _Clock,
+        away: dict[str, str],
+        *,
+        first: bool = False,
+    ) -> str:
+        """Judge a recipe in every family, on the first part of the data or to the end; why it is hopeless, or ""."""
+        for side in self.sides:
+            reason = ""
+            with clock.step("judge"), _noting(away), self._about(side.family.dialect):
+                reason = self._judge_side(side, number, built[side.family.dialect][0].digest, metrics, first=first)
+            if reason:
+                return reason if len(self.sides) == 1 else f"on {side.family.judge} {reason}"
+        if len(self.sides) > 1:
+            metrics.update(worst_anywhere(metrics, self.judges()))
+        return ""
+
+    def _judge_side(self, side: Side, number: int, digest: str, metrics: dict[str, Value], *, first: bool) -> str:
+        stages = side.stages
         found = None if stages is None or not number else stages.first(digest) if first else stages.rest(digest)
         if isinstance(found, Lost):
-            metrics.update(found.metrics)
+            metrics.update(self.by_family(side, found.metrics))
             self.store.set_meta(f"stopped/{number}", {"samples": found.samples, "of": found.of})
             return found.reason
         if not first:
-            evaluation = self.judging.evaluate(digest, self.judged_search(), found)
-            metrics.update(judged_metrics(evaluation, self.config.judge.floor))
+            evaluation = side.judging.evaluate(digest, side.judged_search(), found)
+            metrics.update(self.by_family(side, judged_metrics(evaluation, self.config.judge.floor)))
         return ""
+
+    @contextmanager
+    def _about(self, dialect: str) -> Iterator[None]:
+        """A failure in one of several dialects names the target it is about."""
+        try:
+            yield
+        except (TrialFailure, DeviceFailure) as error:
+            if len(self.sides) == 1:
+                raise
+            target = next(side.family.judge for side in self.sides if side.family.dialect == dialect)
+            failure = self._named(error.failure, f"target {target} (dialect {dialect})")
+            if isinstance(error, DeviceFailure):
+                raise DeviceFailure(failure, advised=error.advised) from error
+            raise TrialFailure(failure) from error
+
+    def _named(self, failure: Failure, where: str) -> Failure:
+        if len(self.sides) == 1:
+            return failure
+        return failure.model_copy(update={"message": f"{where}: {failure.message}"})
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from autotune.judge.sequential import (
     shrinkage_weights,
     slice_bounds,
 )
-from autotune.keys import WORST, MetricKey, format_amount, parse_key
+from autotune.keys import WORST, WORST_ANYWHERE, MetricKey, format_amount, parse_key
 from autotune.search.judging import Judged, Judging
 from autotune.slices import ALL
 from autotune.trial import Value
@@ -63,14 +63,15 @@ def useful_drop(config: StudyConfig) -> float:
     return USEFUL_DROPS * config.drop_limit
 
 
-def stopping_limits(config: StudyConfig) -> StoppingLimits:
-    """See the module."""
+def stopping_limits(config: StudyConfig, targets: Sequence[str] = ()) -> StoppingLimits:
+    """See the module. Of keys with a target those count that name one of `targets`, the family that is judged."""
     slices: dict[str, float] = {}
-    worst = useful_drop(config) if "drop/worst" in map(str, config.objective_keys) else None
+    weighed = {f"drop/{WORST}", WORST_ANYWHERE, *(f"drop/{WORST}@{target}" for target in targets)}
+    worst = useful_drop(config) if weighed & {*map(str, config.objective_keys)} else None
     wide = {key: USEFUL_DROPS * limit for key, limit in config.budget.items()}
     for text, limit in (*wide.items(), *config.constraints.items()):
         key = parse_key(text)
-        if key.name != "drop" or not -1 < limit < 1:
+        if key.name != "drop" or not -1 < limit < 1 or (key.target and key.target not in (*targets, WORST)):
             continue
         if key.slice == WORST:
             worst = limit if worst is None else min(worst, limit)
@@ -128,8 +129,7 @@ class Stages:
     def _known(self, digest: str) -> bool:
         """Equal bytes have been judged to the end before."""
         judging, judged = self.judging, self.judged
-        target = judging.prepared.judge_target
-        found = judging.store.find_evaluation(digest, judged.digest, target, fingerprint_key=judged.key)
+        found = judging.store.find_evaluation(digest, judged.digest, judging.target, fingerprint_key=judged.key)
         return found is not None
 
     def _look(self, digest: str, until: int) -> Lost | None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 
 from autotune.compress.ingest import Ingested, require_layers
-from autotune.config import StudyConfig, not_on_hardware
+from autotune.config import StudyConfig, families_of, not_on_hardware, worth_telling
 from autotune.config.task import cannot_recover
 from autotune.errors import ConfigError, DataError, Infeasible, TrialFailure, UsageError, did_you_mean
 from autotune.judge.metrics import resolve_metrics
-from autotune.keys import WORST, MetricKey, parse_key
+from autotune.keys import WORST, MetricKey, names_target, parse_key
 from autotune.layers import Inspection
 from autotune.recipe import Recipe
 from autotune.search import budget, warm
@@ -25,14 +25,14 @@ from autotune.search.check import CheckReport, make_report
 from autotune.search.effort import Effort
 from autotune.search.finalists import Finalists
 from autotune.search.judging import Judging
-from autotune.search.keepsakes import keep_inspection, keep_targets
+from autotune.search.keepsakes import keep_families, keep_inspection, keep_targets
 from autotune.search.knowledge import smallest
 from autotune.search.loop import SearchLoop
 from autotune.search.mirror import mirror
 from autotune.search.prepare import Prepared, ingest, prepare, workload_digest
 from autotune.search.progress import Progress, Watcher, nobody
 from autotune.search.recovery import Recovery
-from autotune.search.runner import TrialRunner
+from autotune.search.runner import Side, TrialRunner
 from autotune.search.slicing import Slicing
 from autotune.search.targets import GONE, Stopped, Targets
 from autotune.store import Store, open_store
@@ -83,6 +83,7 @@ class Study:
         hardware, and what `open_store` raises.
         """
         targets = [find_target(name, folders=[folder] if folder else []) for name in config.targets]
+        config = config.with_families(worth_telling(families_of(targets)))
         for key in (*config.search.objectives, *config.constraints, *config.budget):
             _check_key(key, workload.metric_name, config.targets)
         for text, why in not_on_hardware(config, targets):
@@ -199,22 +200,24 @@ class Study:
         if self._prepared is not None and self._runner is not None:
             return self._prepared, self._runner
         ingested = ingest(self.workload, progress)
-        self.store.begin(self.config.model_dump_json(), _identity(self.workload, ingested))
+        self.store.begin(self.config.to_json(), _identity(self.workload, ingested))
         warm.check(self.config, ingested.inspection, self.store)
         keep_inspection(self.store, ingested.inspection)
         self.store.set_meta("source_digest", ingested.source_digest)
         metrics = resolve_metrics(self.workload.metric)
         slicing = self._slicing = Slicing(self.config, self.workload, self.store)
         prepared = prepare(self.config, slicing.made, ingested, self.targets, self.store.folder, self._stack, progress)
-        smaller = {
-            key: parse_key(key, metric=self.workload.metric_name).smaller_is_better for key in self.config.constraints
-        }
+        limits = self.config.bounds
+        smaller = {key: parse_key(key, metric=self.workload.metric_name).smaller_is_better for key in limits}
         told = functools.partial(self._tell, progress)
         names = Targets(prepared.devices, self.config.patience, self._stop, told)
-        limits = self.config.constraints
-        judging = Judging(self.config, prepared, self.store, metrics, names)
-        runner = TrialRunner(self.config, prepared, self.store, judging, limits, smaller, self._stop, names)
+        sides = [
+            Side(Judging(self.config, prepared, self.store, metrics, names, family)) for family in prepared.families
+        ]
+        judging = sides[0].judging
+        runner = TrialRunner(self.config, prepared, self.store, sides, limits, smaller, self._stop, names)
         keep_targets(self.store, self.targets)
+        keep_families(self.store, prepared.families)
         progress(Progress("baseline", "measuring and judging the original"))
         number = self.store.start_trial(Recipe(), "baseline")
         trial = self.store.trial(number)
@@ -283,7 +286,7 @@ def _identity(workload: Workload, ingested: Ingested) -> str:
 
 def _check_key(text: str, metric: str, targets: Sequence[str]) -> None:
     key = parse_key(text, metric=metric)
-    if key.target is not None and key.target not in targets:
+    if not names_target(key, targets):
         raise UsageError(
-            f"metric key {text!r}: the study has no target {key.target!r}; " + did_you_mean(key.target, targets)
+            f"metric key {text!r}: the study has no target {key.target!r}; " + did_you_mean(str(key.target), targets)
         )

@@ -138,8 +138,8 @@ class Swaps:
             )  # fmt: skip
 
         try:
-            path.write_bytes(self.prepared.assembler.assemble(part.recipe))
-            baseline = self.store.artifact_path(self.runner.judging.baseline())
+            path.write_bytes(self.prepared.assembler_of(target).assemble(part.recipe))
+            baseline = self.store.artifact_path(self.runner.side_of(target).judging.baseline())
             with self.runner.targets.using(target):
                 found = device.measure(
                     path, self.prepared.latency_inputs, baseline=baseline, scenario=few_pairs(self.config.measure)

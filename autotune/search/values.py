@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autotune.config import StudyConfig
 from autotune.evaluation import Evaluation
+from autotune.keys import WORST, WORST_ANYWHERE
 from autotune.techniques.sparsity_report import compressed_size
 from autotune.trial import Value
 from hwprofiles.measurement import Estimate, Measurement
@@ -18,6 +19,22 @@ def file_metrics(config: StudyConfig, path: Path) -> dict[str, Value]:
     if config.weighs_download:
         metrics["download_bytes"] = Value.exact(float(compressed_size(path.read_bytes())))
     return metrics
+
+
+def at_targets(metrics: Mapping[str, Value], targets: Sequence[str]) -> dict[str, Value]:
+    """The metrics of a runtime family under the name of each of its targets."""
+    return {f"{key}@{target}": value for target in targets for key, value in metrics.items()}
+
+
+def worst_anywhere(metrics: Mapping[str, Value], targets: Sequence[str]) -> dict[str, Value]:
+    """`drop/worst@worst`: the largest `drop/worst` of `targets`, which judge; nothing before all of them have."""
+    drops = [metrics.get(f"drop/{WORST}@{target}") for target in targets]
+    known = [drop for drop in drops if drop is not None]
+    if len(known) < len(drops):
+        return {}
+    columns = ((drop.value, drop.low, drop.high) for drop in known)
+    value, low, high = (max(column) for column in zip(*columns, strict=True))
+    return {WORST_ANYWHERE: Value(value=value, low=low, high=high)}
 
 
 def cost_metrics(measurement: Measurement) -> dict[str, Value]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from autotune.evaluation import Evaluation
 from autotune.store import records, tables
-from autotune.trial import Artifact, LayerOutcome, Trial, Value
+from autotune.trial import Artifact, Elsewhere, LayerOutcome, Trial, Value
 from hwprofiles.errors import Failure
 from hwprofiles.measurement import Measurement
 
@@ -21,6 +21,13 @@ Row = sa.Row[Any]
 class _Build(NamedTuple):
     artifact: Artifact
     layers: tuple[LayerOutcome, ...]
+
+
+class _Family(NamedTuple):
+    """A runtime family, as the study kept it under "families": its dialect and its targets."""
+
+    dialect: str
+    targets: tuple[str, ...]
 
 
 class Reader:
@@ -50,6 +57,7 @@ class Reader:
         try:
             metrics = self._metrics(connection, condition)
             builds = self._builds(connection, condition, details=details)
+            families = self._families(connection, study_id)
         except ValidationError as error:
             raise records.damaged(f"store {self._place}", error) from error
         models = sa.select(tables.build.c.artifact).join(tables.trial).where(condition)
@@ -58,7 +66,7 @@ class Reader:
         if details:
             measurements = self._all_measurements(connection, models)
             evaluations = self._all_evaluations(connection, study_id, models, outcomes=outcomes)
-        return [self._trial(row, builds[row.id], metrics, measurements, evaluations) for row in rows]
+        return [self._trial(row, builds[row.id], families, metrics, measurements, evaluations) for row in rows]
 
     def measurement(self, row: Row) -> Measurement:
         if row.id not in self._measurements:
@@ -110,6 +118,20 @@ class Reader:
             found[trial_id].append(_Build(artifact, outcomes))
         return found
 
+    def _families(self, connection: sa.Connection, study_id: int) -> list[_Family]:
+        """In the order of the study's targets; none where all are of one family."""
+        table = tables.meta
+        query = sa.select(table.c.value).where(sa.and_(table.c.study_id == study_id, table.c.key == "families"))
+        text = connection.execute(query).scalar()
+        if text is None:
+            return []
+        where = f"families of store {self._place}"
+        kept = records.decode_json(text, where)
+        try:
+            return [_Family(str(each["dialect"]), tuple(map(str, each["targets"]))) for each in kept]
+        except (TypeError, KeyError) as error:
+            raise records.damaged(where, error) from error
+
     def _decoded_layers(self, trial_id: int, dialect: str, text: str) -> tuple[LayerOutcome, ...]:
         """A running trial may be built again, so what is kept counts only for the same text."""
         known = self._layers.get((trial_id, dialect))
@@ -144,24 +166,39 @@ class Reader:
         self,
         row: Row,
         builds: Sequence[_Build],
+        families: Sequence[_Family],
         metrics: Mapping[tuple[int, str], Mapping[str, Value]],
         measurements: Mapping[str, Sequence[Measurement]],
         evaluations: Mapping[str, Sequence[Evaluation]],
     ) -> Trial:
         where = f"trial {row.number} of store {self._place}"
         models = dict.fromkeys(build.artifact.digest for build in builds)
+        judged = [e for model in models for e in evaluations.get(model, ())]
+        further = [(f, b) for f in families[1:] for b in builds if b.artifact.dialect == f.dialect]
+        others = {target for family, _ in further for target in family.targets}
+        # The build of the first target's dialect: others may have been written down before it.
+        first = [b for b in builds if families and b.artifact.dialect == families[0].dialect] or list(builds)
         try:
             return Trial(
                 number=row.number,
                 recipe=records.decode_json(row.recipe, where),
                 state=row.state,
                 proposer=row.proposer,
-                artifact=builds[0].artifact if builds else None,
+                artifact=first[0].artifact if first else None,
                 metrics=metrics.get((row.id, "search"), {}),
                 final=metrics.get((row.id, "final"), {}),
-                layers=builds[0].layers if builds else (),
+                layers=first[0].layers if first else (),
                 measurements=tuple(m for model in models for m in measurements.get(model, ())),
-                evaluations=tuple(e for model in models for e in evaluations.get(model, ())),
+                evaluations=tuple(e for e in judged if e.target not in others),
+                elsewhere=tuple(
+                    Elsewhere(
+                        targets=family.targets,
+                        artifact=build.artifact,
+                        layers=build.layers,
+                        evaluations=tuple(e for e in judged if e.target in family.targets),
+                    )
+                    for family, build in further
+                ),
                 failure=records.decode(Failure, row.failure, where) if row.failure is not None else None,
                 reason=row.reason,
                 durations=records.decode_json(row.durations, where),

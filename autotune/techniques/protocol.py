@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -13,9 +13,14 @@ from autotune.layers import Layer, Skipped
 from autotune.techniques.moments import Moments
 from autotune.techniques.rounding import NEAREST, Rounding
 
-Stage = Literal["rewrite", "prune", "scale", "factorize", "sparsify", "recover", "precision"]
+Stage = Literal["torch", "rewrite", "prune", "scale", "factorize", "sparsify", "recover", "precision"]
 STAGES: tuple[Stage, ...] = get_args(Stage)  # the order in which a recipe is carried out
-STRUCTURAL: tuple[Stage, ...] = ("prune", "factorize", "sparsify")  # what remains is another model, worth training
+STRUCTURAL: tuple[Stage, ...] = (
+    "torch",
+    "prune",
+    "factorize",
+    "sparsify",
+)  # what remains is another model, worth training
 
 
 @runtime_checkable
@@ -44,7 +49,11 @@ class Plan(Protocol):
     """
 
     nodes: list[onnx.NodeProto]
-    tensors: dict[str, onnx.TensorProto]  # constants by name
+
+    # Constants by name; of a large model, a new message at every reading. `weight` is the cheap way to a layer's.
+    @property
+    def tensors(self) -> MutableMapping[str, onnx.TensorProto]: ...
+
     layers: dict[str, Layer]  # as they are now; keep them true: shape, nodes, weight, bias, parameters, group
     parts: dict[str, tuple[str, ...]]  # layer of the model -> what `split` has made of it; whole ones are missing
 
@@ -111,12 +120,16 @@ class Plan(Protocol):
 class Technique(Protocol):
     """One way of compressing, made from its table in the study file: `Technique(**options)`.
 
-    `stage` fixes the order once and for all, so no technique needs to know another: "rewrite" (exact rewrites), "prune"
-    (structure), "scale" (exact rescaling between layers), "factorize", "sparsify", "recover" (weights that training
-    has found), and at last "precision" (the numeric format, in the way of the dialect). A technique of scope "graph"
-    decides once for the whole model: its uniform recipe is part of every recipe that is proposed. `needs_moments` says
-    whether it wants `Plan.moments`. A technique one of whose choices holds for several layers may have a method
-    `leads`: layer -> the layer under whose name it is decided.
+    `stage` fixes the order once and for all, so no technique needs to know another: "torch" (the module that the model
+    is exported from), "rewrite" (exact rewrites), "prune" (structure), "scale" (exact rescaling between layers),
+    "factorize", "sparsify", "recover" (weights that training has found), and at last "precision" (the numeric format,
+    in the way of the dialect). A technique of scope "graph" decides once for the whole model: its uniform recipe is
+    part of every recipe that is proposed. `needs_moments` says whether it wants `Plan.moments`.
+
+    Optional methods, called before `survey` where they are there: `cut_module(module)` (a
+    `autotune.techniques.prune.route.ModuleRoute`, where the model is a torch module) and `suit(liked)` (what the
+    targets like, `autotune.techniques.multiples.Liked`). Others: `leads`, where one choice holds for several layers:
+    layer -> the layer under whose name it is decided; `meaning`: option -> value, of those that say what a choice is.
     """
 
     name: str

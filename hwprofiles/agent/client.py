@@ -29,7 +29,8 @@ Feed = Mapping[str, np.ndarray[Any, Any]]
 _GOODBYE = 5.0  # seconds for a program that has closed its output to end, with all it started
 _PIECE = 4 << 20  # bytes of a model file per request
 _LOG_TAIL = 16 << 10  # bytes of the agent's stderr that are kept
-_SMALL_REPLY = 64 << 20  # bytes of arrays in any reply but outputs: times of a few million inferences
+_SMALL_REPLY = 64 << 20  # bytes of arrays in any other reply: times of a few million inferences
+_LARGE_REPLIES = ("infer", "engine")
 _KINDS = frozenset(get_args(FailureKind))
 _AGES = 1e10  # seconds
 # What code that takes a reply apart runs into when the reply is garbage.
@@ -42,7 +43,7 @@ _WORDS = 2000  # characters of a failure's message
 _LOST = "lost"  # kind of a refusal for which the model can do nothing
 _LARGE = 64 << 10  # bytes of feeds above which they are sent once and then called by their digest
 # What asks for the same feeds again and again.
-_REPEATED = frozenset({"warm", "time", "check_outputs", "kernels", "memory", "energy"})
+_REPEATED = frozenset({"prepare", "warm", "time", "check_outputs", "kernels", "memory", "energy"})
 
 
 class Ended(Protocol):
@@ -211,10 +212,20 @@ class AgentClient:
                 for found in reply["nonfinite"]
             ]
 
-    def open(self, handle: str, path: Path, digest: str, *, fresh: bool = False, padding: int = 0) -> Session:
+    def open(
+        self,
+        handle: str,
+        path: Path,
+        digest: str,
+        *,
+        fresh: bool = False,
+        padding: int = 0,
+        shapes: Sequence[Mapping[str, Sequence[int]]] = (),
+    ) -> Session:
         """Open a model under a name; a model that is open there under the same digest stays, unless `fresh`.
 
         `padding`: bytes that are taken before, so that the model does not lie in memory where the last one did.
+        `shapes`: dimensions of each input that it will be asked with, for runtimes that build for them.
 
         Raises `DeviceFailure`, `TargetLost`.
         """
@@ -223,7 +234,9 @@ class AgentClient:
             return session
         self.sessions.pop(handle, None)
         self.put(path, digest)
-        reply, _ = self.request("open", stage="load", handle=handle, digest=digest, padding=padding)
+        reply, _ = self.request(
+            "open", stage="load", handle=handle, digest=digest, padding=padding, shapes=list(shapes)
+        )
         with self.reading("load"):
             session = Session(digest, duration(reply, "seconds"), _ports(reply, "inputs"), _ports(reply, "outputs"))
         self.sessions[handle] = session
@@ -294,7 +307,7 @@ class AgentClient:
             ready.register(self._wire.replies, selectors.EVENT_READ)
             ready.register(self._wire.log, selectors.EVENT_READ)
             prefix = self._take(exchange, ready, frames.PREFIX.size)
-            most = self._limits.reply if exchange.op == "infer" else _SMALL_REPLY
+            most = self._limits.reply if exchange.op in _LARGE_REPLIES else _SMALL_REPLY
             header_size, payload_size = frames.decode_prefix(bytes(prefix), most)
             text = bytes(self._take(exchange, ready, header_size))
             header = frames.decode_header(text, payload_size)
@@ -374,7 +387,8 @@ class AgentClient:
                 stage=exchange.stage,
                 message=f"{self._label}: {message}",
                 traceback=None if trace is None else str(trace)[-_LOG_TAIL:],
-            )
+            ),
+            advised=told.get("advised") is True,
         )
 
     def _ended(self, exchange: _Exchange) -> DeviceFailure | TargetUnavailable:
@@ -422,6 +436,15 @@ class AgentClient:
         self.alive = False
         self.sessions.clear()
         self._wire.kill()
+
+
+def shapes_of(feeds: Sequence[Feed]) -> list[dict[str, list[int]]]:
+    """Dimensions of each feed by input, every combination once."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for feed in feeds:
+        shapes = {name: list(value.shape) for name, value in feed.items()}
+        found[repr(sorted(shapes.items()))] = shapes
+    return list(found.values())
 
 
 def duration(reply: Mapping[str, Any], key: str) -> float:

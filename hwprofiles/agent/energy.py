@@ -1,15 +1,20 @@
-"""Energy counters of the machine, read before and after. Runs on the device; Python 3.9, stdlib only.
+"""Energy counters of the machine or of a card, read before and after. Runs on the device; Python 3.9, stdlib only.
 
 The kernel's RAPL counters (`/sys/class/powercap/intel-rapl*`; Intel, and AMD since Linux 5.8) count microjoules of a
 whole processor package and start again at zero after `max_energy_range_uj`. Since 2020 only root may read them.
+
+A card's driver counts millijoules of the whole card since it was loaded (`hwprofiles.agent.nvml`; Volta and later), in
+steps of some tens of milliseconds: a difference means something after seconds of steady load.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
+
+from hwprofiles.agent import nvml
 
 _ZONES = "/sys/class/powercap"
 _POLL = 10.0  # seconds; the smallest counters wrap after about a minute at full power
@@ -43,7 +48,31 @@ class Counters:
         return self._spent / 1e6
 
 
-def spend(counters: Counters, work: Callable[[], int], seconds: float, slices: int) -> list[dict[str, Any]]:
+class CardCounter:
+    """Joules since it was made, of the whole card; `source` says so where it is not all ours, "" if it cannot be read.
+
+    With MIG, or with processes of others on the card, the energy is that of all of them.
+    """
+
+    def __init__(self, card: nvml.Card, own_pids: Iterable[int]) -> None:
+        self._card = card
+        self._start = card.joules()
+        strangers = nvml.others(card.reading(), own_pids)
+        shared = "divided by MIG" if card.mig else f"with {strangers} other process(es) on it" if strangers else ""
+        self.source = "" if self._start is None else f"nvml:energy of the card, {shared}" if shared else "nvml:energy"
+
+    def joules(self) -> float:
+        """Raises `OSError` where the card does not tell any more."""
+        now = self._card.joules()
+        if now is None or self._start is None:
+            raise OSError("the card's energy counter cannot be read any more")
+        return now - self._start
+
+
+AnyCounter = Union[Counters, CardCounter]  # noqa: UP007  (Python 3.9)
+
+
+def spend(counters: AnyCounter, work: Callable[[], int], seconds: float, slices: int) -> list[dict[str, Any]]:
     """Rest and work in turn, `slices` times, each for seconds / slices: joules and seconds of both, and the count.
 
     `work` does a block and returns how many inferences it was. In turn, because the power at rest drifts with the
@@ -57,7 +86,7 @@ def spend(counters: Counters, work: Callable[[], int], seconds: float, slices: i
     return found
 
 
-def _span(counters: Counters, action: Callable[[], int], seconds: float) -> dict[str, Any]:
+def _span(counters: AnyCounter, action: Callable[[], int], seconds: float) -> dict[str, Any]:
     count = 0
     spent, began = counters.joules(), time.monotonic()
     looked = began

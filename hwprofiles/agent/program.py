@@ -5,7 +5,8 @@ parent can kill it at any moment: nothing it keeps is worth more than the time t
 replies are frames (`hwprofiles.agent.frames`) on what were stdin and stdout; the model's own prints go to
 stderr. When its input ends, the parent is gone and it dies at once, even in the middle of an inference.
 
-Operations: hello, describe, pressure, has, put, open, close, warm, time, infer, kernels, memory, energy, exit.
+Operations: hello, describe, pressure, has, put, prepare, open, close, warm, time, infer, kernels, memory, energy,
+engine, exit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hwprofiles.agent import codes, counters, emulation, energy, frames, lock, policy, probe, supervisor, timing
+from hwprofiles.agent import (
+    accelerator,
+    codes,
+    counters,
+    emulation,
+    energy,
+    frames,
+    lock,
+    policy,
+    probe,
+    supervisor,
+    timing,
+)
 from hwprofiles.agent.cache import BlobCache, Scratch
 
 PROTOCOL = 2
@@ -43,6 +56,7 @@ _OPERATIONS = frozenset(
         "policy",
         "has",
         "put",
+        "prepare",
         "open",
         "close",
         "warm",
@@ -52,6 +66,7 @@ _OPERATIONS = frozenset(
         "kernels",
         "memory",
         "energy",
+        "engine",
     }
 )
 
@@ -131,6 +146,7 @@ class Agent:
         self._sessions: dict[str, Any] = {}
         self._import_only = 0
         self._ready: float | None = None  # seconds from the start of the program until it could open a model
+        self._card = accelerator.NONE  # what the driver tells of the card that the runtime uses, if it uses one
 
     def serve(self, request: dict[str, Any], payload: bytearray) -> Reply:
         """Raises Refused, FrameError, ArrayError, OSError or one of the backend's errors."""
@@ -193,16 +209,25 @@ class Agent:
             kind = error.kind
         elif isinstance(error, (frames.FrameError, frames.ArrayError)):
             kind = "unsupported"
+        elif isinstance(error, accelerator.CardLost):
+            kind = LOST
         elif isinstance(error, OSError):
             kind = "disk"
         else:
             kind, text = self._backend.classify(error, stage), self._backend.explain(error)
-        return {"kind": kind, "message": text[:2000], "traceback": traceback.format_exc()[-8000:]}
+        told = {"kind": kind, "message": text[:2000], "traceback": traceback.format_exc()[-8000:]}
+        return {**told, "advised": bool(getattr(error, "advised", False))}
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
         """Exceptions that are an answer. Any other is a bug of the agent and ends it."""
-        known: tuple[type[Exception], ...] = (Refused, frames.FrameError, frames.ArrayError, OSError)
+        known: tuple[type[Exception], ...] = (
+            Refused,
+            accelerator.CardLost,
+            frames.FrameError,
+            frames.ArrayError,
+            OSError,
+        )
         return known + tuple(self._backend.ERRORS) if self._backend is not None else known
 
     def _hello(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
@@ -239,12 +264,14 @@ class Agent:
         facts = self._backend.describe(self._options)
         if self._options.get("provider") in facts["providers"] and hasattr(self._backend, "check"):
             self._backend.check(self._options)
+        self._card = accelerator.attach(facts)
         return {"runtime": facts}, {}
 
     def _pressure(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
-        before = probe.pressure()
+        before = {**probe.pressure(), "card": self._card.reading()}
         time.sleep(request["seconds"])
-        return {"before": before, "after": probe.pressure()}, {}
+        after = {**probe.pressure(), "card": self._card.reading()}
+        return {"before": before, "after": after, "own": self._card.own()}, {}
 
     def _policy(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
         return policy.serve(request), {}
@@ -263,12 +290,20 @@ class Agent:
             raise Refused("disk", message) from error
         return {}, {}
 
+    def _prepare(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
+        """Build a model several times, where its runtime builds at all; the best stays for whoever opens it next."""
+        if hasattr(self._backend, "prepare"):
+            path = self._blob(request["digest"])
+            self._backend.prepare(path, self._with_shapes(feeds), request["count"], feeds)
+        return {}, {}
+
     def _open(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
         # The handle's old session goes first: two at once would double the peak for nothing.
         self._sessions.pop(request["handle"], None)
         timing.move_memory(request.get("padding", 0))
         start = time.perf_counter()
-        session = self._backend.Session(self._blob(request["digest"]), self._options)
+        options = {**self._options, "shapes": request.get("shapes") or []}
+        session = self._backend.Session(self._blob(request["digest"]), options)
         seconds = getattr(session, "load_seconds", time.perf_counter() - start)
         self._sessions[request["handle"]] = session
         return {"seconds": seconds, "inputs": session.inputs, "outputs": session.outputs}, {}
@@ -284,7 +319,8 @@ class Agent:
         result["count"] = timing.block_length(
             samples, request["block_seconds"], request["block_iterations"], len(feeds)
         )
-        return {**result, "typical": timing.median(samples[-20:])}, {}
+        told = accelerator.about(session, feeds[0])
+        return {**result, "typical": timing.median(samples[-20:]), "session": told}, {}
 
     def _time(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
         sides = {side: self._session(handle) for side, handle in request["sides"].items()}
@@ -296,10 +332,14 @@ class Agent:
             request["seed"],
             request["budget"],
             self._watch_claim(request),
+            self._card.look if self._card.present else timing.look_at_cpu,
         )
         wall = array.array("d")
         for block in blocks:
             wall.extend(block.pop("wall"))
+            for name in ("enqueue", "end_to_end"):
+                if name in block:
+                    block[name] = timing.median(block[name]) if block[name] else None
         return {"blocks": blocks}, {"wall": wall}
 
     def _infer(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
@@ -333,8 +373,9 @@ class Agent:
     def _memory(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
         """Peaks of loading and of running, apart. Meant for a process that has done nothing else."""
         reset = probe.reset_peak()
+        on_card = self._card.memory()
         start = time.perf_counter()
-        session = self._backend.Session(self._blob(request["digest"]), self._options)
+        session = self._backend.Session(self._blob(request["digest"]), self._with_shapes(feeds[:1]))
         if hasattr(session, "memory"):  # the model lives in a process of its own
             return {**session.memory(feeds[0], request["iterations"]), "reset": True, "cgroup_peak": None}, {}
         load = probe.memory()["peak"]
@@ -345,21 +386,36 @@ class Agent:
             session.run(feeds[0])
         run = probe.memory()["peak"]
         peaks = {"import_only": self._import_only, "load_peak": load, "run_peak": run, "reset": reset}
-        return {**peaks, "cold": cold, "cgroup_peak": counters.cgroup_peak()}, {}
+        told = {"accelerator": accelerator.grown(on_card, self._card.memory())} if self._card.present else {}
+        return {**peaks, **told, "cold": cold, "cgroup_peak": counters.cgroup_peak()}, {}
 
     def _energy(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
         """Energy at rest and at work, in turn; no slices where the machine has no counter that may be read."""
-        found = energy.Counters()
+        session = self._session(request["handle"])
+        resident = timing.is_resident(session)
+        found = energy.CardCounter(self._card.card, self._card.own()) if self._card.card else energy.Counters()
+        if resident != self._card.present:
+            found.source = ""  # the processor's counter says nothing of the card, nor the card's of the processor
         if not found.source:
             return {"source": "", "slices": []}, {}
-        session = self._session(request["handle"])
-        if hasattr(session, "time_block"):  # starting the other process and loading would be counted as inference
+        if hasattr(session, "time_block") and not resident:  # starting and loading would be counted as inference
             return {"source": "", "slices": []}, {}
 
         def work() -> int:
-            return len(timing.time_block(session, feeds, request["count"])["wall"])
+            return int(timing.time_block(session, feeds, request["count"])["inferences"])
 
         return {"source": found.source, "slices": energy.spend(found, work, request["seconds"], request["slices"])}, {}
+
+    def _engine(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
+        """What an open session really runs, for runtimes that build something from the model."""
+        session = self._session(request["handle"])
+        if not hasattr(session, "engine"):
+            raise Refused("unsupported", "this runtime builds no engine; the model itself is what runs")
+        numpy = importlib.import_module("numpy")
+        return {}, {"engine": numpy.frombuffer(session.engine(), dtype=numpy.uint8)}
+
+    def _with_shapes(self, feeds: list[timing.Feed]) -> dict[str, Any]:
+        return {**self._options, "shapes": [{name: list(value.shape) for name, value in f.items()} for f in feeds]}
 
     @property
     def _scratch_folder(self) -> Path:

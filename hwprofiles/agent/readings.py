@@ -26,6 +26,10 @@ class Blocks:
     medians: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     clocks: list[float] = field(default_factory=list)
+    enqueue: list[float] = field(default_factory=list)  # of an accelerator, as are all below: seconds, block medians
+    end_to_end: list[float] = field(default_factory=list)
+    temperatures: list[float] = field(default_factory=list)
+    reasons: set[str] = field(default_factory=set)
     wall_seconds: float = 0.0
     thread_seconds: float = 0.0
 
@@ -64,12 +68,39 @@ def add_blocks(blocks: dict[str, Blocks], told: list[dict[str, Any]], wall: np.n
         side.cpu.append(max(duration(block, "cpu"), 1e-6) / count)
         if block.get("clock_hz") is not None:
             side.clocks.append(duration(block, "clock_hz"))
+        for key, kept in (("enqueue", side.enqueue), ("end_to_end", side.end_to_end)):
+            if block.get(key) is not None:
+                kept.append(duration(block, key))
+        if block.get("temperature_c") is not None:
+            side.temperatures.append(duration(block, "temperature_c"))
+        side.reasons.update(str(reason)[:100] for reason in block.get("reasons") or ())
         side.wall_seconds += float(samples.sum())
         side.thread_seconds += duration(block, "thread_cpu")
     lengths = {len(side.medians) for side in blocks.values()}
     if start != wall.size or len(lengths) != 1 or not told:
         raise ValueError("unpaired blocks")
     return len(told) // len(blocks)
+
+
+def card_reading(told: Any) -> dict[str, Any] | None:
+    """A reading of the card (`hwprofiles.agent.nvml.Card.reading`), checked; None where there is none.
+
+    Raises ValueError, TypeError or LookupError for what no driver tells.
+    """
+    if told is None:
+        return None
+    found: dict[str, Any] = {"at": duration(told, "at")}
+    for key in ("clock_hz", "temperature_c", "thermal_seconds", "used_bytes"):
+        found[key] = None if told.get(key) is None else duration(told, key) if key != "used_bytes" else int(told[key])
+    reasons, processes = told.get("reasons"), told.get("processes")
+    found["reasons"] = None if reasons is None else [str(reason)[:100] for reason in reasons]
+    found["processes"] = processes
+    if processes is not None:
+        found["processes"] = [
+            {"pid": int(entry["pid"]), "bytes": None if entry["bytes"] is None else int(entry["bytes"])}
+            for entry in processes
+        ]
+    return found
 
 
 def log_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:

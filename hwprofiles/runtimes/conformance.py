@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import ast
 import base64
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -24,7 +26,7 @@ import numpy as np
 from hwprofiles.agent.archive import build_agent
 from hwprofiles.errors import DeviceFailure, TargetUnavailable
 from hwprofiles.measurement import Kernel
-from hwprofiles.runtimes.protocol import Runtime
+from hwprofiles.runtimes.protocol import Runtime, shipped
 from hwprofiles.scenario import Scenario
 from hwprofiles.target import Target
 
@@ -66,6 +68,7 @@ class RuntimeConformance:
     opens: Opens
     module: ClassVar[str] = ""  # what only the device side may import; empty if that can be anything
     patience: ClassVar[float] = 60.0
+    oldest: ClassVar[tuple[int, int]] = (3, 9)  # Python that the device side must parse on
 
     def test_computes(self, tmp_path: Path) -> None:
         x = np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)
@@ -148,15 +151,23 @@ class RuntimeConformance:
         assert all(path.is_file() and Path(name).name == name for name, path in self.runtime.files(self.target).items())
         assert isinstance(self.runtime.address_space(self.target), int)
         assert "\n" not in self.runtime.install_hint(self.target)
-        assert build_agent(self.runtime.backend()) == build_agent(self.runtime.backend())
+        program = build_agent(self.runtime.backend(), shipped(self.runtime))
+        assert program == build_agent(self.runtime.backend(), shipped(self.runtime))
 
     def test_device_side_is_old_enough_python(self) -> None:
-        """What travels must parse on Python 3.9 and import nothing of ours."""
-        tree = ast.parse(self.runtime.backend(), feature_version=(3, 9))
-        for node in ast.walk(tree):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not [name for name in names if name.partition(".")[0] in ("hwprofiles", "autotune")]
+        """What travels must parse on that Python and import nothing of ours that does not travel with it."""
+        program = build_agent(self.runtime.backend(), shipped(self.runtime))
+        with zipfile.ZipFile(io.BytesIO(program)) as archive:
+            there = {name.removesuffix(".py").replace("/", ".") for name in archive.namelist()}
+            own = [name.replace(".", "/") + ".py" for name in ("agent_backend", *shipped(self.runtime))]
+            for name in own:
+                for node in ast.walk(ast.parse(archive.read(name), feature_version=self.oldest)):
+                    names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                    if isinstance(node, ast.ImportFrom):
+                        inside = {f"{node.module}.{alias.name}" for alias in node.names} & there
+                        names += inside or [node.module or ""]
+                    ours = [name for name in names if name.partition(".")[0] in ("hwprofiles", "autotune")]
+                    assert set(ours) <= there, f"{name}: {ours} does not travel"
 
     def test_host_side_does_not_import_the_runtime(self) -> None:
         if not self.module:

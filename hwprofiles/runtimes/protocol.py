@@ -3,7 +3,9 @@
 A third party registers a class under the entry point group `hwprofiles.runtimes`; it is made without
 arguments, and passes `hwprofiles.runtimes.conformance`.
 
-The device side is one Python module (3.9, no import of ours) that travels inside the agent. It must define
+The device side is one Python module that travels inside the agent; Python 3.9 unless `install_hint` asks for a newer
+one. Of ours it may import what travels too: `hwprofiles.agent`, and what the host side's `modules() -> dict` (optional:
+source by dotted name) names. It must define
 
 - `describe(options) -> dict` with `runtime`, `version` and `providers` (names that a model may ask for there). It may
   tell more: `compiled` (providers that the sources know), `build`, `accelerator`, and under which conditions its
@@ -64,6 +66,12 @@ class Runtime(Protocol):
 
     def install_hint(self, target: Target) -> str:
         """What installs the runtime for the target's interpreter: a command, or a sentence with one."""
+
+
+def shipped(runtime: Runtime) -> Mapping[str, str]:
+    """Sources that travel beside the device side, by dotted name; a runtime need not have any."""
+    modules = getattr(runtime, "modules", None)
+    return {} if modules is None else dict(modules())
 
 
 def digests(files: Mapping[str, Path]) -> dict[str, str]:

@@ -84,11 +84,11 @@ def finished(study: Study, recipe: Recipe) -> Trial:
 
 def test_a_recipe_that_goes_through_all_parts_is_judged_as_in_one_go(study: Study) -> None:
     _, runner = study._start(lambda _: None)
-    assert runner.stages is not None and runner.stages.looks == 4
-    artifact, _ = runner.build(uniform(study, "int8-static"))
-    whole = runner.judging.predict(artifact.digest, runner.judged_search().dataset)
-    assert runner.stages.first(artifact.digest) is None  # not hopeless
-    joined = runner.stages.rest(artifact.digest)
+    assert runner.sides[0].stages is not None and runner.sides[0].stages.looks == 4
+    ((artifact, _),) = runner.build(uniform(study, "int8-static")).values()
+    whole = runner.judging.predict(artifact.digest, runner.sides[0].judged_search().dataset)
+    assert runner.sides[0].stages.first(artifact.digest) is None  # not hopeless
+    joined = runner.sides[0].stages.rest(artifact.digest)
     assert not isinstance(joined, Lost) and joined is not None
     assert (joined.ids, joined.predictions) == (whole.ids, whole.predictions)
     assert joined.confidence is None or joined.confidence == pytest.approx(whole.confidence)
@@ -97,8 +97,8 @@ def test_a_recipe_that_goes_through_all_parts_is_judged_as_in_one_go(study: Stud
 
 def test_parts_that_were_answered_are_not_asked_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     _, runner = study._start(lambda _: None)
-    assert runner.stages is not None
-    artifact, _ = runner.build(uniform(study, "w8-load"))
+    assert runner.sides[0].stages is not None
+    ((artifact, _),) = runner.build(uniform(study, "w8-load")).values()
     asked: list[str] = []
     real = type(runner.judging).predict
 
@@ -107,10 +107,10 @@ def test_parts_that_were_answered_are_not_asked_again(study: Study, monkeypatch:
         return real(judging, digest, dataset)
 
     monkeypatch.setattr(type(runner.judging), "predict", counting)
-    assert runner.stages.first(artifact.digest) is None
+    assert runner.sides[0].stages.first(artifact.digest) is None
     first = len(asked)
-    assert runner.stages.first(artifact.digest) is None and len(asked) == first
-    runner.stages.rest(artifact.digest)
+    assert runner.sides[0].stages.first(artifact.digest) is None and len(asked) == first
+    runner.sides[0].stages.rest(artifact.digest)
     assert len(asked) == len(set(asked)) == MANY
 
 

@@ -18,6 +18,7 @@ from autotune.compress.dialects import ort_cpu_weights as weights
 from autotune.compress.plan import Plan, make_contrib, make_node
 from autotune.errors import TrialFailure
 from autotune.layers import Layer
+from autotune.techniques.moments import Moments
 from autotune.techniques.rounding import Rounding
 from hwprofiles.errors import Failure
 
@@ -37,6 +38,12 @@ def fits(layer: Layer) -> bool:
     return 2 * count(inputs) <= inputs
 
 
+def chosen(moments: Moments) -> np.ndarray:
+    """int64: the inputs that stay float32, in order."""
+    squares = moments.squares[0]
+    return np.sort(np.argsort(-squares, kind="stable")[: count(len(squares))]).astype(np.int64)
+
+
 def separate(
     layer: Layer, weight: np.ndarray, rounding: Rounding
 ) -> tuple[Sequence[onnx.TensorProto], np.ndarray, Rounding]:
@@ -50,12 +57,11 @@ def separate(
             "known; leave it out of this choice"
         )
         raise TrialFailure(Failure(kind="unsupported", stage="build", message=message))
-    squares = rounding.moments.squares[0]
-    chosen = np.sort(np.argsort(-squares, kind="stable")[: count(len(squares))])
-    kept = np.ones(len(squares), np.float32)
-    kept[chosen] = 0
+    few = chosen(rounding.moments)
+    kept = np.ones(rounding.moments.squares.shape[1], np.float32)
+    kept[few] = 0
     matrix = weights.inner_outer(layer, weight)
-    parts = {"outlier-inputs": chosen.astype(np.int64), "outliers": matrix[chosen], "kept": kept}
+    parts = {"outlier-inputs": few, "outliers": matrix[few], "kept": kept}
     rest = weight * (kept[:, None] if layer.output_axis == 1 else kept)
     return weights.tensors(layer, parts), rest, replace(rounding, moments=rounding.moments.scale(kept))
 

@@ -43,7 +43,7 @@ def cut(plan: Plan, graph: Graph, keep: Keep) -> None:
             nodes += extra
         nodes.append(node)
     plan.nodes = nodes
-    _tell_moments(plan, graph, keep)
+    tell_moments(plan, graph, keep)
     _tell_layers(plan, graph, names)
     drop_unused(plan)
     _verify(plan, keep)
@@ -113,7 +113,8 @@ def _tell_layers(plan: Plan, graph: Graph, names: Mapping[Place, str]) -> None:
         )
 
 
-def _tell_moments(plan: Plan, graph: Graph, keep: Keep) -> None:
+def tell_moments(plan: Plan, graph: Graph, keep: Keep) -> None:
+    """Leave of what is known about layers' inputs that of the inputs that stay."""
     for layer in graph.layers.values():
         port = read_by(graph, layer)
         stays = None if port is None else keep.get(port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,7 @@ class Graph:
     def __init__(self, plan: Plan) -> None:
         self.nodes: tuple[onnx.NodeProto, ...] = tuple(plan.nodes)
         self.layers = dict(plan.layers)
-        self.tensors = dict(plan.tensors)
+        self.tensors = copy(plan.tensors)  # a table: those of a large model are not in memory
         self.outputs = plan.output_names()
         self.origin: dict[str, str] = {}  # name at the place -> the constant's name
         self.index = {id(node): number for number, node in enumerate(self.nodes)}

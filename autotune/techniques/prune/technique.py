@@ -10,6 +10,10 @@
 What must be cut together is read off the graph. A group that runs into a node that is not understood is left alone and
 told by `survey`, with the node's name. What goes is what contributes least to the outputs of the layers that read it
 (as in Wanda, Sun et al. 2023, arXiv 2306.11695, for whole structures).
+
+By `route = "torch-pruning"` channels, neurons and heads of a torch module are cut in the module itself, along that
+library's dependency graph, and the module is exported anew; blocks go from the graph of that export. Units, choices,
+counts and what goes are found in the same way as by `route = "graph"`.
 """
 
 from __future__ import annotations
@@ -22,10 +26,11 @@ import numpy as np
 from autotune.errors import UsageError, did_you_mean
 from autotune.layers import Layer, Skipped
 from autotune.techniques.protocol import Calibration, Capabilities, Plan, Stage
-from autotune.techniques.prune.blocks import blocks_of, remove
+from autotune.techniques.prune.blocks import Block, blocks_of, remove
 from autotune.techniques.prune.cutting import cut, failure
 from autotune.techniques.prune.graph import Graph, Port
 from autotune.techniques.prune.importance import importance, strongest
+from autotune.techniques.prune.route import ROUTES, Groups, ModuleRoute, Route
 from autotune.techniques.prune.spread import Analysis
 from autotune.techniques.prune.units import KINDS, Kind, Lead, Unit, kept, kind_of, label, made_by, refusal, units_of
 
@@ -36,16 +41,22 @@ class Prune:
     """See the module."""
 
     name = "prune"
-    stage: Stage = "prune"
     scope: Literal["layer", "graph"] = "layer"
     calibration: Calibration | None = None
     needs_moments = True
 
     def __init__(
-        self, shares: Sequence[float] = (0.25, 0.5, 0.75), round_to: int = 8, kinds: Sequence[str] = KINDS
+        self,
+        shares: Sequence[float] = (0.25, 0.5, 0.75),
+        round_to: int = 8,
+        kinds: Sequence[str] = KINDS,
+        route: Route = "graph",
     ) -> None:
         """`shares` of a unit that may go, each above 0 and below 1. What stays is rounded up to a multiple of
-        `round_to`, as kernels like it. `kinds` restricts what is cut. Raises `UsageError` for anything else."""
+        `round_to`, as kernels like it. `kinds` restricts what is cut. `route`: see the module. Raises `UsageError` for
+        anything else."""
+        if route not in ROUTES:
+            raise UsageError(f"technique prune has no route {route!r}; " + did_you_mean(str(route), ROUTES))
         for share in shares:
             if not isinstance(share, (int, float)) or not 0.01 <= share <= 0.99:
                 raise UsageError(f"technique prune: share {share!r} must lie between 0.01 and 0.99")
@@ -60,11 +71,34 @@ class Prune:
         self._round_to = round_to
         self._kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind in kinds)
         self._units: tuple[Unit, ...] = ()
+        self.route = route
+        self.stage: Stage = "prune" if route == "graph" else "torch"
+        self._module: ModuleRoute | None = None
+
+    def cut_module(self, module: ModuleRoute) -> None:
+        """Which module it is that `route = "torch-pruning"` cuts."""
+        self._module = module
+
+    def _groups(self, graph: Graph) -> Groups:
+        if self.route == "graph":
+            return Analysis(graph)
+        return self._of_module().groups(graph)
+
+    def _of_module(self) -> ModuleRoute:
+        if self._module is None:
+            raise UsageError(
+                "technique prune: route = 'torch-pruning' cuts a torch module, and the model is an ONNX graph; give "
+                "Workload.model as a torch.nn.Module, or leave route out"
+            )
+        return self._module
 
     def survey(self, plan: Plan) -> Sequence[Skipped]:
-        """Find all units; told are the groups that cannot be cut, under the layer that makes them."""
+        """Find all units; told are the groups that cannot be cut, under the layer that makes them.
+
+        Raises `UsageError` where `route` asks for a module, and the model is none.
+        """
         graph = Graph(plan)
-        units, skipped = units_of(Analysis(graph), self._kinds, tuple(self._shares.values()), self._round_to)
+        units, skipped = units_of(self._groups(graph), self._kinds, tuple(self._shares.values()), self._round_to)
         if "blocks" in self._kinds:
             units += [
                 Unit(block.layers[0], "blocks", len(block.layers), block.layers, (OUT,)) for block in blocks_of(graph)
@@ -102,29 +136,39 @@ class Prune:
 
     def apply(self, plan: Plan, decisions: Mapping[str, str]) -> None:
         """Blocks first, then all cuts at once, each by its importance in the model that the blocks have left. A layer
-        that went with a block is passed over.
+        that went with a block is passed over. A module is cut first, and its blocks go from its export.
 
         Raises `TrialFailure` for a layer that leads no such unit, and for a choice that is none.
         """
         there = [name for name in decisions if name in plan.layers]
         out = [name for name in there if decisions[name] == OUT]
-        if out:
-            blocks = {block.layers[0]: block for block in blocks_of(Graph(plan))}
-            for name in out:
-                if name not in blocks:
-                    raise failure(f"layer {name!r} leads no residual block that prune could take out")
-            remove(plan, [blocks[name] for name in blocks if name in out])
-        cuts = {name: decisions[name] for name in there if decisions[name] != OUT and name in plan.layers}
-        if cuts:
-            self._cut(plan, cuts)
+        cuts = {name: decisions[name] for name in there if decisions[name] != OUT}
+        if self.route != "graph":
+            gone = {layer for block in self._blocks(plan, out) for layer in block.layers}
+            self._cut(plan, {name: choice for name, choice in cuts.items() if name not in gone})
+        remove(plan, self._blocks(plan, out))
+        if self.route == "graph":
+            self._cut(plan, {name: choice for name, choice in cuts.items() if name in plan.layers})
+
+    def _blocks(self, plan: Plan, layers: Sequence[str]) -> list[Block]:
+        """Those that layers lead."""
+        blocks = {block.layers[0]: block for block in blocks_of(Graph(plan))} if layers else {}
+        for name in layers:
+            if name not in blocks:
+                raise failure(f"layer {name!r} leads no residual block that prune could take out")
+        return [blocks[name] for name in blocks if name in layers]
 
     def _cut(self, plan: Plan, decisions: Mapping[str, str]) -> None:
+        if not decisions:
+            return
         graph = Graph(plan)
-        analysis = Analysis(graph)
+        groups = self._groups(graph)
         keep: dict[Port, np.ndarray] = {}
+        removed: dict[str, np.ndarray] = {}
         for name in (name for name in graph.layers if name in decisions):
             share = self._share(name, decisions[name])
-            group = analysis.group(made_by(graph.layers[name]))
+            made = made_by(graph.layers[name])
+            group = groups.group(made)
             first = next(n for n, layer in graph.layers.items() if made_by(layer) in group.classes)
             if first != name:
                 raise failure(f"layer {name!r} is cut together with layer {first!r}; decide there")
@@ -133,12 +177,17 @@ class Prune:
             if reason is not None or kind is None:
                 why = "it is no unit" if reason is None else reason.reason
                 raise failure(f"layer {name!r} cannot take {decisions[name]}: {why}")
-            count = kept(lead.group, made_by(lead.layer), share, self._round_to, kind)
-            stays = strongest(importance(plan, graph, lead.group), lead.group, count)
-            for port, classes in lead.group.classes.items():
+            count = kept(group, made, share, self._round_to, kind)
+            stays = strongest(importance(plan, graph, group), group, count)
+            for port, classes in group.classes.items():
                 here = np.where(classes >= 0, stays[np.maximum(classes, 0)], True)
                 keep[port] = keep.get(port, np.ones(len(here), bool)) & here
-        cut(plan, graph, {port: stays for port, stays in keep.items() if not stays.all()})
+            removed[name] = np.flatnonzero(~np.where(group.classes[made] >= 0, stays[group.classes[made]], True))
+        keep = {port: stays for port, stays in keep.items() if not stays.all()}
+        if self.route == "graph":
+            cut(plan, graph, keep)
+        else:
+            self._of_module().cut(plan, graph, {n: gone for n, gone in removed.items() if len(gone)}, keep)
 
     def _share(self, layer: str, choice: str) -> float:
         if choice not in self._shares:

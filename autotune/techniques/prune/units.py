@@ -12,7 +12,8 @@ import numpy as np
 from autotune.layers import Layer, Skipped
 from autotune.techniques.prune.graph import Port
 from autotune.techniques.prune.relation import HEADS
-from autotune.techniques.prune.spread import Analysis, Group
+from autotune.techniques.prune.route import Groups
+from autotune.techniques.prune.spread import Group
 
 Kind = Literal["channels", "neurons", "heads", "blocks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -38,7 +39,7 @@ class Lead:
     group: Group
 
 
-def leads(analysis: Analysis) -> list[Lead]:
+def leads(analysis: Groups) -> list[Lead]:
     """Groups of everything that layers make, in execution order, those that cannot be cut included."""
     found: list[Lead] = []
     covered: set[Port] = set()
@@ -114,7 +115,7 @@ def cuts(lead: Lead, kind: Kind, shares: Sequence[float], round_to: int) -> tupl
 
 
 def units_of(
-    analysis: Analysis, kinds: Collection[Kind], shares: Sequence[float], round_to: int
+    analysis: Groups, kinds: Collection[Kind], shares: Sequence[float], round_to: int
 ) -> tuple[list[Unit], list[Skipped]]:
     """Units other than blocks, and why other groups are left alone."""
     units, skipped = [], []

@@ -75,7 +75,7 @@ def test_what_checks_between_pairs_ends_the_timing() -> None:
 
 def test_a_model_elsewhere_is_timed_by_its_own_clock() -> None:
     block = timing.time_block(Elsewhere(), FEEDS, 4)
-    assert block == {"count": 4, "wall": [0.5] * 4, "cpu": 0.4, "thread_cpu": 0.4}
+    assert block == {"count": 4, "inferences": 4, "wall": [0.5] * 4, "cpu": 0.4, "thread_cpu": 0.4}
     told = timing.warm_up(Elsewhere(), FEEDS, seconds=1.0, iterations=5, cap=10.0)
     assert told == {"samples": [0.5] * 5, "first": 2.0, "stable": True}
 
