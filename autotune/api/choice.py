@@ -22,7 +22,7 @@ class Choice:
 
     `reason` says why nothing is recommended. Finalists count with what was measured last, on held-out data. `targets`
     has an entry for each target whose costs were measured, where there are several: `recommended` is the one model for
-    all of them.
+    all of them. `guarded` says what is not offered on a target because a uniform recipe is as fast.
     """
 
     front: list[Trial]
@@ -30,6 +30,7 @@ class Choice:
     reason: str = ""
     explanation: pareto.Explanation | None = None
     targets: tuple[pareto.Served, ...] = ()
+    guarded: tuple[str, ...] = ()
 
     def target(self, name: str) -> pareto.Served:
         """How one target is served. Raises `UsageError` where nothing was measured on it, or there are no others."""
@@ -66,15 +67,27 @@ def choose(
     originals = {trial.number: trial for trial in trials}
     front = [originals[member.number] for member in members]
     beside = {} if limits is None else wanted
-    recommended, reason = _recommend(known, config, beside)
-    served: list[pareto.Served] = []
     timed = pareto.timed_targets(trials, config.targets)
+    needed = {**config.limits, **beside}
+    guards = {name: guard for name, guard in pareto.guards(trials, config, needed).items() if name in timed}
+    offered = [trial for trial in known if not _refused(trial, timed, guards)]
+    recommended, reason = _recommend(offered, config, beside)
+    served: list[pareto.Served] = []
     if len(timed) > 1 and not keys and any(trial.state == "complete" for trial in known):
-        needed = {**config.limits, **beside}
         for target in timed:
-            found = pareto.serve(known, target, config.objective_keys, needed, recommended, shown=wanted)
+            found = pareto.serve(
+                known, target, config.objective_keys, needed, recommended, shown=wanted, guard=guards.get(target)
+            )
             served.append(_original(found, originals))
-    return Choice(front, originals[recommended.number] if recommended else None, reason, explanation, tuple(served))
+    chosen = originals[recommended.number] if recommended else None
+    said = [pareto.held_back(guard, known, chosen, chosen) for guard in guards.values()] if not served else []
+    said += [each.guard for each in served]
+    return Choice(front, chosen, reason, explanation, tuple(served), tuple(filter(None, said)))
+
+
+def _refused(trial: Trial, timed: Sequence[str], guards: Mapping[str, pareto.Guard]) -> bool:
+    """Whether no target of the study is offered this trial."""
+    return bool(guards) and all(name in guards and guards[name].refuses(trial) for name in timed)
 
 
 def _original(served: pareto.Served, originals: Mapping[int, Trial]) -> pareto.Served:

@@ -18,14 +18,13 @@ from autotune.layers import Layer
 from autotune.recipe import Recipe
 from autotune.techniques.moments import Moments
 from autotune.techniques.protocol import STAGES, Technique
-from autotune.techniques.quantize import NEED_MOMENTS
+from autotune.techniques.quantize import CALIBRATED, NEED_MOMENTS
 from autotune.techniques.rounding import Rounding
 
 Calibrate = Callable[[Recipe], Mapping[str, Range]]  # structural part of a recipe -> activation -> its range
 
 _STRUCTURES = 8  # graphs kept beside the original's: searching goes back and forth between a few
 _STRUCTURE_BYTES = 256 << 20  # of constants that these do not share with the original, together
-_CALIBRATED = ("int8-static",)  # choices that need ranges
 
 
 @dataclass
@@ -205,6 +204,25 @@ class Assembler:
             self.techniques[name].apply(plan, recipe[name])
         return plan
 
+    def formats(self, recipe: Recipe) -> dict[str, tuple[str, Rounding]]:
+        """Layer, as the recipe's structure has it -> the numeric format that is written for it, and how its weight is
+        rounded. Raises what `assemble` raises."""
+        found: dict[str, tuple[str, Rounding]] = {}
+
+        def note(plan: Plan, decisions: Mapping[str, str]) -> None:
+            for name, choice in decisions.items():
+                found[name] = choice, plan.rounding_of(plan.layer(name), choice)
+
+        plan = self.begun(self.structured(self.structure(recipe)))
+        plan.write_with = note
+        for name in (name for name in recipe if self.techniques[name].stage == "precision"):
+            self.techniques[name].apply(plan, recipe[name])
+        return found
+
+    def begun(self, source: Source) -> Plan:
+        """A plan that starts from `source`, to be edited by techniques that change structure."""
+        return self._plan(source, {})
+
     def layers(self, recipe: Recipe) -> tuple[Layer, ...]:
         """The model's layers under the names that decisions use, each with the nodes that do its work in the artifact.
 
@@ -235,7 +253,7 @@ class Assembler:
         """Activation -> its calibrated range, in the structure of a recipe; found now where it is needed first."""
         structure = self.structure(recipe)
         precise = [name for name in recipe if self.techniques[name].stage == "precision"]
-        needed = any(choice in _CALIBRATED for name in precise for choice in recipe[name].values())
+        needed = any(choice in CALIBRATED for name in precise for choice in recipe[name].values())
         if needed and structure.digest not in self.ranges and self.calibrate_with is not None:
             self.ranges[structure.digest] = self.calibrate_with(structure)
         return self.ranges.get(structure.digest, {})

@@ -1,4 +1,5 @@
-"""What a target can really run: a tiny model per choice is built, run there, and its kernels read. Never a table.
+"""What a target can really run: a tiny model per choice is built, run there, and its kernels read. A table (`runs` of a
+dialect) only spares what a card cannot have; it never says that something runs.
 
 The answers are kept in `$XDG_CACHE_HOME/hw-autotune/capabilities` under the target's fingerprint, for all studies.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +33,7 @@ from hwprofiles.fingerprint import Fingerprint
 from hwprofiles.measurement import Kernel
 
 _OPS: tuple[LayerOp, ...] = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather")
-_PROBE_VERSION = 3  # raise it when the dialect writes something else, or the file says something else
+_PROBE_VERSION = 4  # raise it when the dialect writes something else, or the file says something else
 # Failures that are an answer about a choice. A time-out or a full disk is none, and is not remembered.
 _ANSWERS = frozenset({"bad_model", "unsupported"})
 
@@ -86,11 +88,21 @@ def probe(device: KernelReader, dialect: Dialect, fingerprint_key: str, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     found = _Found()
     for choice in ALL_CHOICES:
+        if not _has_format(dialect, device.fingerprint, choice):
+            found.refused.update(dict.fromkeys([(op, choice) for op in _OPS], "the card does not have the format"))
+            continue
         _probe_choice(device, dialect, choice, _OPS, folder, found)
     result = Probed(frozenset(found.kernels), _spelled(found.refused), _spelled(found.kernels))
     if found.certain:
         _write(path, result)
     return result
+
+
+def _has_format(dialect: Dialect, fingerprint: Fingerprint, choice: str) -> bool:
+    """What the dialect knows of cards of this compute capability; True where it, or the card, does not tell."""
+    told = re.search(r"compute capability (\d+\.\d+)", fingerprint.accelerator)
+    runs = getattr(dialect, "runs", None)
+    return told is None or runs is None or bool(runs(told[1], choice))
 
 
 def cache_folder() -> Path:

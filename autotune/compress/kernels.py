@@ -39,6 +39,10 @@ _FUSED = frozenset(
     ]
 )
 _HOPS = 4
+# A runtime that fuses nodes into kernels of its own tells "<kind of kernel>:<precision of its inputs>", and the names of
+# all nodes that are in it, with this between them.
+_AND = " + "
+_ANY = "*"
 
 
 def layer_outcomes(
@@ -48,16 +52,16 @@ def layer_outcomes(
     expected: Mapping[str, frozenset[str]],
     kernels: Sequence[Kernel],
 ) -> tuple[LayerOutcome, ...]:
-    """One outcome per layer. `expected`: layer name -> kernels that may run. A layer no kernel can be found for is
-    not honoured: nothing is assumed."""
+    """One outcome per layer. `expected`: layer name -> kernels that may run, as `Dialect.kernels` names them. A layer no
+    kernel can be found for is not honoured: nothing is assumed."""
     names, tensors = _owners(artifact, layers)
     found: dict[str, list[Kernel]] = {layer.name: [] for layer in layers}
     anything = frozenset().union(*expected.values()) | _MISTAKES
+    by_precision = any(name.startswith(_ANY) for name in anything)
     for kernel in kernels:
-        if kernel.op not in anything:
+        if kernel.op not in anything and not by_precision:
             continue
-        layer_name = _attribute(kernel.node, names, tensors)
-        if layer_name is not None:
+        for layer_name in _attributed(kernel.node, names, tensors):
             found[layer_name].append(kernel)
     return tuple(
         _outcome(layer, decisions.get(layer.name, "none"), expected[layer.name], found[layer.name]) for layer in layers
@@ -95,12 +99,19 @@ def _outcome(layer: Layer, asked: str, expected: frozenset[str], kernels: Iterab
         note = "no kernel of this layer was seen; it may be fused into another or lie on a path that was not taken"
         return LayerOutcome(layer=layer.name, asked=asked, ran="not seen", honoured=False, seconds=0.0, note=note)
     ops = sorted({kernel.op for kernel in ran})
-    honoured = set(ops) <= expected
+    honoured = _honoured(ops, expected)
     note = "" if honoured else f"expected {' or '.join(sorted(expected))}"
     seconds = sum(kernel.seconds for kernel in ran)
     return LayerOutcome(
         layer=layer.name, asked=asked, ran=" + ".join(ops), honoured=honoured, seconds=seconds, note=note
     )
+
+
+def _honoured(ops: Iterable[str], expected: frozenset[str]) -> bool:
+    """Kernels by name: all of them must be expected. By precision ("*:int8"): one is enough, for others may convert."""
+    if any(name.startswith(_ANY) for name in expected):
+        return _ANY in expected or any(f"{_ANY}:{op.rpartition(':')[2]}" in expected for op in ops)
+    return set(ops) <= expected
 
 
 def _owners(artifact: onnx.ModelProto, layers: Sequence[Layer]) -> tuple[dict[str, str], dict[str, str]]:
@@ -125,6 +136,15 @@ def _owners(artifact: onnx.ModelProto, layers: Sequence[Layer]) -> tuple[dict[st
                     following.append((node.output[0], layer))
         ahead = following
     return names, tensors
+
+
+def _attributed(node: str, names: Mapping[str, str], tensors: Mapping[str, str]) -> list[str]:
+    """The layers that a kernel does the work of, each once."""
+    one = _attribute(node, names, tensors)
+    if one is not None or _AND not in node:
+        return [] if one is None else [one]
+    layers = (_attribute(part, names, tensors) for part in node.split(_AND))
+    return list(dict.fromkeys(layer for layer in layers if layer is not None))
 
 
 def _attribute(node: str, names: Mapping[str, str], tensors: Mapping[str, str]) -> str | None:

@@ -218,11 +218,14 @@ class Plan:
             self.tensors.put(name, array)
         return name
 
+    def rounding_of(self, layer: Layer, choice: str) -> Rounding:
+        """How the layer's weight is rounded under a choice, with the moments that this needs."""
+        wanted = self.rounding.needs_moments or choice in NEED_MOMENTS
+        return replace(self.rounding, moments=self.moments(layer.name) if wanted else None)
+
     def add_packed(self, layer: Layer, choice: str) -> None:
         """Add the bank's tensors of a layer under a choice."""
-        wanted = self.rounding.needs_moments or choice in NEED_MOMENTS
-        rounding = replace(self.rounding, moments=self.moments(layer.name) if wanted else None)
-        for tensor in self.packed(layer, choice, rounding):
+        for tensor in self.packed(layer, choice, self.rounding_of(layer, choice)):
             self.tensors[tensor.name] = tensor
 
     def use_contrib(self) -> None:

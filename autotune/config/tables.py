@@ -95,28 +95,36 @@ class RecoverTable(_Table):
 
     The `count` recipes from which training promises most are trained, each until `minutes` or `steps` have passed or
     validation has stopped to improve for `patience` looks. `soft`, `hard` and `features` weigh distillation from the
-    original at `temperature`, the workload's own loss (1 where it has one), and the match of inner activations. `batch`
-    is in samples. `lora_rank` above 0 trains adapters of that rank over frozen weights. With `weigh_slices` samples of
-    slices that the recipe hurts count more. Of the `checkpoints` that improved, at most so many become trials.
+    original at `temperature`, the workload's own loss (1 where it has one), and the match of inner activations;
+    `compare` says what the outputs are where the graph does not tell. A step moves a tensor by at most about
+    `relative_rate` of its root mean square; `learning_rate` is an absolute rate in its place. `batch` is in samples.
+    `lora_rank` above 0 trains adapters of that rank over frozen weights. With `weigh_slices` samples of slices that the
+    recipe hurts count more. A gain is one of at least `least_gain` of the loss. Of the `checkpoints` that improved, at
+    most so many become trials. `cuts` above 1: what a recipe prunes goes in so many cuts, with training between.
 
     Before that, in the search, every new structure (what is pruned, factorised, sparsified) is trained for `start`
-    seconds before it is judged; all recipes of that structure begin with these weights. 0: none is.
+    seconds, or `start_steps`, before it is judged; all recipes of that structure begin with these weights. 0: none is.
     """
 
     count: int = Field(default=2, ge=1)
     minutes: float = Field(default=2.0, gt=0)
     start: float = Field(default=10.0, ge=0)
+    start_steps: int | None = Field(default=None, ge=1)  # None: the time alone ends it
     steps: int = Field(default=1000, ge=1)
+    cuts: int = Field(default=1, ge=1, le=20)
     temperature: float = Field(default=2.0, gt=0)
     soft: float = Field(default=1.0, ge=0)
     hard: float | None = Field(default=None, ge=0)
     features: float = Field(default=0.0, ge=0)
-    learning_rate: float = Field(default=3e-4, gt=0)
+    compare: Literal["auto", "distributions", "numbers"] = "auto"
+    relative_rate: float = Field(default=0.01, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
     batch: int = Field(default=32, ge=1)
     lora_rank: int = Field(default=0, ge=0)
     weigh_slices: bool = True
     patience: int = Field(default=6, ge=1)
-    checkpoints: int = Field(default=2, ge=1, le=3)
+    least_gain: float = Field(default=0.005, ge=0, lt=1)
+    checkpoints: int = Field(default=2, ge=1, le=10)
 
 
 class PatienceTable(_Table):

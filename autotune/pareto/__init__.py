@@ -7,6 +7,8 @@ equal (`epsilon`), so that measuring noise cannot flood the front with copies of
 
 from autotune.pareto.choice import best
 from autotune.pareto.dominance import front, ties
+from autotune.pareto.families import of_target
+from autotune.pareto.guard import Guard, guards, held_back, is_uniform
 from autotune.pareto.limits import Explanation, explain_infeasible, within
 from autotune.pareto.points import COST_EPSILON, JUDGED_EPSILON, RELATIVE_EPSILON, epsilon
 from autotune.pareto.targets import Difference, Served, serve, timed_targets
@@ -18,12 +20,17 @@ __all__ = [
     "RELATIVE_EPSILON",
     "Difference",
     "Explanation",
+    "Guard",
     "Served",
     "best",
     "epsilon",
     "explain_infeasible",
     "front",
+    "guards",
+    "held_back",
     "hypervolume",
+    "is_uniform",
+    "of_target",
     "serve",
     "ties",
     "timed_targets",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.errors import Infeasible
-from autotune.keys import COST_METRICS, MetricKey, format_amount, parse_key
+from autotune.keys import COST_METRICS, WORST, MetricKey, format_amount
 from autotune.pareto.choice import best
 from autotune.pareto.dominance import front
+from autotune.pareto.families import of_target, own_key
+from autotune.pareto.guard import Guard, held_back
 from autotune.pareto.limits import within
 from autotune.pareto.points import epsilon, value_of
 from autotune.trial import Trial, Value
 
+_TIMED = {name for name, (_, _, placed) in COST_METRICS.items() if placed}  # costs that every target has for itself
 _MORE = {  # kind of cost -> how more and less of it are called
     "size": ("larger", "smaller"),
     "latency": ("slower", "faster"),
@@ -67,7 +70,7 @@ class Served:
     """One target of several: `front` in its own costs, `own`, the best model for it alone, and the common one's price.
 
     `differences` compare the common model with `own`; they are empty where the two are one model, or one is missing.
-    `reason` says why there is no own best.
+    `reason` says why there is no own best, `guard` what is not offered on the target although it was found.
     """
 
     target: str
@@ -77,6 +80,7 @@ class Served:
     common: Trial | None
     differences: tuple[Difference, ...] = ()
     reason: str = ""
+    guard: str = ""
 
     @property
     def price(self) -> str:
@@ -109,41 +113,42 @@ def serve(
     common: Trial | None,
     *,
     shown: Mapping[str, float],
+    guard: Guard | None = None,
 ) -> Served:
     """How `target` is served by the best model for it alone, and by `common`, the one for all.
 
     `keys` are the study's objectives, `limits` what a model must keep to be the best one, `shown` what it must keep to
     be on the front; where no trial does, the front is that of all. Of each only what concerns this target or none is
     used: what another target needs does not bind this one's own best. Without a cost on this target among the keys its
-    latency ratio counts. Raises `UsageError` for a limit on a metric that no trial has.
+    latency ratio counts. What `guard` refuses is on the front, but not the best. Raises `UsageError` for a limit on a metric that no trial has.
     """
-    mine = keys_of_target(keys, target)
-    own_limits, own_shown = _of_target(limits, target), _of_target(shown, target)
+    known = {text for trial in trials for text in trial.metrics}
+    mine = keys_of_target(keys, target, known)
+    own_limits, own_shown = of_target(limits, target, known), of_target(shown, target, known)
     members = tuple(front(within(trials, own_shown) or trials, mine))
     own, reason = None, ""
     try:
-        own = best(trials, own_limits, mine)
+        own = best([trial for trial in trials if not guard.refuses(trial)] if guard else trials, own_limits, mine)
     except Infeasible as error:
         reason = str(error)
     differences: tuple[Difference, ...] = ()
     if own is not None and common is not None and own.number != common.number:
         differences = tuple(_differences(common, own, mine))
-    return Served(target, mine, members, own, common, differences, reason)
+    return Served(target, mine, members, own, common, differences, reason, held_back(guard, trials, own, common))
 
 
-def keys_of_target(keys: Sequence[MetricKey], target: str) -> tuple[MetricKey, ...]:
-    """The objectives that concern `target`: its own and those without a target, with a cost of its own in any case."""
-    mine = [key for key in keys if key.target in (None, target)]
-    if not any(key.target == target and key.name in COST_METRICS for key in mine):
+def keys_of_target(keys: Sequence[MetricKey], target: str, known: Collection[str] = ()) -> tuple[MetricKey, ...]:
+    """The objectives that concern `target`: its own and those without a target, with a cost of its own in any case.
+
+    `known` are all metrics: where its runtime family has sizes and judgements of its own, these are meant.
+    """
+    mine = list(dict.fromkeys(own_key(key, target, known) for key in keys if key.target in (None, WORST, target)))
+    if not any(key.target == target and key.name in _TIMED for key in mine):
         place = next((i for i, key in enumerate(mine) if key.name not in COST_METRICS), len(mine))
         mine.insert(place, MetricKey("latency_ratio", target=target))
     if all(key.name in COST_METRICS for key in mine):
-        mine.append(MetricKey("drop", "worst"))
+        mine.append(own_key(MetricKey("drop", WORST), target, known))
     return tuple(mine)
-
-
-def _of_target(limits: Mapping[str, float], target: str) -> dict[str, float]:
-    return {text: limit for text, limit in limits.items() if parse_key(text).target in (None, target)}
 
 
 def _differences(common: Trial, own: Trial, keys: Sequence[MetricKey]) -> list[Difference]:
@@ -153,7 +158,7 @@ def _differences(common: Trial, own: Trial, keys: Sequence[MetricKey]) -> list[D
         if one is not None and other is not None and (key.name not in COST_METRICS or other.low > 0):
             found.append(Difference(key, one, other))
     # What a person asks first: the costs of this target, then the others, then what is judged.
-    return sorted(found, key=lambda d: (d.key.name not in COST_METRICS, d.key.target is None))
+    return sorted(found, key=lambda d: (d.key.name not in COST_METRICS, d.key.name not in _TIMED))
 
 
 def _plain(key: MetricKey) -> str:

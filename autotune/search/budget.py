@@ -17,13 +17,14 @@ from typing import TypeVar
 from autotune import pareto
 from autotune.config import StudyConfig, idle, tightest
 from autotune.errors import Infeasible, UsageError, did_you_mean
-from autotune.keys import COST_METRICS, JUDGED_METRICS, WORST, MetricKey, format_amount, parse_key
+from autotune.keys import COST_METRICS, JUDGED_METRICS, WORST, WORST_ANYWHERE, MetricKey, format_amount, parse_key
 from autotune.trial import Trial, Value
 
 K = TypeVar("K")
 
 VAGUE = 0.5  # a drop whose interval is wider tells nothing
 _DROP = MetricKey("drop", WORST)
+_ANYWHERE = parse_key(WORST_ANYWHERE)
 _TIMES = ("latency_ratio", "latency_p50", "latency_p90")  # three views of one cost, told apart by the original's own
 _CERTAIN = 0.99  # a limit below this share of the smallest size is out of reach; the file around the weights varies
 
@@ -64,7 +65,7 @@ def aim(config: StudyConfig, objectives: Sequence[MetricKey], baseline: Mapping[
         place = _objective(key, keys)
         if place is not None and (translated := _translated(key, keys[place], limit, baseline)) is not None:
             _tighten(limits, place, translated, smaller=keys[place].smaller_is_better)
-        elif _DROP in keys and (drop := _slice_drop(key, limit, baseline)) is not None:
+        elif drop_place(keys) is not None and (drop := _slice_drop(key, limit, baseline)) is not None:
             _tighten(slice_limits, drop[0], drop[1], smaller=True)
         else:
             unsolved.append(str(key))
@@ -72,15 +73,23 @@ def aim(config: StudyConfig, objectives: Sequence[MetricKey], baseline: Mapping[
     shares = config.drop_shares
     slice_limits = {name: limit * shares.get(name, 1.0) for name, limit in slice_limits.items()}
     minimise = _to_minimise(keys, limits, any(parse_key(text).name not in COST_METRICS for text in config.budget))
-    if _DROP in keys and keys.index(_DROP) != minimise:  # nothing ships that loses more
-        _tighten(limits, keys.index(_DROP), config.limits[str(_DROP)], smaller=True)
+    lost = drop_place(keys)
+    if lost is not None and lost != minimise:  # nothing ships that loses more
+        _tighten(limits, lost, config.limits[str(_DROP)], smaller=True)
     return Aim(limits, minimise, tuple(unsolved), slice_limits)
+
+
+def drop_place(objectives: Sequence[MetricKey]) -> int | None:
+    """Which objective is the largest loss of any slice: of the first runtime family, or of all."""
+    return next((i for i, key in enumerate(objectives) if key in (_DROP, _ANYWHERE)), None)
 
 
 def _objective(key: MetricKey, objectives: Sequence[MetricKey]) -> int | None:
     """The objective that stands for `key`: itself, or another view of the same time."""
     if key in objectives:
         return objectives.index(key)
+    if key == _DROP and _ANYWHERE in objectives:  # a limit without a target holds in every runtime family
+        return objectives.index(_ANYWHERE)
     if key.name in _TIMES:
         views = [i for i, other in enumerate(objectives) if other.name in _TIMES and other.target == key.target]
         return views[0] if views else None
@@ -88,7 +97,7 @@ def _objective(key: MetricKey, objectives: Sequence[MetricKey]) -> int | None:
 
 
 def _translated(key: MetricKey, into: MetricKey, limit: float, baseline: Mapping[str, Value]) -> float | None:
-    if key == into:
+    if key == into or (key, into) == (_DROP, _ANYWHERE):
         return limit
     of_original = [1.0 if k.name == "latency_ratio" else _point(baseline, k) for k in (key, into)]
     return limit / of_original[0] * of_original[1] if all(value > 0 for value in of_original) else None
@@ -104,7 +113,7 @@ def _slice_drop(key: MetricKey, limit: float, baseline: Mapping[str, Value]) -> 
     """(slice, its largest drop) that `key` comes to; None where it says something else, or where the slice is so small
     that its drops tell a model nothing.
     """
-    if key.name in COST_METRICS or key.name == "flips" or key.slice in (None, WORST):
+    if key.name in COST_METRICS or key.name == "flips" or key.slice in (None, WORST) or key.target is not None:
         return None
     drop = baseline.get(f"drop/{key.slice}")
     if drop is None or drop.high - drop.low > VAGUE:
@@ -122,7 +131,7 @@ def _to_minimise(objectives: Sequence[MetricKey], limits: Mapping[int, float], l
     """See the module: the objective to make best. None without objectives."""
     costs = [i for i, key in enumerate(objectives) if key.name in COST_METRICS]
     judged = [i for i, key in enumerate(objectives) if key.name not in COST_METRICS]
-    judged.sort(key=lambda i: objectives[i] != _DROP)
+    judged.sort(key=lambda i: objectives[i] not in (_DROP, _ANYWHERE))
     open_costs = sorted((i for i in costs if i not in limits), key=lambda i: objectives[i].name not in _TIMES)
     if limits_judged and open_costs:
         return open_costs[0]

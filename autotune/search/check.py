@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from autotune.config import StudyConfig
+from autotune.config import Family, StudyConfig
 from autotune.judge.power import enough_for
 from autotune.judge.spending import share
+from autotune.keys import WORST_ANYWHERE
 from autotune.search import recovery
 from autotune.search.budget import check_budget
 from autotune.search.knowledge import smallest
 from autotune.search.loop import FINALIST_FACTOR, SENSITIVITY_SHARE
-from autotune.search.offers import Offer, notes, offers
+from autotune.search.offers import Offer, notes, offers, told
 from autotune.search.prepare import Prepared
 from autotune.search.slicing import Slicing
 from autotune.trial import Trial
@@ -99,7 +100,7 @@ def make_report(
         for name, provenance in targets
         if provenance != "hardware"
     ]
-    warnings += [nothing] if nothing else []
+    warnings += [*prepared.lost, *([nothing] if nothing else [])]
     metric = prepared.workload.metric_name
     warnings += check_budget(config, metric, baseline, smallest(prepared, baseline))
     offered_by = offers(prepared)
@@ -115,7 +116,12 @@ def make_report(
         skipped=tuple(
             SkippedLayer(name=s.name, op=s.op, reason=s.reason, parameters=s.parameters) for s in inspection.skipped
         ),
-        notes=(*inspection.notes, *recovery.check_notes(config, prepared.workload.train)),
+        notes=(
+            *inspection.notes,
+            *told(offered_by),
+            *_about_families(prepared.families),
+            *recovery.check_notes(config, prepared.workload.train),
+        ),
         fingerprints={name: device.fingerprint for name, device in prepared.devices.items()},
         baseline=baseline,
         space_log10=prepared.space.log10_size,
@@ -128,6 +134,18 @@ def make_report(
         slices=_slices(slicing),
         techniques=offered_by,
     )
+
+
+def _about_families(families: Sequence[Family]) -> list[str]:
+    """What a study of several runtime families builds and judges, and what its keys mean."""
+    if len(families) < 2:
+        return []
+    each = [f"{' and '.join(f.targets)} ({f.dialect} by {f.runtime}, judged on {f.judge})" for f in families]
+    return [
+        f"{len(families)} runtime families, each with an artifact and a judgement of its own: {'; '.join(each)}",
+        f"size_bytes and drop/worst without @target are those of {families[0].judge}'s family, {WORST_ANYWHERE} is the "
+        "largest drop of all; a limit without @target holds in every family",
+    ]
 
 
 def _slices(slicing: Slicing) -> tuple[CheckedSlice, ...]:

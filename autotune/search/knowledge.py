@@ -14,7 +14,7 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from autotune.config import StudyConfig
-from autotune.keys import COST_METRICS, MetricKey
+from autotune.keys import COST_METRICS, WORST, WORST_ANYWHERE, MetricKey, parse_key
 from autotune.recipe import NONE, Recipe
 from autotune.search.budget import aim, smallest_size
 from autotune.search.prepare import Prepared
@@ -28,6 +28,7 @@ from autotune.trial import Trial
 
 CostTable = Mapping[str, Mapping[str, float]]  # parameter -> choice -> contribution
 _LEAST_UNIFORM = 4
+_WORST_DROP = ("drop", WORST)
 
 
 def anchors(config: StudyConfig, space: Space) -> tuple[tuple[str, Recipe], ...]:
@@ -46,10 +47,11 @@ def sampler_options(
     if config.search.sampler != "surrogate":
         return options
     space, keys = prepared.space, [str(key) for key in objectives]
-    if "size_bytes" in keys and any(v.technique == "quantize" for v in space.variables):
-        options["exact"] = {keys.index("size_bytes"): sizes(prepared)}
-    if "drop/worst" in keys:
-        options["worst_objective"] = keys.index("drop/worst")
+    if any(v.technique == "quantize" for v in space.variables):
+        exact = {i: sizes(prepared, key.target) for i, key in enumerate(objectives) if key.name == "size_bytes"}
+        options |= {"exact": exact} if exact else {}
+    worst = next((i for i, key in enumerate(keys) if key in (WORST_ANYWHERE, f"drop/{WORST}")), None)
+    options |= {"worst_objective": worst} if worst is not None else {}
     options["space"] = space.distributions()
     if prepared.structure.factors:
         options["outer"] = prepared.structure.factors
@@ -80,8 +82,8 @@ def useful(config: StudyConfig, original: Trial, keys: Sequence[str]) -> dict[in
     """
     bounds: dict[str, float] = {
         **{key: original.metrics[key].value for key in keys if key in original.metrics and _is_cost(key)},
-        **config.constraints,
-        "drop/worst": useful_drop(config),
+        **config.bounds,
+        **{str(key): useful_drop(config, key) for key in map(parse_key, keys) if (key.name, key.slice) == _WORST_DROP},
     }
     return {i: bounds[key] for i, key in enumerate(keys) if key in bounds}
 
@@ -100,10 +102,11 @@ def corner(config: StudyConfig, original: Trial, objectives: Sequence[MetricKey]
     return corners, [scale or 1.0 for scale in scales]
 
 
-def sizes(prepared: Prepared) -> dict[str, dict[str, float]]:
-    """Bytes of every choice of every variable: known exactly before anything is tried. What a structural choice does to
-    layers that have a variable of formats is a factor of theirs instead (`structure`)."""
-    assembler = prepared.assembler
+def sizes(prepared: Prepared, target: str | None = None) -> dict[str, dict[str, float]]:
+    """Bytes of every choice of every variable in the artifact of `target` (None: of the first one), known exactly
+    before anything is tried. What a structural choice does to layers that have a variable of formats is a factor of
+    theirs instead (`structure`)."""
+    assembler = prepared.assembler if target is None else prepared.assembler_of(target)
     layers = assembler.source.layers
     return {name: dict(table) for name, table in prepared.structure.own.items() if table} | {
         v.name: {

@@ -10,7 +10,7 @@ import optuna
 
 from autotune.config import StudyConfig
 from autotune.errors import Infeasible
-from autotune.keys import MetricKey
+from autotune.keys import WORST_ANYWHERE, MetricKey
 from autotune.recipe import Recipe
 from autotune.search import budget, warm
 from autotune.search.effort import Effort
@@ -200,7 +200,7 @@ class SearchLoop:
         trial = self._memory.find(recipe)
         if trial is None or trial.state not in ("complete", "rejected"):
             return False
-        drop = trial.metrics.get("drop/worst")
+        drop = trial.metrics.get(WORST_ANYWHERE, trial.metrics.get("drop/worst"))
         return drop is None or drop.value > self._config.judge.limit
 
     # -- one trial

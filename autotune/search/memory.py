@@ -22,6 +22,7 @@ from autotune.search.samplers import make_sampler
 from autotune.search.shortfall import Predicted, ask_model
 from autotune.search.surrogate import SurrogateSampler
 from autotune.search.surrogate.health import Health
+from autotune.search.values import slice_drops
 from autotune.search.warm import Warm
 from autotune.store import Store
 from autotune.techniques.recover import searched
@@ -126,7 +127,7 @@ class Memory:
         attributes = self._known(trial, guessed) | ({} if complete else {"observed": observed})
         constraints = {
             key: trial.metrics[key].value - limit if self._runner.smaller[key] else limit - trial.metrics[key].value
-            for key, limit in self._config.constraints.items()
+            for key, limit in self._config.bounds.items()
             if key in trial.metrics
         }
         if asked is None:
@@ -177,11 +178,11 @@ class Memory:
         if damage:
             known["damage"] = damage
         shares = self._config.drop_shares
-        drops = {
-            (name := key.partition("/")[2]): value.value * shares.get(name, 1.0)
-            for key, value in trial.metrics.items()
-            if key.startswith("drop/") and key != "drop/worst" and not (guessed and value.low <= 0 < value.high)
-        }
+        drops: dict[str, float] = {}
+        for name, value in slice_drops(trial.metrics):
+            if not (guessed and value.low <= 0 < value.high):
+                drop = value.value * shares.get(name, 1.0)
+                drops[name] = max(drop, drops.get(name, drop))
         return known | ({"drop": drops} if drops else {})
 
     # -- health

@@ -32,6 +32,7 @@ class Offer(_Record):
     layers: int
     choices: tuple[str, ...]
     left_alone: tuple[LeftAlone, ...]
+    told: str = ""  # what else the technique says of itself on these targets
 
 
 def notes(config: StudyConfig, found: Sequence[Offer]) -> Iterator[str]:
@@ -50,6 +51,13 @@ def notes(config: StudyConfig, found: Sequence[Offer]) -> Iterator[str]:
             f"{' and '.join(structural)}: without training data structures are judged as they are cut, which few "
             "survive; give Workload.train and a table [recover]"
         )
+
+
+def told(found: Sequence[Offer]) -> Iterator[str]:
+    """What techniques say of themselves on these targets."""
+    for offer in found:
+        if offer.told:
+            yield f"{offer.technique}: {offer.told}"
 
 
 def offers(prepared: Prepared) -> tuple[Offer, ...]:
@@ -75,6 +83,7 @@ def _offer(prepared: Prepared, name: str) -> Offer:
         layers=len(touched),
         choices=tuple(dict.fromkeys(choice for variable in own for choice in variable.choices[1:])),
         left_alone=tuple(LeftAlone(reason=reason, names=tuple(names)) for reason, names in why.items()),
+        told=getattr(technique, "told", str)() if own else "",
     )
 
 

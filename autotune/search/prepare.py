@@ -26,6 +26,7 @@ from autotune.search.calibrating import Calibrating
 from autotune.search.progress import Progress, Watcher
 from autotune.search.space import Space, build_space, fixed_part
 from autotune.search.structure import Structure, survey
+from autotune.search.suiting import suit
 from autotune.techniques.protocol import Technique
 from autotune.techniques.recover import NAME as RECOVER
 from autotune.techniques.recover import Recover
@@ -245,6 +246,7 @@ def prepare(
     calibrating = Calibrating(workload, ingested, assembler, judge_device, folder, tuple(assemblers.values())[1:])
     if layers:
         calibrating.begin(fixed_part(techniques), watch)
+    suit(techniques, workload, ingested, devices, probed)
     left_alone = {name: tuple(technique.survey(assembler.original())) for name, technique in techniques.items()}
     capabilities = Offered(tuple(probed.values()), tuple(assemblers.values()))
     space = build_space(

@@ -32,6 +32,7 @@ from autotune.workload import Dataset, Sample
 
 Item = TypeVar("Item")
 
+_DROP = MetricKey("drop", WORST)
 USEFUL_DROPS = 5.0  # a drop beyond this many limits is never wanted
 
 
@@ -56,10 +57,12 @@ class Lost:
     of: int
 
 
-def useful_drop(config: StudyConfig) -> float:
-    """The largest `drop/worst` that is worth finding: the constraint, or five times what may ship."""
-    if "drop/worst" in config.constraints:
-        return config.constraints["drop/worst"]
+def useful_drop(config: StudyConfig, key: MetricKey = _DROP) -> float:
+    """The largest `drop/worst` (of one family: `key`) that is worth finding: the constraint, or five times what may
+    ship."""
+    for text in (str(key), str(_DROP)):
+        if text in config.constraints:
+            return config.constraints[text]
     return USEFUL_DROPS * config.drop_limit
 
 

@@ -11,7 +11,7 @@ from autotune.recipe import NONE, Recipe
 from autotune.search.space import Space, Variable
 
 _FLOAT = 4  # bytes
-_RESIZING = ("prune", "factorize")  # stages that change how many weights a layer has
+_RESIZING = ("torch", "prune", "factorize")  # stages that change how many weights a layer has
 
 Factors = Mapping[str, Mapping[str, Mapping[str, float]]]  # variable -> choice -> variable of formats -> factor
 

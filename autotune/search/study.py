@@ -34,6 +34,7 @@ from autotune.search.progress import Progress, Watcher, nobody
 from autotune.search.recovery import Recovery
 from autotune.search.runner import Side, TrialRunner
 from autotune.search.slicing import Slicing
+from autotune.search.suiting import keep_meanings
 from autotune.search.targets import GONE, Stopped, Targets
 from autotune.store import Store, open_store
 from autotune.trial import Trial, Value
@@ -207,6 +208,7 @@ class Study:
         metrics = resolve_metrics(self.workload.metric)
         slicing = self._slicing = Slicing(self.config, self.workload, self.store)
         prepared = prepare(self.config, slicing.made, ingested, self.targets, self.store.folder, self._stack, progress)
+        keep_meanings(self.store, prepared.assembler.techniques)
         limits = self.config.bounds
         smaller = {key: parse_key(key, metric=self.workload.metric_name).smaller_is_better for key in limits}
         told = functools.partial(self._tell, progress)

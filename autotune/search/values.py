@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from autotune.config import StudyConfig
@@ -24,6 +24,15 @@ def file_metrics(config: StudyConfig, path: Path) -> dict[str, Value]:
 def at_targets(metrics: Mapping[str, Value], targets: Sequence[str]) -> dict[str, Value]:
     """The metrics of a runtime family under the name of each of its targets."""
     return {f"{key}@{target}": value for target in targets for key, value in metrics.items()}
+
+
+def slice_drops(metrics: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
+    """(slice, its drop), once for every runtime family that judged it."""
+    for text, value in metrics.items():
+        name, slash, rest = text.partition("/")
+        named = rest.partition("@")[0]
+        if name == "drop" and slash and named != WORST:
+            yield named, value
 
 
 def worst_anywhere(metrics: Mapping[str, Value], targets: Sequence[str]) -> dict[str, Value]:

@@ -129,7 +129,8 @@ class Technique(Protocol):
     Optional methods, called before `survey` where they are there: `cut_module(module)` (a
     `autotune.techniques.prune.route.ModuleRoute`, where the model is a torch module) and `suit(liked)` (what the
     targets like, `autotune.techniques.multiples.Liked`). Others: `leads`, where one choice holds for several layers:
-    layer -> the layer under whose name it is decided; `meaning`: option -> value, of those that say what a choice is.
+    layer -> the layer under whose name it is decided; `meaning`: option -> value, of those that say what a choice is;
+    `told`: a sentence for `autotune check`.
     """
 
     name: str

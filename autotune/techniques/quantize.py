@@ -1,22 +1,25 @@
 """Technique `quantize`: the numeric format of each layer.
 
-Choices, and what they mean in the artifact:
+Choices, and what they mean. A recipe is the same for every target; how a choice is carried out differs by dialect:
 
-| choice | weights in the file | what runs |
-|---|---|---|
-| float16 | float16 | float32 kernel, weights expanded when the model is loaded |
-| int8-static | int8 per channel | integer kernel, activation ranges from calibration |
-| int8-dynamic | int8 per channel | integer kernel, activation range found at run time |
-| w8-b128, w8-b32 | 8 bit in blocks | kernel that reads packed weights |
-| w4-b128, w4-b32 | 4 bit in blocks | kernel that reads packed weights |
-| w2-b128, w2-b32 | 2 bit in blocks | kernel that reads packed weights |
-| w8-load | int8 per channel | float32 kernel, weights expanded when the model is loaded |
-| w4-b32-load, w2-b32-load | 4 or 2 bit in blocks | float32 kernel, weights expanded when the model is loaded |
-| nf4-b64-load | 4 bit NormalFloat in blocks of 64 | float32 kernel, weights expanded when the model is loaded |
-| int8-dynamic-o1% | int8 per channel, 1 % of the inputs float32 | integer kernel, and a small float32 product |
+| choice | weights in the file | dialect `ort-cpu` | dialect `tensorrt` |
+|---|---|---|---|
+| float16 | float16 | float32 kernel, weights expanded when the model is loaded | computed in float16 |
+| bfloat16 | bfloat16 | - | computed in bfloat16 |
+| int8-static | int8 per channel | integer kernel, activation ranges from calibration | likewise, symmetric |
+| int8-dynamic | int8 per channel | integer kernel, activation range found at run time | - |
+| fp8-static | E4M3 per channel | - | fp8 kernel, activation ranges from calibration |
+| nvfp4 | E2M1 in blocks of 16 | - | fp4 kernel, activation ranges of blocks found at run time |
+| w8-b128, w8-b32 | 8 bit in blocks | kernel that reads packed weights | - |
+| w4-b128, w4-b32 | 4 bit in blocks | kernel that reads packed weights | likewise, computed in float16 |
+| w2-b128, w2-b32 | 2 bit in blocks | kernel that reads packed weights | - |
+| w8-load | int8 per channel | float32 kernel, weights expanded when the model is loaded | float16, expanded by the kernel |
+| w4-b32-load, w2-b32-load | 4 or 2 bit in blocks | as w8-load | - |
+| nf4-b64-load | 4 bit NormalFloat in blocks of 64 | as w8-load | - |
+| int8-dynamic-o1% | int8 per channel, 1 % of the inputs float32 | integer kernel and a small float32 product | - |
 
-A `-load` choice buys size and nothing else; a packed one buys size and, for few rows per call, time. The last two are
-offered only where `choices` asks for them by name.
+On the CPU a `-load` choice buys size and nothing else; a packed one buys size and, for few rows per call, time. The
+last two are offered only where `choices` asks for them by name. Dialect `ort-cuda` is in `docs/gpu.md`.
 
 How weights are rounded is an option of the study, not a choice: `rounding = "gptq"` changes neither size nor time. It
 needs calibration data, as does `bias_correction`; layers that have no moments (tables, ConvTranspose) are rounded to
@@ -42,8 +45,11 @@ from autotune.techniques.rounding import METHODS, Method, Rounding
 
 CHOICES = (
     "float16",
+    "bfloat16",
     "int8-static",
+    "fp8-static",
     "int8-dynamic",
+    "nvfp4",
     "w8-b128",
     "w8-b32",
     "w4-b128",
@@ -56,13 +62,17 @@ CHOICES = (
 )
 ON_REQUEST = ("nf4-b64-load", "int8-dynamic-o1%")  # offered to those who ask by name
 ALL_CHOICES = (*CHOICES, *ON_REQUEST)
+CALIBRATED = ("int8-static", "fp8-static", "nvfp4")  # cannot be written without the ranges of activations
 NEED_MOMENTS = ("int8-dynamic-o1%",)  # cannot be written without knowing what the layer reads
 
 # What anybody would try first, best first: a small budget has room for a few only.
 _UNIFORM_ORDER = (
     "int8-static",
+    "fp8-static",
     "w8-load",
     "float16",
+    "bfloat16",
+    "nvfp4",
     "int8-dynamic",
     "int8-dynamic-o1%",
     "w4-b32-load",
@@ -79,7 +89,10 @@ _UNIFORM_ORDER = (
 # Tried in this order where a uniform recipe asks for something a layer cannot do: the next thing of the same intent.
 FALLBACKS: dict[str, tuple[str, ...]] = {
     "float16": (),
+    "bfloat16": ("float16",),
     "int8-static": ("w8-b32", "w8-load"),
+    "fp8-static": ("int8-static", "w8-load", "float16"),
+    "nvfp4": ("fp8-static", "w4-b32", "w8-load", "float16"),
     "int8-dynamic": ("w8-b32", "w8-load"),
     "w8-b128": ("w8-b32", "w8-load"),
     "w8-b32": ("w8-load",),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 from onnx import numpy_helper
 
 from autotune.errors import TrialFailure
@@ -24,8 +26,8 @@ class Recover:
     of them or both.
 
     A study trains finalists after its search (`[recover]`), so the technique offers no choices. It comes after all
-    changes of structure and before the numeric formats. What layers read is forgotten: training moved it, and taught
-    the weights to be rounded to nearest, which is how weights without moments are rounded, whatever `rounding` says.
+    changes of structure and before the numeric formats. What layers read is still that of the original, as it was in
+    training; but the mean of it is forgotten, because training has found the biases and rounding must not shift them.
     """
 
     name = NAME
@@ -53,7 +55,9 @@ class Recover:
                 self._put(plan, decisions[when])
         if WEIGHTS in decisions:
             for layer in plan.layers:
-                plan.set_moments(layer, None)
+                known = plan.moments(layer)
+                if known is not None:
+                    plan.set_moments(layer, replace(known, mean=np.zeros_like(known.mean)))
 
     def _put(self, plan: Plan, name: str) -> None:
         for tensor, array in plan.checkpoint(name).items():

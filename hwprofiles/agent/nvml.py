@@ -188,9 +188,13 @@ def open_card(index: int = 0, uuid: str = "") -> Card:
 def pick(nvml: Any, index: int = 0, uuid: str = "") -> Card:
     """`open_card` with the library given and started."""
     try:
-        wanted: int | str = uuid or _visible(index)
+        wanted = _visible(index)
+        for name in [name for name in (uuid, wanted) if name and isinstance(name, str)]:
+            handle = _by_uuid(nvml, name)
+            if handle is not None:  # CUDA tells a MIG instance's UUID in another form than NVML
+                return Card(nvml, handle)
         if isinstance(wanted, str):
-            return Card(nvml, _by_uuid(nvml, wanted))
+            raise NvmlProblem(f"the driver shows no card {wanted}; nvidia-smi -L lists them")
         count = nvml.nvmlDeviceGetCount()
         if not count:
             raise NvmlProblem(
@@ -203,10 +207,10 @@ def pick(nvml: Any, index: int = 0, uuid: str = "") -> Card:
         raise NvmlProblem(_why(error)) from error
 
 
-def identity(index: int = 0) -> dict[str, Any]:
+def identity(index: int = 0, uuid: str = "") -> dict[str, Any]:
     """`Card.identity`, from `nvidia-smi` where the package `nvidia-ml-py` is not there. Raises `NvmlProblem`."""
     try:
-        return open_card(index).identity()
+        return open_card(index, uuid).identity()
     except NvmlProblem:
         told = from_program(index)
         if told is None:
@@ -327,7 +331,7 @@ def _visible(index: int) -> int | str:
 
 
 def _by_uuid(nvml: Any, uuid: str) -> Any:
-    """The handle of "GPU-..." or "MIG-..."; CUDA takes the beginning of one too."""
+    """The handle of "GPU-..." or "MIG-...", or None; CUDA takes the beginning of one too."""
     try:
         return nvml.nvmlDeviceGetHandleByUUID(uuid)
     except nvml.NVMLError:
@@ -335,7 +339,7 @@ def _by_uuid(nvml: Any, uuid: str) -> Any:
             handle = nvml.nvmlDeviceGetHandleByIndex(number)
             if _text(nvml.nvmlDeviceGetUUID(handle)).startswith(uuid):
                 return handle
-    raise NvmlProblem(f"the driver shows no card {uuid}; nvidia-smi -L lists them")
+    return None
 
 
 def _why(error: Any) -> str:

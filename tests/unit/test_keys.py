@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import UsageError
-from autotune.keys import MetricKey, format_amount, parse_amount, parse_key
+from autotune.keys import WORST_ANYWHERE, MetricKey, format_amount, names_target, parse_amount, parse_key
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,6 @@ def test_keys_parse_and_print_back(text: str, key: MetricKey) -> None:
         ("drop@-oProxy", "malformed"),
         ("latency_p50", "needs a target"),
         ("size_bytes/blur", "has no slices"),
-        ("size_bytes@rpi5", "is the same on every target; drop '@rpi5'"),
         ("acuracy/worst", "did you mean 'accuracy'"),
         ("latency_p5O@pi", "latency_p50"),
     ],
@@ -122,3 +121,17 @@ def test_direction() -> None:
     assert parse_key("drop/worst").smaller_is_better
     assert parse_key("size_bytes").smaller_is_better
     assert not parse_key("accuracy/worst").smaller_is_better
+
+
+def test_a_size_may_name_the_target_whose_dialect_it_is_of() -> None:
+    assert parse_key("size_bytes@h200") == MetricKey("size_bytes", target="h200")
+    assert str(parse_key("drop/worst@worst")) == WORST_ANYWHERE
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("drop/worst", True), ("drop/worst@pi", True), (WORST_ANYWHERE, True), ("drop/worst@h200", False),
+     ("accuracy@worst", False)],
+)  # fmt: skip
+def test_a_key_names_a_target_of_the_study_or_the_worst_of_all(text: str, named: bool) -> None:
+    assert names_target(parse_key(text), ["pi"]) is named

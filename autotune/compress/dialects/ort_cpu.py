@@ -28,6 +28,7 @@ _FLOAT_KERNELS = {
     "ConvTranspose": frozenset({"ConvTranspose"}),
     "Gather": frozenset({"Gather"}),
 }
+_NO_KERNEL = frozenset({"bfloat16", "fp8-static", "nvfp4"})  # this provider computes in none of them
 _INTEGER_KERNELS = {"MatMul": "MatMulIntegerToFloat", "Gemm": "MatMulIntegerToFloat", "Conv": "QLinearConv"}
 _PACKED_KERNELS = {"MatMul": "MatMulNBits", "Gemm": "MatMulNBits", "Gather": "GatherBlockQuantized"}
 
@@ -39,6 +40,8 @@ class OrtCpu:
 
     def offers(self, layer: Layer, choice: str, node: onnx.NodeProto) -> bool:
         """Whether `choice` can be written for this layer at all."""
+        if choice in _NO_KERNEL:
+            return False
         if choice == "float16":
             return True
         if choice.endswith("-load"):

@@ -14,7 +14,11 @@ from autotune.techniques.rounding import NEAREST, Rounding
 
 
 class Dialect(Protocol):
-    """Writes numeric formats into a graph for one runtime family, and knows which kernels must run then."""
+    """Writes numeric formats into a graph for one runtime family, and knows which kernels must run then.
+
+    A dialect for cards may also have `runs(compute_capability: str, choice: str) -> bool`: whether cards of that
+    compute capability ("8.9") have the format at all. What they have not is not even probed.
+    """
 
     name: str
 
@@ -34,5 +38,9 @@ class Dialect(Protocol):
         ...
 
     def kernels(self, op: str, choice: str) -> frozenset[str]:
-        """Names of the kernels that may run for a layer of type `op` under `choice` ("none" included)."""
+        """Names of the kernels that may run for a layer of type `op` under `choice` ("none" included).
+
+        Where kernels have no stable names but tell their precision after a colon, "*:int8" means: at least one kernel
+        of the layer reads int8; "*" means any kernel.
+        """
         ...

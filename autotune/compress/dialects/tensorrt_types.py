@@ -17,7 +17,7 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from autotune.compress.plan import Plan, in_order, make_node, reads, rewired
 from autotune.compress.shapes import infer_types
@@ -55,7 +55,8 @@ class Typed:
     emit: Mapping[str, Emit]  # node -> what writes it
     safe: Mapping[Real, frozenset[str]]  # 16-bit type -> operators that may follow into it
     home: dict[str, Real] = field(default_factory=dict)  # tensor that was float32 -> the type it is computed in
-    replaced: dict[tuple[str, str], str] = field(default_factory=dict)  # (node, tensor) -> read this in its place
+    # (node, tensor) -> what gives the name to be read in its place, where the node is computed in float16
+    replaced: dict[tuple[str, str], Callable[[Typed], str]] = field(default_factory=dict)
     _unknown: set[str] = field(default_factory=set)
     _wide: set[str] = field(default_factory=set)  # float32 tensors that may hold what float16 cannot
     _floats: set[str] = field(default_factory=set)
@@ -87,7 +88,7 @@ class Typed:
         target = named(tensor, kind)
         if tensor in self.plan.tensors:
             if kind != "float32" and target not in self.plan.tensors:
-                self.plan.tensors[target] = converted(self.plan.tensors[tensor], kind, target)
+                self.plan.tensors.put(target, narrowed(self.plan.tensors.array(tensor), kind))
             return target
         source = self.home[tensor]
         if source != kind and target not in self.plan.made:
@@ -122,8 +123,12 @@ class Typed:
         kind = self._follows(node)
         if kind == "float32" and self._spreads(node):
             self._wide.update(node.output)
-        ready = {i: self.replaced[node.name, t] for i, t in enumerate(node.input) if (node.name, t) in self.replaced}
-        self.write(node, kind, ready if kind != "float32" else {})
+        ready = {
+            i: self.replaced[node.name, tensor](self)
+            for i, tensor in enumerate(node.input)
+            if kind == "float16" and (node.name, tensor) in self.replaced
+        }
+        self.write(node, kind, ready)
 
     def _follows(self, node: onnx.NodeProto) -> Real:
         """The type that a node between layers is computed in."""
@@ -140,21 +145,22 @@ class Typed:
 
     def _lost(self, name: str) -> bool:
         """Whether `name` is a constant that float16 cannot hold: too large, or a single number that becomes 0."""
-        tensor = self.plan.tensors.get(name)
-        if tensor is None or tensor.data_type != TensorProto.FLOAT:
+        if name not in self.plan.tensors or name not in self._floats:
             return False
-        values = np.abs(numpy_helper.to_array(tensor))
-        if bool((np.isfinite(values) & (values > _HALF_MAX)).any()):
-            return True
-        return values.size == 1 and 0 < float(values.reshape(())) <= _HALF_TINY
+        values = np.abs(self.plan.tensors.array(name))
+        return self._large(name) or (values.size == 1 and 0 < float(values.reshape(())) <= _HALF_TINY)
 
     def _spreads(self, node: onnx.NodeProto) -> bool:
         """Whether a float32 node may hand on numbers that float16 cannot hold, as the masks of attention do."""
-        large = any(self._lost(name) and self._large(name) for name in node.input)
+        large = any(self._large(name) for name in node.input)
         return node.op_type in SAFE and (large or bool(self._wide & set(node.input)))
 
     def _large(self, name: str) -> bool:
-        return bool((np.abs(numpy_helper.to_array(self.plan.tensors[name])) > _HALF_MAX).any())
+        """Whether `name` is a constant with a finite number beyond float16."""
+        if name not in self.plan.tensors or name not in self._floats:
+            return False
+        values = np.abs(self.plan.tensors.array(name))
+        return bool((np.isfinite(values) & (values > _HALF_MAX)).any())
 
 
 def named(tensor: str, kind: Real) -> str:
@@ -162,13 +168,9 @@ def named(tensor: str, kind: Real) -> str:
     return tensor if kind == "float32" else f"{tensor}:{kind}"
 
 
-def converted(tensor: TensorProto, kind: Real, name: str) -> TensorProto:
-    """A float32 constant in another type. What float16 cannot hold becomes its largest number; infinity stays."""
-    return numpy_helper.from_array(narrowed(numpy_helper.to_array(tensor), kind), name)
-
-
 def narrowed(values: np.ndarray, kind: Real) -> np.ndarray:
-    """float32 values in another type, rounded to nearest even."""
+    """float32 values in another type, rounded to nearest even. What float16 cannot hold becomes its largest number;
+    infinity stays."""
     if kind == "float32":
         return values
     if kind == "bfloat16":

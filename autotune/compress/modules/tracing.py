@@ -92,8 +92,8 @@ class Tracing:
 
 
 def parts_of(module: torch.nn.Module) -> dict[str, Any]:
-    """The module's parts by the names that layers have."""
-    return {clean(name): part for name, part in module.named_modules() if name}
+    """The module's parts by the names that layers have; itself is ""."""
+    return {clean(name) if name else "": part for name, part in module.named_modules()}
 
 
 def load_library() -> Any:

@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
 from autotune.compress import checkpoints
-from autotune.config import RecoverTable
+from autotune.compress.plan import Source
 from autotune.recipe import Recipe
-from autotune.recover.batching import Batches, joinable
-from autotune.recover.settings import Progress, Settings
-from autotune.recover.training import recover
-from autotune.search.prepare import CHECKPOINTS, Prepared
-from autotune.search.recovery import data, record
+from autotune.recover.settings import Checkpoint, Progress, Settings
+from autotune.search.prepare import CHECKPOINTS
+from autotune.search.recovery import record
 from autotune.search.recovery.failure import ABOUT_THE_STUDY, broken
+from autotune.search.recovery.gradual import Gradual, with_tensors
 from autotune.search.recovery.record import Kept, Record
+from autotune.search.recovery.training import Training
 from autotune.store import Store
 from autotune.techniques.recover import NAME
 from autotune.trial import Trial
-from autotune.workload import Dataset
 
 _LEAST = 1.0  # seconds of training that are worth going on for
 
 Watch = Callable[[Progress, Record], None]  # a step that was taken, and what is kept by then
+Tensors = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Trains trials of one study on the `train` data of its workload. `digest` names those data."""
+    """Trains trials of one study. `digest` names the training data."""
 
-    table: RecoverTable
-    prepared: Prepared
+    training: Training
     store: Store
-    train: Dataset
     digest: str
 
     def run(self, trial: Trial, weights: Mapping[str, float], watch: Watch) -> Record:
@@ -47,7 +45,7 @@ class Attempt:
         A training that breaks down is one that failed, with the cause and the checkpoints that were made before.
         Raises what `watch` raises, such as `Stopped`, and leaves the rest for the next run.
         """
-        recipe, settings = Recipe(trial.recipe), self._settings()
+        recipe, settings = Recipe(trial.recipe), self.training.settings()
         named = self._named(settings, weights)
         found = record.read(self.store, recipe)
         if found is None or found.settings != named:
@@ -55,9 +53,10 @@ class Attempt:
         if found.state != "training":
             return found
         left = 60 * settings.minutes - found.seconds
+        obstacle = ""
         if found.step < settings.steps and left >= _LEAST:
             try:
-                found = self._train(recipe, found, settings, weights, watch)
+                found, obstacle = self._train(recipe, found, settings, weights, watch)
             except ABOUT_THE_STUDY:
                 raise
             except Exception as error:  # noqa: BLE001 as for a trial: what breaks one training does not end the study
@@ -68,72 +67,102 @@ class Attempt:
                 found = found.model_copy(update={"state": "failed", "why": failure.message, "failure": failure})
                 record.write(self.store, recipe, found)
                 return found
-        found = found.model_copy(update={"state": "done", "why": _ended(found)})
+        found = found.model_copy(update={"state": "done", "why": _ended(found) + obstacle})
         record.write(self.store, recipe, found)
         return found
 
     def _train(
         self, recipe: Recipe, found: Record, settings: Settings, weights: Mapping[str, float], watch: Watch
-    ) -> Record:
-        assembler = self.prepared.assembler
-        source = assembler.structured(assembler.structure(recipe))
-        student = onnx.load_from_string(assembler.assemble(assembler.structure(recipe)))
-        teacher = onnx.load_from_string(assembler.assemble(Recipe()))
+    ) -> tuple[Record, str]:
+        """The record of the training, and why its cuts were made at once, if they should not have been."""
+        begin: Tensors = {}
+        obstacle = ""
+        if self.training.table.cuts > 1 and not found.checkpoints:
+            gradual = Gradual(self.training, recipe)
+            obstacle = gradual.obstacle()
+            if not obstacle:
+                found, begin = self._cut(gradual, recipe, found, settings, weights, watch)
+        student = self.training.student(recipe)
+        student.put(begin)
         if found.checkpoints:  # an earlier run was interrupted: its best so far is where this one begins
-            _put(student, checkpoints.load(assembler.checkpoints, found.checkpoints[-1].name))
-        decisions = {
-            part: choice for name, choice in recipe["quantize"].items() for part in source.parts.get(name, (name,))
-        }
-        fit, held = data.split(self.train)
-        together = joinable(student)
-        steps, spent = found.step, found.seconds
+            begin = checkpoints.load(self._folder, found.checkpoints[-1].name)
+            student.put(begin)
+        state, (steps, spent) = found, (found.step, found.seconds)
+
+        def watched(progress: Progress) -> None:
+            nonlocal state
+            state = _after(state, progress, steps, spent)
+            watch(progress, state)
+
+        for checkpoint in self.training.run(student, _rest(settings, found), weights=weights, watch=watched):
+            if checkpoint.step == 0:  # as it was given
+                state = state if state.start is not None else state.model_copy(update={"start": _known(checkpoint)})
+            else:
+                kept = self._saved(checkpoint, {**begin, **checkpoint.tensors}, steps, spent)
+                state = self._keep(recipe, state, kept)
+        return state, f" (cut at once: {obstacle})" if obstacle else ""
+
+    def _cut(
+        self,
+        gradual: Gradual,
+        recipe: Recipe,
+        found: Record,
+        settings: Settings,
+        weights: Mapping[str, float],
+        watch: Watch,
+    ) -> tuple[Record, Tensors]:
+        """Make the recipe's cuts one by one, each but the last one followed by a training; the budget is shared out
+        evenly. Returns the constants that the recipe's structure then begins with."""
+        count = self.training.table.cuts
+        share = replace(settings, steps=max(1, settings.steps // count), minutes=settings.minutes / count)
+        source: Source | None = None
+        for done in range(1, count):
+            source = gradual.next(source, done, count)
+            if done > len(found.cuts):
+                found = self._after_cut(source, recipe, found, share, weights, watch)
+            source = with_tensors(source, checkpoints.load(self._folder, found.cuts[done - 1].name))
+        return found, gradual.differences(gradual.next(source, count, count))
+
+    def _after_cut(
+        self,
+        source: Source,
+        recipe: Recipe,
+        found: Record,
+        share: Settings,
+        weights: Mapping[str, float],
+        watch: Watch,
+    ) -> Record:
+        """Train a structure between two cuts. What it took is spent, whenever its best weights were found."""
         state = found
 
         def watched(progress: Progress) -> None:
             nonlocal state
-            state = state.model_copy(update={"step": steps + progress.step, "seconds": spent + progress.seconds})
+            state = _after(found, progress, found.step, found.seconds)
             watch(progress, state)
 
-        rest = Settings(
-            **{
-                **asdict(settings),
-                "steps": settings.steps - steps,
-                "minutes": settings.minutes - spent / 60,
-                "seed": steps,  # other batches than those that were seen
-            }
+        run = self.training.run(
+            self.training.student_of(source), replace(share, seed=found.step), weights=weights, watch=watched
         )
-        run = recover(
-            student,
-            teacher,
-            source.layers.values(),
-            decisions,
-            assembler.ranges_for(recipe),
-            Batches(fit, settings.batch, seed=steps, weights=weights, joinable=together),
-            Batches(held, settings.batch, shuffle=False, joinable=together),
-            rest,
-            watch=watched,
-            hard_loss=self.prepared.workload.loss,
-        )
-        for checkpoint in run:
-            if checkpoint.step == 0:  # as it was given
-                state = state if steps else state.model_copy(update={"start": _known(checkpoint.validation)})
-                continue
-            name = checkpoints.save(self.store.folder / CHECKPOINTS, checkpoint.tensors)
-            kept = Kept(
-                name=name,
-                step=steps + checkpoint.step,
-                seconds=spent + checkpoint.seconds,
-                validation=checkpoint.validation,
-            )
-            state = self._keep(recipe, state, kept)
+        (best,) = deque(run, maxlen=1)  # the first one is the student as it was given
+        cut = self._saved(best, best.tensors, found.step, found.seconds)
+        state = state.model_copy(update={"cuts": (*state.cuts, cut)})
+        record.write(self.store, recipe, state)
         return state
+
+    def _saved(self, checkpoint: Checkpoint, tensors: Tensors, steps: int, spent: float) -> Kept:
+        return Kept(
+            name=checkpoints.save(self._folder, tensors),
+            step=steps + checkpoint.step,
+            seconds=spent + checkpoint.seconds,
+            validation=checkpoint.validation,
+        )
 
     def _keep(self, recipe: Recipe, state: Record, kept: Kept) -> Record:
         """Add a checkpoint; those between that will be no trial are deleted."""
         everything = (*state.checkpoints, kept)
         state = state.model_copy(
             update={
-                "checkpoints": record.thinned(everything, self.table.checkpoints),
+                "checkpoints": record.thinned(everything, self.training.table.checkpoints),
                 "step": max(state.step, kept.step),
                 "seconds": max(state.seconds, kept.seconds),
             }
@@ -143,37 +172,28 @@ class Attempt:
         if unwanted:
             in_use = {name for t in self.store.trials(details=False) for name in t.recipe.get(NAME, {}).values()}
             for name in unwanted - in_use:
-                checkpoints.path_of(self.store.folder / CHECKPOINTS, name).unlink(missing_ok=True)
+                checkpoints.path_of(self._folder, name).unlink(missing_ok=True)
         return state
 
-    def _settings(self) -> Settings:
-        table, hard = self.table, self.table.hard
-        if hard is None:
-            hard = 1.0 if self.prepared.workload.loss is not None else 0.0
-        return Settings(
-            steps=table.steps,
-            minutes=table.minutes,
-            learning_rate=table.learning_rate,
-            batch=table.batch,
-            temperature=table.temperature,
-            soft=table.soft,
-            hard=hard,
-            features=table.features,
-            lora_rank=table.lora_rank,
-            patience=table.patience,
-            sample_weights=table.weigh_slices,
-        )
+    @property
+    def _folder(self) -> Path:
+        return self.store.folder / CHECKPOINTS
 
     def _named(self, settings: Settings, weights: Mapping[str, float]) -> str:
         """A digest of all that the result depends on, besides the recipe."""
-        parts = (asdict(settings), self.table.checkpoints, self.digest, sorted(weights.items()))
+        table = self.training.table
+        parts = (asdict(settings), table.checkpoints, table.cuts, self.digest, sorted(weights.items()))
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _put(model: onnx.ModelProto, tensors: Mapping[str, np.ndarray]) -> None:
-    for tensor in model.graph.initializer:
-        if tensor.name in tensors:
-            tensor.CopyFrom(numpy_helper.from_array(tensors[tensor.name], tensor.name))
+def _rest(settings: Settings, found: Record) -> Settings:
+    """What is left of the budget, with other batches than those that were seen."""
+    steps, minutes = settings.steps - found.step, settings.minutes - found.seconds / 60
+    return replace(settings, steps=steps, minutes=minutes, seed=found.step)
+
+
+def _after(state: Record, progress: Progress, steps: int, spent: float) -> Record:
+    return state.model_copy(update={"step": steps + progress.step, "seconds": spent + progress.seconds})
 
 
 def _ended(found: Record) -> str:
@@ -184,5 +204,5 @@ def _ended(found: Record) -> str:
     return f"validation loss{before} to {last.validation:.3g} at step {last.step} of {found.step}"
 
 
-def _known(loss: float) -> float | None:
-    return loss if math.isfinite(loss) else None
+def _known(checkpoint: Checkpoint) -> float | None:
+    return checkpoint.validation if math.isfinite(checkpoint.validation) else None

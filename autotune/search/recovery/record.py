@@ -30,7 +30,8 @@ class Record(BaseModel):
     """The training of one trial. `settings` names everything that the result depends on: another value begins anew.
 
     `start` is the validation loss before the first step. `checkpoints` improved one after the other; the last is the
-    best. `why` says in words how it ended, `failure` what broke it.
+    best. `cuts` are the weights after each of several cuts, before the structure was the recipe's. `why` says in words
+    how it ended, `failure` what broke it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,7 @@ class Record(BaseModel):
     step: int = 0
     seconds: float = 0.0
     start: float | None = None
+    cuts: tuple[Kept, ...] = ()
     checkpoints: tuple[Kept, ...] = ()
     why: str = ""
     failure: Failure | None = None

@@ -57,8 +57,10 @@ class Recovery:
             watch(Progress(NAME, "no recipe promises to gain by training"))
             return []
         from autotune.search.recovery.attempt import Attempt
+        from autotune.search.recovery.training import Training
 
-        attempt = Attempt(table, self.prepared, self.store, train, train.digest())
+        training = Training(table, self.prepared.assembler, self.prepared.workload, train)
+        attempt = Attempt(training, self.store, train.digest())
         made: list[int] = []
         for place, trial in enumerate(chosen):
             made += self._recover(trial, attempt, train, len(chosen) - place - 1, watch)
@@ -66,7 +68,7 @@ class Recovery:
 
     def _recover(self, trial: Trial, attempt: Attempt, train: Dataset, later: int, watch: Watcher) -> list[int]:
         """Train one and run its checkpoints, the best one first; `later` is how many are to be trained after it."""
-        table, recipe = attempt.table, Recipe(trial.recipe)
+        table, recipe = attempt.training.table, Recipe(trial.recipe)
 
         def watched(step: Step, record: Record) -> None:
             if self.stop.is_set():

@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import onnx
-
 from autotune.compress import checkpoints
 from autotune.config import RecoverTable, StudyConfig
 from autotune.recipe import Recipe
 from autotune.search.prepare import CHECKPOINTS, Prepared
-from autotune.search.recovery import data
 from autotune.search.recovery.failure import ABOUT_THE_STUDY, broken
 from autotune.store import Store
 from autotune.techniques.protocol import STRUCTURAL
@@ -67,7 +64,7 @@ class Starting:
         table, train = self.config.recover, self.prepared.workload.train
         if table is None or train is None or not self._changes(recipe) or self.store.meta(key) is not None:
             return self.known(recipe)
-        watch(f"a new structure, trained for {table.start:g} s")
+        watch(f"a new structure, trained {_for(table)}")
         best, why = None, ""
         try:
             for checkpoint in self._training(structure, table, train):
@@ -79,7 +76,7 @@ class Starting:
             kept = "as it is" if best is None else f"with the weights of step {best.step}"
             say(f"{why}; it is tried {kept}")
         if best is None and not why:
-            why = f"training of a new structure gained nothing in {table.start:g} s"
+            why = f"training of a new structure gained nothing {_within(table)}"
             say(f"{why}; it is tried as it is")
         name = checkpoints.save(self.store.folder / CHECKPOINTS, best.tensors) if best is not None else ""
         self.store.set_meta(key, {"weights": name, "why": why})
@@ -97,40 +94,24 @@ class Starting:
 
     def _training(self, structure: Recipe, table: RecoverTable, train: Dataset) -> Iterator[Checkpoint]:
         """What `recover` yields for a structure in float32."""
-        from autotune.recover.batching import Batches, joinable
-        from autotune.recover.settings import Settings
-        from autotune.recover.training import recover
+        from autotune.search.recovery.training import Training
 
-        assembler = self.prepared.assembler
-        source = assembler.structured(structure)
-        student = onnx.load_from_string(assembler.assemble(structure))
-        teacher = onnx.load_from_string(assembler.assemble(Recipe()))
-        fit, held = data.split(train)
-        together = joinable(student)
-        hard = table.hard if table.hard is not None else float(self.prepared.workload.loss is not None)
-        settings = Settings(
-            steps=_STEPS,
+        training = Training(table, self.prepared.assembler, self.prepared.workload, train)
+        settings = training.settings(
+            steps=table.start_steps or _STEPS,
             minutes=table.start / 60,
-            learning_rate=table.learning_rate,
-            batch=table.batch,
-            temperature=table.temperature,
-            soft=table.soft,
-            hard=hard,
-            evaluate_every=max(_LEAST_STEPS, len(fit) // table.batch // _LOOKS),
-            patience=table.patience,
-            features=table.features,
+            lora_rank=0,  # all of a new structure is hurt
+            evaluate_every=max(_LEAST_STEPS, training.samples() // table.batch // _LOOKS),
         )
-        yield from recover(
-            student,
-            teacher,
-            source.layers.values(),
-            {},
-            {},
-            Batches(fit, settings.batch, seed=0, joinable=together),
-            Batches(held, settings.batch, shuffle=False, joinable=together),
-            settings,
-            hard_loss=self.prepared.workload.loss,
-        )
+        yield from training.run(training.student(structure), settings)
+
+
+def _for(table: RecoverTable) -> str:
+    return f"for {table.start:g} s" if table.start_steps is None else f"for at most {table.start_steps} steps"
+
+
+def _within(table: RecoverTable) -> str:
+    return f"in {table.start:g} s" if table.start_steps is None else f"in {table.start_steps} steps"
 
 
 def _with(recipe: Recipe, weights: str) -> Recipe:

@@ -19,12 +19,14 @@ counts and what goes are found in the same way as by `route = "graph"`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import lcm
 from typing import Literal
 
 import numpy as np
 
 from autotune.errors import UsageError, did_you_mean
 from autotune.layers import Layer, Skipped
+from autotune.techniques.multiples import DEFAULT, Liked, Multiple
 from autotune.techniques.protocol import Calibration, Capabilities, Plan, Stage
 from autotune.techniques.prune.blocks import Block, blocks_of, remove
 from autotune.techniques.prune.cutting import cut, failure
@@ -48,13 +50,13 @@ class Prune:
     def __init__(
         self,
         shares: Sequence[float] = (0.25, 0.5, 0.75),
-        round_to: int = 8,
+        round_to: int | Literal["auto"] = "auto",
         kinds: Sequence[str] = KINDS,
         route: Route = "graph",
     ) -> None:
         """`shares` of a unit that may go, each above 0 and below 1. What stays is rounded up to a multiple of
-        `round_to`, as kernels like it. `kinds` restricts what is cut. `route`: see the module. Raises `UsageError` for
-        anything else."""
+        `round_to`, as kernels like it; "auto": as the targets of the study like it (`suit`), 8 where nobody says.
+        `kinds` restricts what is cut. `route`: see the module. Raises `UsageError` for anything else."""
         if route not in ROUTES:
             raise UsageError(f"technique prune has no route {route!r}; " + did_you_mean(str(route), ROUTES))
         for share in shares:
@@ -62,13 +64,15 @@ class Prune:
                 raise UsageError(f"technique prune: share {share!r} must lie between 0.01 and 0.99")
         if not shares or len({label(share) for share in shares}) < len(shares):
             raise UsageError(f"technique prune: shares {list(shares)} must be different whole percents, at least one")
-        if not isinstance(round_to, int) or round_to < 1:
-            raise UsageError(f"technique prune: round_to is {round_to!r}, and must be a whole number from 1 on")
+        if round_to != "auto" and (not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1):
+            raise UsageError(f"technique prune: round_to is {round_to!r}; give a whole number from 1 on, or 'auto'")
         for kind in kinds:
             if kind not in KINDS:
                 raise UsageError(f"technique prune has no kind {kind!r}; " + did_you_mean(kind, KINDS))
         self._shares = {label(share): share for share in sorted(shares)}
-        self._round_to = round_to
+        self._auto = round_to == "auto"
+        self._multiple = Multiple(DEFAULT if isinstance(round_to, str) else round_to, shrinks=self._auto)
+        self._why = ""
         self._kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind in kinds)
         self._units: tuple[Unit, ...] = ()
         self.route = route
@@ -78,6 +82,22 @@ class Prune:
     def cut_module(self, module: ModuleRoute) -> None:
         """Which module it is that `route = "torch-pruning"` cuts."""
         self._module = module
+
+    def suit(self, likings: Mapping[str, Liked]) -> None:
+        """What each target likes widths to be multiples of; taken where `round_to` is "auto"."""
+        if self._auto and likings:
+            self._multiple = Multiple(lcm(*(each.multiple for each in likings.values())), shrinks=True)
+            self._why = "; ".join(f"{target} has {each.why}" for target, each in likings.items())
+
+    def told(self) -> str:
+        """What widths are rounded to and why, in words; "" where the study file says it."""
+        number = self._multiple.number
+        narrow = f", narrow ones to half of that and less, down to {DEFAULT}" if number > DEFAULT else ""
+        return f"widths are rounded up to multiples of {number}{narrow} ({self._why})" if self._why else ""
+
+    def meaning(self) -> dict[str, str]:
+        """What else, beside its name, says what a choice does to a model: a study must not change it on the way."""
+        return {"route": self.route, "round_to": str(self._multiple.number) + (" or less" if self._auto else "")}
 
     def _groups(self, graph: Graph) -> Groups:
         if self.route == "graph":
@@ -98,7 +118,7 @@ class Prune:
         Raises `UsageError` where `route` asks for a module, and the model is none.
         """
         graph = Graph(plan)
-        units, skipped = units_of(self._groups(graph), self._kinds, tuple(self._shares.values()), self._round_to)
+        units, skipped = units_of(self._groups(graph), self._kinds, tuple(self._shares.values()), self._multiple)
         if "blocks" in self._kinds:
             units += [
                 Unit(block.layers[0], "blocks", len(block.layers), block.layers, (OUT,)) for block in blocks_of(graph)
@@ -177,7 +197,7 @@ class Prune:
             if reason is not None or kind is None:
                 why = "it is no unit" if reason is None else reason.reason
                 raise failure(f"layer {name!r} cannot take {decisions[name]}: {why}")
-            count = kept(group, made, share, self._round_to, kind)
+            count = kept(group, made, share, self._multiple, kind)
             stays = strongest(importance(plan, graph, group), group, count)
             for port, classes in group.classes.items():
                 here = np.where(classes >= 0, stays[np.maximum(classes, 0)], True)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from autotune.layers import Layer, Skipped
+from autotune.techniques.multiples import Multiple
 from autotune.techniques.prune.graph import Port
 from autotune.techniques.prune.relation import HEADS
 from autotune.techniques.prune.route import Groups
@@ -91,31 +92,33 @@ def label(share: float) -> str:
     return f"cut-{round(100 * share)}%"
 
 
-def kept(group: Group, seed: Port, share: float, round_to: int, kind: Kind) -> int:
-    """How many classes stay when `share` goes: rounded up so that what the lead makes is a multiple of `round_to`.
+def kept(group: Group, seed: Port, share: float, multiple: Multiple, kind: Kind) -> int:
+    """How many classes stay when `share` goes: rounded up so that what the lead makes is a multiple of what its width
+    is rounded to.
 
-    Heads are whole and not rounded further, nor is a group that is smaller than twice `round_to`.
+    Heads are whole and not rounded further, nor is a group that is smaller than twice that.
     """
     wanted = max(1, ceil(round(group.count * (1 - share), 9)))
     positions = np.bincount(group.classes[seed][group.classes[seed] >= 0], minlength=group.count)
+    round_to = multiple.of(int(positions.sum()))
     if kind == "heads" or positions.sum() < 2 * round_to or len(set(positions.tolist())) > 1:
         return wanted
     step = round_to // gcd(round_to, int(positions[0]))
     return min(group.count, ceil(wanted / step) * step)
 
 
-def cuts(lead: Lead, kind: Kind, shares: Sequence[float], round_to: int) -> tuple[str, ...]:
+def cuts(lead: Lead, kind: Kind, shares: Sequence[float], multiple: Multiple) -> tuple[str, ...]:
     """The choices of a unit, weakest first: those that remove something, and of those that remove the same the
     weakest."""
     seed = made_by(lead.layer)
     left: dict[int, str] = {}
     for share in sorted(shares):
-        left.setdefault(kept(lead.group, seed, share, round_to, kind), label(share))
+        left.setdefault(kept(lead.group, seed, share, multiple, kind), label(share))
     return tuple(name for count, name in left.items() if count < lead.group.count)
 
 
 def units_of(
-    analysis: Groups, kinds: Collection[Kind], shares: Sequence[float], round_to: int
+    analysis: Groups, kinds: Collection[Kind], shares: Sequence[float], multiple: Multiple
 ) -> tuple[list[Unit], list[Skipped]]:
     """Units other than blocks, and why other groups are left alone."""
     units, skipped = [], []
@@ -125,7 +128,7 @@ def units_of(
         if reason is not None:
             skipped.append(reason)
         elif kind in kinds and kind is not None:
-            choices = cuts(lead, kind, shares, round_to)
+            choices = cuts(lead, kind, shares, multiple)
             layers = members(lead.group, analysis.graph.weights)
             if choices:
                 units.append(Unit(lead.layer.name, kind, lead.group.count, layers, choices))

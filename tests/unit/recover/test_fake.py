@@ -248,3 +248,11 @@ def test_compensated_weights_are_trained_between_two_roundings(tmp_path: Path, m
     assert (change(weight) - first).abs().max() > step
     with torch.no_grad():
         assert np.allclose(change(weight).numpy(), exact(), atol=1e-7)
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    model, layer = mlp()
+    with pytest.raises(UsageError, match="did you mean"):
+        fake.attach(OnnxModule(model), model.graph, [layer], {layer.name + "x": "w8-load"}, {})
+    with pytest.raises(UsageError, match="w9000"):
+        fake.attach(OnnxModule(model), model.graph, [layer], {layer.name: "fp8-w9000"}, {})

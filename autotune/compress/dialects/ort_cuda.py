@@ -1,0 +1,124 @@
+"""Dialect `ort-cuda`: decisions as ONNX Runtime's CUDA provider runs them.
+
+It has kernels for float16 (and, for products and tables, bfloat16), so these are computed in that type as in dialect
+`tensorrt`; what lies between bfloat16 layers stays float32, because too few of this provider's other kernels have the
+type. Packed weights of products are read by MatMulNBits, with float16 activations. A `-load` choice is expanded when
+the session opens and computed in float16. The provider has no fused integer kernels for Q/DQ, so int8-static is not
+offered: it would run as float, with conversions around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import onnx
+
+from autotune.compress.dialects import ort_cpu_weights as weights
+from autotune.compress.dialects.bias import SHIFT, shift_bias
+from autotune.compress.dialects.tensorrt_grids import HalfSteps
+from autotune.compress.dialects.tensorrt_types import SAFE, Emit, Real, Typed, named, narrowed
+from autotune.compress.plan import Plan, make_contrib, make_node
+from autotune.layers import Layer
+from autotune.techniques.quantize import parse_choice
+from autotune.techniques.rounding import NEAREST, Rounding, output_shift, round_weight
+
+_SIXTEEN: dict[str, Real] = {"float16": "float16", "bfloat16": "bfloat16"}
+_PACKED = ("w8-b128", "w8-b32", "w4-b128", "w4-b32")
+_PRODUCTS = ("MatMul", "Gemm")
+_FLOAT_KERNELS = {
+    "MatMul": frozenset({"MatMul", "FusedMatMul", "TransposeMatMul", "Gemm"}),
+    "Gemm": frozenset({"Gemm", "FusedGemm", "MatMul", "FusedMatMul"}),
+    "Conv": frozenset({"Conv", "FusedConv", "NhwcConv", "NhwcFusedConv"}),
+    "ConvTranspose": frozenset({"ConvTranspose"}),
+    "Gather": frozenset({"Gather"}),
+}
+
+
+class OrtCuda:
+    """See the module; implements `autotune.compress.dialects.protocol.Dialect`."""
+
+    name = "ort-cuda"
+
+    def offers(self, layer: Layer, choice: str, node: onnx.NodeProto) -> bool:
+        """Whether `choice` can be written for this layer at all."""
+        if choice == "float16":
+            return True
+        if choice == "bfloat16":
+            return layer.op not in ("Conv", "ConvTranspose")
+        if choice.endswith("-load"):
+            return len(layer.shape) >= 2
+        return choice in _PACKED and layer.op in _PRODUCTS and len(layer.shape) == 2
+
+    def kernels(self, op: str, choice: str) -> frozenset[str]:
+        """Names of the kernels that may run for a layer of type `op` under `choice`."""
+        return frozenset({"MatMulNBits"}) if choice in _PACKED else _FLOAT_KERNELS[op]
+
+    def pack(
+        self, layer: Layer, choice: str, weight: np.ndarray, rounding: Rounding = NEAREST
+    ) -> Sequence[onnx.TensorProto]:
+        """The layer's weight under `choice` as initializers named `<layer.name>/<part>`.
+
+        Raises `TrialFailure` where the rounding needs moments that are of no use.
+        """
+        if choice in _SIXTEEN:
+            return weights.tensors(layer, {choice: narrowed(weight, _SIXTEEN[choice])})
+        bits, block = parse_choice(choice)
+        # MatMulNBits wants its scales in the activation's type.
+        grid, size = (HalfSteps(bits), block) if choice in _PACKED else weights.grid_of(layer, choice)
+        made = round_weight(layer, weight, grid, size, rounding)
+        extra: Sequence[onnx.TensorProto] = ()
+        if rounding.bias_correction and rounding.moments is not None:
+            extra = weights.tensors(layer, {SHIFT: output_shift(layer, weight, made.restore(), rounding.moments)})
+        if choice.endswith("-load"):
+            return [*weights.pack_expanded(layer, bits, made), *extra]
+        levels, scale = weights.pack_blocks(layer, bits, made)
+        halves = made.scales.astype(np.float16)
+        return [levels, onnx.numpy_helper.from_array(halves, scale.name), *extra]
+
+    def write(self, plan: Plan, decisions: Mapping[str, str]) -> None:
+        """Edit the plan's graph so that every decision is explicit in it."""
+        plan.use_contrib()
+        emit: dict[str, Emit] = {node: _emit_float for each in plan.layers.values() for node in each.nodes}
+        for name, choice in decisions.items():
+            layer = plan.layer(name)
+            plan.add_packed(layer, choice)
+            shift_bias(plan, layer)
+            if choice.endswith("-load"):
+                weights.write_expanded(plan, layer, choice)
+            emit.update(dict.fromkeys(layer.nodes, partial(_emit, layer=layer, choice=choice)))
+        Typed(plan, emit, {"float16": SAFE, "bfloat16": frozenset()}).run()
+
+
+def _emit_float(typed: Typed, node: onnx.NodeProto) -> None:
+    typed.write(node, "float32")
+
+
+def _emit(typed: Typed, node: onnx.NodeProto, *, layer: Layer, choice: str) -> None:
+    """A node of a layer with a choice."""
+    if choice in _PACKED:
+        _emit_packed(typed, node, layer, choice)
+    elif choice in _SIXTEEN:
+        at = 0 if node.op_type == "Gather" else 1
+        typed.write(node, _SIXTEEN[choice], {at: f"{layer.name}/{choice}"})
+    else:
+        typed.write(node, "float16")
+
+
+def _emit_packed(typed: Typed, node: onnx.NodeProto, layer: Layer, choice: str) -> None:
+    """MatMul or Gemm becomes MatMulNBits (and Add for a Gemm's bias)."""
+    bits, block = parse_choice(choice)
+    size = {"K": layer.shape[1 - layer.output_axis], "N": layer.shape[layer.output_axis]}
+    bias = node.input[2] if len(node.input) > 2 else ""
+    source, output = typed.read(node.input[0], "float16"), node.output[0]
+    typed.home[output] = "float16"
+    final = named(output, "float16")
+    target = f"{node.name}/product" if bias else final
+    inputs = [source, f"{layer.name}/packed", f"{layer.name}/scale"]
+    typed.plan.nodes.append(
+        make_contrib("MatMulNBits", inputs, [target], node.name, bits=bits, block_size=block, **size)
+    )
+    if bias:
+        added = [target, typed.read(bias, "float16")]
+        typed.plan.nodes.append(make_node("Add", added, [final], f"{node.name}/bias"))

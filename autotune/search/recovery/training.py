@@ -1,0 +1,116 @@
+"""What all trainings of a study share: the original that teaches, the data, the loss, and the table `[recover]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from autotune.compress.assembly import Assembler
+from autotune.compress.calibration import Range
+from autotune.compress.plan import Source
+from autotune.config import RecoverTable
+from autotune.layers import Layer
+from autotune.recipe import Recipe
+from autotune.recover.batching import Batches, joinable
+from autotune.recover.settings import Checkpoint, Progress, Settings
+from autotune.recover.training import recover
+from autotune.search.recovery import data
+from autotune.techniques.rounding import Rounding
+from autotune.workload import Dataset, Workload
+
+
+@dataclass(frozen=True)
+class Student:
+    """What is trained: a float graph, its layers, and the formats that its weights will have in the artifact."""
+
+    model: onnx.ModelProto
+    layers: tuple[Layer, ...]
+    formats: Mapping[str, tuple[str, Rounding]] = field(default_factory=dict)
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+
+    def put(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Let it begin with these constants; names that it does not have are passed over."""
+        for tensor in self.model.graph.initializer:
+            if tensor.name in tensors:
+                tensor.CopyFrom(numpy_helper.from_array(np.asarray(tensors[tensor.name]), tensor.name))
+
+
+@dataclass(frozen=True)
+class Training:
+    """Trains on the samples `train` of a workload what `assembler` makes of its model."""
+
+    table: RecoverTable
+    assembler: Assembler
+    workload: Workload
+    train: Dataset
+
+    def settings(self, **changes: Any) -> Settings:
+        """The table's settings, with `changes`."""
+        table = self.table
+        hard = table.hard if table.hard is not None else float(self.workload.loss is not None)
+        given: dict[str, Any] = {
+            "steps": table.steps,
+            "minutes": table.minutes,
+            "relative_rate": table.relative_rate,
+            "learning_rate": table.learning_rate,
+            "batch": table.batch,
+            "temperature": table.temperature,
+            "soft": table.soft,
+            "hard": hard,
+            "features": table.features,
+            "lora_rank": table.lora_rank,
+            "patience": table.patience,
+            "least_gain": table.least_gain,
+            "sample_weights": table.weigh_slices,
+            "compare": table.compare,
+        }
+        return Settings(**(given | changes))
+
+    def student(self, recipe: Recipe) -> Student:
+        """A recipe's structure in float32, with the formats that the recipe writes. Raises what `assemble` raises."""
+        structure = self.assembler.structure(recipe)
+        return Student(
+            onnx.load_from_string(self.assembler.assemble(structure)),
+            tuple(self.assembler.structured(structure).layers.values()),
+            self.assembler.formats(recipe),
+            self.assembler.ranges_for(recipe),
+        )
+
+    def student_of(self, source: Source) -> Student:
+        """A structure that no recipe names, in float32."""
+        model = onnx.load_from_string(self.assembler.begun(source).to_bytes())
+        return Student(model, tuple(source.layers.values()))
+
+    def samples(self) -> int:
+        """How many samples there are for the steps, those of validation apart."""
+        return len(data.split(self.train)[0])
+
+    def run(
+        self,
+        student: Student,
+        settings: Settings,
+        *,
+        weights: Mapping[str, float] = {},
+        watch: Callable[[Progress], None] | None = None,
+    ) -> Iterator[Checkpoint]:
+        """What `recover` yields for a student. `weights` (sample id -> weight) count in the steps and in validation."""
+        fit, held = data.split(self.train)
+        together = joinable(student.model)
+        yield from recover(
+            student.model,
+            onnx.load_from_string(self.assembler.assemble(Recipe())),
+            student.layers,
+            {layer: choice for layer, (choice, _) in student.formats.items()},
+            student.ranges,
+            Batches(fit, settings.batch, seed=settings.seed, weights=weights, joinable=together),
+            Batches(held, settings.batch, weights=weights, shuffle=False, joinable=together),
+            settings,
+            watch=watch,
+            hard_loss=self.workload.loss,
+            roundings={layer: rounding for layer, (_, rounding) in student.formats.items()},
+        )
