@@ -1,6 +1,6 @@
 """The Bundle: a folder with one model and everything that proves what it is.
 
-    model.onnx      byte for byte what was measured
+    model.onnx      byte for byte what was measured; with targets of several dialects model-DIALECT.onnx for the others
     recipe.json     technique -> layer -> choice
     manifest.json   sha256 and size of every file, digests of model and data, versions, metrics, how to make
     it again evidence.json   measurements with raw samples, judgements with the outcome of every sample
@@ -25,12 +25,16 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from autotune import plugins
+from autotune.config import StudyConfig
 from autotune.errors import DataError, DiskError, UsageError
 from autotune.keys import format_amount, parse_key
 from autotune.search.agreement import doubts, stored_parity
 from autotune.search.drift import drifts
-from autotune.trial import Trial, Value
+from autotune.search.evidence import further_evidence, main_family, not_offered
+from autotune.trial import Artifact, Trial, Value
 from autotune.workload import Workload
 from hwprofiles.measurement import Measurement
 
@@ -38,9 +42,10 @@ if TYPE_CHECKING:
     from autotune.store import Store
 
 MANIFEST = "manifest.json"
+_FIRST = "model.onnx"  # of the first target
 API_VERSION = 1
 _VERSIONS_OF = ("hw-autotune", "onnx", "onnxruntime", "numpy", "optuna")
-_SHOWN_IN_README = ("size_bytes", "latency_p50", "latency_ratio", "memory_peak", "energy_j", "drop")
+_SHOWN_IN_README = ("size_bytes", "latency_p50", "latency_ratio", "uniform_ratio", "memory_peak", "energy_j", "drop")
 
 INFER = '''\
 """Run the model once on made-up input. Needs: pip install onnxruntime numpy"""
@@ -49,7 +54,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-session = ort.InferenceSession(Path(__file__).with_name("model.onnx"), providers=["CPUExecutionProvider"])
+session = ort.InferenceSession(Path(__file__).with_name("{model}"), providers={providers})
 inputs = {{  # name: shape and type of what was measured; put your own arrays here
 {inputs}
 }}
@@ -95,7 +100,7 @@ def export_bundle(
     check_destination(folder)
     if trial.artifact is None or trial.state != "complete":
         raise UsageError(f"trial {trial.number} is {trial.state} and has no model to export; choose a complete one")
-    model = store.artifact_bytes(trial.artifact.digest)  # checks the digest
+    models = {file: store.artifact_bytes(artifact.digest) for file, artifact in _models(trial).items()}  # checked
     where = ["--store", place] if place else []
     named = folder.name if folder.is_absolute() else str(folder)  # no path of this machine in what ships
     command = shlex.join(["autotune", "export", study or store.study, str(trial.number), named, *where])
@@ -104,7 +109,7 @@ def export_bundle(
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as parent:
             draft = Path(parent) / "bundle"
             draft.mkdir()
-            _write_files(draft, store, trial, model, workload, command, folder.name)
+            _write_files(draft, store, trial, models, workload, command, folder.name)
             _write_manifest(draft, store, trial, workload, command)
             _swap(draft, folder, Path(parent) / "old")
     except OSError as error:
@@ -164,23 +169,29 @@ def _is_bundle(folder: Path) -> bool:
 
 
 def _write_files(
-    draft: Path, store: Store, trial: Trial, model: bytes, workload: Workload, command: str, name: str
+    draft: Path, store: Store, trial: Trial, models: Mapping[str, bytes], workload: Workload, command: str, name: str
 ) -> None:
-    _write(draft / "model.onnx", model)
+    for file, data in models.items():
+        _write(draft / file, data)
     _write_json(draft / "recipe.json", trial.recipe)
     _write_json(draft / "evidence.json", _evidence(store, trial))
     plugins.load("hw_autotune.reports", "html")(store, draft / "report.html")
     inputs = dict(workload.latency_inputs or workload.search.samples[0].inputs)
     lines = [f'    {n!r}: np.ones({tuple(a.shape)}, dtype="{a.dtype}"),' for n, a in inputs.items()]
-    _write(draft / "infer.py", INFER.format(inputs="\n".join(lines)).encode())
+    runs = main_family(_config(store).families)
+    told = {"model": _FIRST, "providers": '["CPUExecutionProvider"]'}
+    if runs is not None:
+        told = {"model": _file_of(trial, runs.judge), "providers": json.dumps([runs.provider])}
+    _write(draft / "infer.py", INFER.format(inputs="\n".join(lines), **told).encode())
     _write(draft / "README.md", _readme(store, trial, command, name).encode())
 
 
 def _write_manifest(draft: Path, store: Store, trial: Trial, workload: Workload, command: str) -> None:
     assert trial.artifact is not None  # checked by the caller
     files = {path.name: {"sha256": _sha256(path), "size": path.stat().st_size} for path in sorted(draft.iterdir())}
-    if files["model.onnx"]["sha256"] != trial.artifact.digest:
-        raise DataError(f"{draft}: the model was not written as it is in the store; the disk may be faulty")
+    for file, artifact in _models(trial).items():
+        if files[file]["sha256"] != artifact.digest:
+            raise DataError(f"{draft}: {file} was not written as it is in the store; the disk may be faulty")
     _write_json(
         draft / MANIFEST,
         {
@@ -189,7 +200,8 @@ def _write_manifest(draft: Path, store: Store, trial: Trial, workload: Workload,
             "study": store.study,
             "trial": trial.number,
             "command": command,
-            "model": {**trial.artifact.model_dump(), "file": "model.onnx"},
+            "model": {**trial.artifact.model_dump(), "file": _FIRST},
+            **_by_target(store, trial),
             "source_digest": store.meta("source_digest"),
             "baseline_digest": store.meta("baseline"),
             "workload_digest": store.workload_digest,
@@ -214,6 +226,46 @@ def _write_manifest(draft: Path, store: Store, trial: Trial, workload: Workload,
     )
 
 
+def _models(trial: Trial) -> dict[str, Artifact]:
+    """File of the bundle -> what is in it."""
+    assert trial.artifact is not None  # checked by the caller
+    further = {_named(other.artifact): other.artifact for other in trial.elsewhere}
+    further.pop(_named(trial.artifact), None)
+    return {_FIRST: trial.artifact, **further}
+
+
+def _named(artifact: Artifact) -> str:
+    return f"model-{artifact.dialect}.onnx"
+
+
+def _file_of(trial: Trial, target: str) -> str:
+    artifact = trial.artifact_for(target)
+    return _FIRST if artifact is None or artifact == trial.artifact else _named(artifact)
+
+
+def _by_target(store: Store, trial: Trial) -> dict[str, Any]:
+    """Which file each target runs, and on which guarded ones it is not offered; nothing for a single plain family."""
+    config = _config(store)
+    if not config.families:
+        return {}
+    return {
+        "models": {
+            file: {**artifact.model_dump(), "targets": [t for t in config.targets if _file_of(trial, t) == file]}
+            for file, artifact in _models(trial).items()
+        },
+        "not_offered": {t: why for t, why in not_offered(store.trials(), trial, config).items() if why},
+    }
+
+
+def _config(store: Store) -> StudyConfig:
+    """As the store keeps it. Raises `DataError` for one of another version."""
+    try:
+        text = store.config_json
+        return StudyConfig(name=store.study) if text is None else StudyConfig.model_validate_json(text)
+    except ValidationError as error:
+        raise DataError(f"store {store.place} holds a configuration of another version; upgrade") from error
+
+
 def _trained_on(trial: Trial, workload: Workload) -> dict[str, Any]:
     """The training data, where the weights were trained after compression."""
     if "recover" not in trial.recipe or workload.train is None:
@@ -232,6 +284,7 @@ def _evidence(store: Store, trial: Trial) -> dict[str, Any]:
         "targets": store.meta("targets") or {},
         "parity": parity.model_dump(mode="json") if parity is not None else None,
         "drift": [str(drift) for drift in drifts(store.trials())],
+        **further_evidence(store, trial, _config(store)),
     }
 
 
@@ -245,6 +298,11 @@ def _readme(store: Store, trial: Trial, command: str, name: str) -> str:
             interval = "exact" if value.low == value.high else f"{low} to {high}"
             rows.append(f"| {text} | {format_amount(value.value, key)} | {interval} |")
     remarks = [f"On {m.target}: {', '.join(m.quality)}." for m in _last(trial) if m.quality != ("ok",)]
+    if trial.elsewhere:
+        files = ", ".join(f"`{_file_of(trial, target)}` for {target}" for target in _config(store).targets)
+        remarks.append(f"Each target has a file in its own dialect: {files}.")
+    why_not = not_offered(store.trials(), trial, _config(store))
+    remarks += [f"On {target} this model is not offered: {why}." for target, why in why_not.items() if why]
     doubt = doubts(store, trial)
     remarks += [f"{doubt[0].upper()}{doubt[1:]}."] if doubt else []
     if "recover" in trial.recipe:

@@ -91,6 +91,22 @@ class Trial(_Record):
         """What runs on a target; None before it is built."""
         return next((other.artifact for other in self.elsewhere if target in other.targets), self.artifact)
 
+    def on(self, target: str) -> Trial:
+        """The trial as a target of a further runtime family has it: artifact, layers, judgements and sizes are those of
+        that family. Itself for a target of the first one."""
+        other = next((each for each in self.elsewhere if target in each.targets), None)
+        if other is None:
+            return self
+        return self.model_copy(
+            update={
+                "artifact": other.artifact,
+                "layers": other.layers,
+                "evaluations": other.evaluations,
+                "metrics": _seen_from(target, self.metrics),
+                "final": _seen_from(target, self.final),
+            }
+        )
+
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
         """Everything that the recipe was built into, the first target's first; equal bytes are there once."""
@@ -101,3 +117,9 @@ class Trial(_Record):
     def recovered(self) -> bool:
         """Whether it was trained further after the search: no point of the search space."""
         return "weights" in self.recipe.get("recover", {})
+
+
+def _seen_from(target: str, values: Mapping[str, Value]) -> dict[str, Value]:
+    """With what the target's family has under the keys that name no target."""
+    named = {key.removesuffix(f"@{target}"): value for key, value in values.items() if key.endswith(f"@{target}")}
+    return {**values, **{key: value for key, value in named.items() if key in values}}

@@ -7,8 +7,9 @@ runs in a fresh process with its defaults, and does what a study does before and
 moments where the technique wants them (the runtime that reads the activations is a process of its own, as in a study),
 survey, choices, then every layer at the middle choice, assembled and written to disk. Peaks are the resident set
 (`VmHWM`, files that are mapped included), reset after each step; what the interpreter and its libraries take is told
-beside. Goal: 1.5 times the model's size. Ends with 1 where a technique takes more. Needs about 4 GiB of RAM and of
-disk; half an hour for all techniques on one core.
+beside. The scratch files lie in `TMPDIR`, which should be a disk and not memory. Goal: 1.5 times the model's size. Ends
+with 1 where a technique takes more. Needs about 2 GiB of RAM and 5 GiB of disk; an hour for all techniques on one core,
+most of it for the factors of matrices of 4096 x 4096. Results of other techniques that are in the file already stay.
 """
 
 from __future__ import annotations
@@ -163,25 +164,24 @@ def read(path: Path, target: Path, wanted: list[str]) -> None:
 
 def write(arguments: argparse.Namespace, size: int, results: dict[str, Any]) -> None:
     """The result file, as far as it is known."""
+    earlier = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    kept = earlier.get("results", {}) if earlier.get("model_bytes") == size and earlier.get("goal") == GOAL else {}
+    told = {name: each for name, each in {**kept, **results}.items() if name in TECHNIQUES}
     record = {
         "benchmark": "technique_memory",
-        "command": command(arguments),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: metadata.version(name) for name in ("onnx", "onnx-ir", "numpy", "scipy")},
         "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
         "model_bytes": size,
         "goal": GOAL,
-        "results": results,
+        "results": {name: told[name] for name in TECHNIQUES if name in told},
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def command(arguments: argparse.Namespace) -> str:
-    names = " ".join(arguments.techniques)
+def command(arguments: argparse.Namespace, technique: str) -> str:
     sizes = f"--width {arguments.width} --layers {arguments.layers}"
-    return f"python benchmarks/technique_memory.py {sizes} --techniques {names}"
+    return f"python benchmarks/technique_memory.py {sizes} --techniques {technique}"
 
 
 def main() -> int:
@@ -218,6 +218,11 @@ def main() -> int:
             found = json.loads(ran.stdout.splitlines()[-1])
             found["peak"] = max(step["peak"] for step in found["steps"].values())
             found["ratio"] = round(found["peak"] / size, 2)
+            found |= {
+                "command": command(arguments, name),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "load_average": os.getloadavg()[0],
+            }
             results[name] = found
             steps = ", ".join(f"{step} {each['peak'] / size:.2f}" for step, each in found["steps"].items())
             print(f"{name:10} {found['ratio']:5.2f} times the model's size ({steps})", flush=True)

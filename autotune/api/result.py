@@ -34,6 +34,7 @@ class Result:
     reason: str = ""  # why there is no best
     doubt: str = ""  # what stands against the best: its answers differ between targets
     targets: tuple[Served, ...] = ()
+    guarded: tuple[str, ...] = ()  # what is not offered on a target, because a uniform recipe is as fast there
     _workload: Workload | None = field(default=None, repr=False)
     _store: str | Path | None = field(default=None, repr=False)
 
@@ -57,6 +58,7 @@ class Result:
             reason=choice.reason,
             doubt=doubt,
             targets=choice.targets,
+            guarded=choice.guarded,
             _workload=workload,
             _store=store,
         )
@@ -81,7 +83,7 @@ class Result:
         return common_text(self._choice(), self.config)
 
     def _choice(self) -> Choice:
-        return Choice(self.front, self.best, self.reason, targets=self.targets)
+        return Choice(self.front, self.best, self.reason, targets=self.targets, guarded=self.guarded)
 
     def __getitem__(self, number: int) -> Trial:
         """The trial of that number. Raises `UsageError`."""

@@ -64,6 +64,7 @@ def common_text(choice: Choice, config: StudyConfig) -> str:
     )
     lines = [head + ("" if choice.recommended is not None or not choice.reason else f": {choice.reason}")]
     lines += [f"  {served.price}" for served in choice.targets]
+    lines += [f"  {said}" for said in choice.guarded]
     searched = [s for s in choice.targets if _unverified(s)]
     if searched and any(trial.final for served in choice.targets for trial in (served.common,) if trial):
         numbers = ", ".join(dict.fromkeys(str(s.own.number) for s in searched if s.own is not None))
@@ -84,6 +85,7 @@ def as_json(served: Served) -> dict[str, Any]:
         "reason": served.reason,
         "price": [_difference(difference) for difference in served.differences],
         "text": served.price,
+        "guard": served.guard,
     }
 
 

@@ -85,6 +85,8 @@ def _front_rows(
 ) -> tuple[list[str], list[list[str | Text]]]:
     header = ["trial", "size", "smaller"]
     several = len(targets) > 1
+    if not several:  # of one target what its own runtime family has
+        front, trials = ([trial.on(targets[0]) for trial in each] for each in (front, trials))
     for target in targets:
         at = f"\n@{target}" if several else ""
         header += [f"time{at}"] if several and narrow else [f"latency{at}", f"time ratio{at}"]
@@ -111,11 +113,19 @@ def _front_rows(
             mark = STALE if trial.number in stale.get(target, ()) else ""
             times = [_plain(values, f"latency_p50@{target}") + mark, _ratio(trial, target, separator)]
             row += ["\n".join(times)] if several and narrow else times
-        evaluation, drop = judged(trial), _interval(values, "drop/worst", " ")
+        lossy = _lossiest(trial) if several else trial
+        evaluation, drop = judged(lossy), _interval(shown_values(lossy), "drop/worst", " ")
         worst = evaluation.worst_slice if evaluation else "-"
         row += [f"{worst}\n{drop.replace(' pt', '')}"] if narrow else [worst, drop]
-        rows.append([*row, verdict(trial)])
+        rows.append([*row, verdict(trial, everywhere=several)])
     return header, rows
+
+
+def _lossiest(trial: Trial) -> Trial:
+    """The trial as the runtime family has it in which a slice loses most."""
+    seen = [trial, *(trial.on(other.targets[0]) for other in trial.elsewhere)]
+    known = [each for each in seen if "drop/worst" in shown_values(each)]
+    return max(known, key=lambda each: shown_values(each)["drop/worst"].value, default=trial)
 
 
 def legend(front: Sequence[Trial], recommended: Trial | None, trials: Sequence[Trial], config: StudyConfig) -> str:
@@ -167,14 +177,16 @@ def judged(trial: Trial) -> Evaluation | None:
     return found[-1] if found else None
 
 
-def verdict(trial: Trial) -> Text:
-    """fail if any slice fails, undecided if any is, else pass; trial 0 is the original itself."""
+def verdict(trial: Trial, *, everywhere: bool = True) -> Text:
+    """fail if any slice fails (`everywhere`: in any runtime family), undecided if any is, else pass; trial 0 is the
+    original itself."""
     if trial.number == 0:
         return Text("original")
-    evaluation = judged(trial)
-    if evaluation is None:
+    seen = [trial, *(trial.on(other.targets[0]) for other in trial.elsewhere if everywhere)]
+    evaluations = [evaluation for each in seen if (evaluation := judged(each)) is not None]
+    if not evaluations:
         return Text(trial.state)
-    verdicts = {result.verdict for result in evaluation.slices}
+    verdicts = {result.verdict for evaluation in evaluations for result in evaluation.slices}
     # A slice too small to decide by itself does not speak against the model; its loss counts through
     # shrinkage.
     word = next((v for v in ("fail", "undecided", "pass", "insufficient") if v in verdicts), "insufficient")

@@ -72,6 +72,7 @@ def front(
                 "front": [point(trial) for trial in members],
                 "recommended": choice.recommended.number if choice.recommended else None,
                 "doubt": doubt,
+                "guarded": list(choice.guarded),
                 "budget": None if met is None else met.as_json(),
                 "targets": {served.target: target_json(served) for served in shown},
             }
@@ -81,6 +82,7 @@ def front(
         _show_targets(shown, choice, trials, config)
     else:
         show_front(choice.front, trials, config, choice.recommended)
+        show_common(choice, config)
     if doubt:
         say(doubt)
     if met is not None:
@@ -103,7 +105,7 @@ def show_common(choice: Choice, config: StudyConfig) -> None:
     """Print the one model for all targets and what it costs each; nothing with a single target."""
     from autotune.api.several import common_text
 
-    text = common_text(choice, config)
+    text = common_text(choice, config) or "\n".join(choice.guarded)
     if text:
         results().print(text, markup=False, soft_wrap=True)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from autotune.parity.report import ParityReport, Tolerance
+    from autotune.trial import Trial
     from hwprofiles.device import Device
     from hwprofiles.target import Target
 
@@ -206,13 +207,31 @@ def _from_study(
         found = opened.trial(parse_trial(trial))
         if found.artifact is None:
             raise DataError(f"{study}:{trial} was never built; choose another trial of `autotune front {study}`")
-        path = opened.verify_artifact(found.artifact.digest)
+        names = _of_one_artifact(found, targets, config.targets)
+        artifact = found.artifact_for(names[0]) or found.artifact
+        path = opened.verify_artifact(artifact.digest)
     loaded = load_study(study)
     feeds: list[Mapping[str, np.ndarray]] = []
     if file is None:
         workload = load_workload(loaded, say=say)
         feeds = [dict(sample.inputs) for sample in workload.heldout.samples]
-    return path, feeds, targets or config.targets, [*folders, loaded.folder]
+    return path, feeds, names, [*folders, loaded.folder]
+
+
+def _of_one_artifact(trial: Trial, asked: Sequence[str], targets: Sequence[str]) -> Sequence[str]:
+    """The targets to compare: those asked for, or those of the study that run what the first one does.
+
+    Raises `UsageError` where targets with artifacts in different dialects are asked for.
+    """
+    known = [name for name in asked or targets if name in targets]
+    first = trial.artifact_for(known[0]) if known else trial.artifact
+    apart = [name for name in known if trial.artifact_for(name) != first]
+    if apart and asked:
+        raise UsageError(
+            f"--targets: {known[0]} and {apart[0]} run different artifacts of trial {trial.number}, each in its own "
+            "dialect; name targets of one of them (`autotune show` has how far they lie apart)"
+        )
+    return [name for name in asked or targets if name not in apart]
 
 
 def _random(model: Path, shapes: list[str], count: int) -> list[Mapping[str, np.ndarray]]:

@@ -16,6 +16,13 @@ from hwprofiles.registry import RUNTIMES, TRANSPORTS
 from hwprofiles.target import Target
 
 _GPU_PACKAGES = ("onnxruntime-gpu", "onnxruntime-gpu-cu12")
+# Runtime -> the module that it imports, and what brings it. TensorRT's libraries are on no other index than NVIDIA's.
+_INTERPRETERS = {
+    "tensorrt": ("tensorrt", "tensorrt-cu13, whose libraries pip takes from NVIDIA's index, pypi.nvidia.com"),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt-rtx-cu13"),
+    "torch-cuda": ("torch", "torch and onnx"),
+    "torch-cpu": ("torch", "torch and onnx"),
+}
 
 
 def needs(target: Target) -> list[str]:
@@ -55,7 +62,10 @@ def _local_runtime(target: Target) -> list[str]:
     if target.python is not None:
         there = shutil.which(str(Path(target.python).expanduser()))
         return [] if there else [f"its interpreter {target.python}, which is not there (--set python=PATH)"]
-    if target.runtime != "onnxruntime":
+    if target.runtime in _INTERPRETERS:
+        module, what = _INTERPRETERS[target.runtime]
+        return [] if importlib.util.find_spec(module) else [f"an interpreter with {what} (--set python=PATH)"]
+    if target.runtime not in ("onnxruntime", "onnxruntime-cuda"):
         return []
     if importlib.util.find_spec("onnxruntime") is None:
         return [f"onnxruntime: {sys.executable} -m pip install onnxruntime"]

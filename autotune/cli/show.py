@@ -27,7 +27,9 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Show one trial: recipe, layer map, numbers with intervals, slices, and why it failed if it did."""
+    from autotune.search.across import stored_across, words
     from autotune.search.agreement import stored_parity
+    from autotune.search.evidence import not_offered
 
     config, opened = open_recorded(study, store)
     with opened:
@@ -35,7 +37,9 @@ def show(
         others = opened.trials()
         parity = stored_parity(opened, found.artifact.digest if found.artifact is not None else None)
         said = _judged(opened, found, others)
-        zeros = _zeros(opened, found, others[0])
+        zeros = _zeros(opened, config, found, others[0])
+        across = words(stored_across(opened, found))
+        held_back = not_offered(others, found, config)
     command = again(study, store, found)
     if as_json:
         agreement = parity.model_dump(mode="json") if parity is not None else None
@@ -50,8 +54,13 @@ def show(
         console.print(f"parity on {parity.samples} held-out samples: {parity.sentence}", markup=False, soft_wrap=True)
         for target in parity.targets:
             console.print(f"  {target.target}: {target.sentence}", markup=False, soft_wrap=True)
-    if zeros:
-        console.print(zeros, markup=False, soft_wrap=True)
+    for line in across:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+    for target, why in held_back.items():
+        if why:
+            console.print(f"not offered on {target}: {why}", markup=False, soft_wrap=True)
+    for line in zeros:
+        console.print(line, markup=False, soft_wrap=True)
     if found.failure is not None:
         console.print(f"failed in {found.failure.stage} ({found.failure.kind}): {found.failure.message}", markup=False)
         if found.failure.traceback:
@@ -59,27 +68,30 @@ def show(
     console.print(f"make it again: {command}", markup=False, soft_wrap=True)
 
 
-def _zeros(opened: Store, trial: Trial, original: Trial) -> str:
+def _zeros(opened: Store, config: StudyConfig, trial: Trial, original: Trial) -> list[str]:
     """What its zeros buy, for a trial that was sparsified."""
     from autotune.errors import AutotuneError
+    from autotune.search.zeros import known
     from autotune.techniques.sparsity_report import what_sparsity_buys
 
     if "sparsify" not in trial.recipe or trial.artifact is None:
-        return ""
+        return []
     try:
         found = what_sparsity_buys(opened.artifact_bytes(trial.artifact.digest))
     except AutotuneError:
-        return "zeros: the artifact is no longer in the store"
+        return ["zeros: the artifact is no longer in the store"]
     shares = [share for share in found["zeros"].values() if share >= 0.3]
     key = parse_key("download_bytes")
     before = original.metrics.get("download_bytes")
     whole = f", the original is {format_amount(before.value, key)}" if before is not None else ""
     ratios = [v for k, v in trial.metrics.items() if k.startswith("latency_ratio@")]
     speed = f"; in time {ratios[0].value:.3f}x, zeros and all else together" if ratios else ""
-    return (
+    alone = [f"zeros alone: {each.sentence}" for target in config.targets for each in known(opened, target)]
+    mine = (
         f"zeros: {len(shares)} tensors hold 30 % or more of them; as a download the file is "
         f"{format_amount(found['compressed'], key)}{whole}{speed}"
     )
+    return [mine, *alone]
 
 
 def _judged(opened: Store, trial: Trial, others: list[Trial]) -> list[str]:
@@ -119,6 +131,10 @@ def _header(console: Console, trial: Trial, config: StudyConfig, others: list[Tr
     if trial.artifact is not None:
         size = format_amount(trial.artifact.size_bytes, parse_key("size_bytes"))
         facts.append(f"{size} in dialect {trial.artifact.dialect}, sha256 {trial.artifact.digest}")
+    for other in trial.elsewhere:
+        size = format_amount(other.artifact.size_bytes, parse_key("size_bytes"))
+        on = " and ".join(other.targets)
+        facts.append(f"for {on} {size} in dialect {other.artifact.dialect}, sha256 {other.artifact.digest}")
     if trial.durations:
         facts.append(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in trial.durations.items()))
     for fact in facts:
@@ -153,8 +169,15 @@ def _tables(console: Console, trial: Trial) -> None:
         console.print(evidence_table(evaluation))
     elif evaluation is not None:
         console.print(slices_table(evaluation, columns=console.width))
+    for other in trial.elsewhere:
+        there = judged(trial.on(other.targets[0]))
+        if there is not None and trial.number:
+            console.print(slices_table(there, columns=console.width))
     if trial.layers:
         console.print(layers_table(trial.layers, columns=console.width))
+        for other in trial.elsewhere:
+            console.print(f"in dialect {other.artifact.dialect}, on {other.targets[0]}:", markup=False)
+            console.print(layers_table(other.layers, columns=console.width))
     else:
         for technique, layers in trial.recipe.items():  # not built: at least what was asked
             console.print(f"{technique}:", markup=False)

@@ -97,7 +97,8 @@ class RecoverTable(_Table):
     validation has stopped to improve for `patience` looks. `soft`, `hard` and `features` weigh distillation from the
     original at `temperature`, the workload's own loss (1 where it has one), and the match of inner activations;
     `compare` says what the outputs are where the graph does not tell. A step moves a tensor by at most about
-    `relative_rate` of its root mean square; `learning_rate` is an absolute rate in its place. `batch` is in samples.
+    `relative_rate` of its root mean square, which is found by short tries where nothing is said; `learning_rate` is an
+    absolute rate in its place. `batch` is in samples.
     `lora_rank` above 0 trains adapters of that rank over frozen weights. With `weigh_slices` samples of slices that the
     recipe hurts count more. A gain is one of at least `least_gain` of the loss. Of the `checkpoints` that improved, at
     most so many become trials. `cuts` above 1: what a recipe prunes goes in so many cuts, with training between.
@@ -117,7 +118,7 @@ class RecoverTable(_Table):
     hard: float | None = Field(default=None, ge=0)
     features: float = Field(default=0.0, ge=0)
     compare: Literal["auto", "distributions", "numbers"] = "auto"
-    relative_rate: float = Field(default=0.01, gt=0)
+    relative_rate: float | None = Field(default=None, gt=0)
     learning_rate: float | None = Field(default=None, gt=0)
     batch: int = Field(default=32, ge=1)
     lora_rank: int = Field(default=0, ge=0)

@@ -120,7 +120,8 @@ def serve(
     `keys` are the study's objectives, `limits` what a model must keep to be the best one, `shown` what it must keep to
     be on the front; where no trial does, the front is that of all. Of each only what concerns this target or none is
     used: what another target needs does not bind this one's own best. Without a cost on this target among the keys its
-    latency ratio counts. What `guard` refuses is on the front, but not the best. Raises `UsageError` for a limit on a metric that no trial has.
+    latency ratio counts. What `guard` refuses may be on the front, and is never the best. Raises `UsageError` for a
+    limit on a metric that no trial has.
     """
     known = {text for trial in trials for text in trial.metrics}
     mine = keys_of_target(keys, target, known)

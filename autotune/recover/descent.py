@@ -12,6 +12,9 @@ _MEAN, _SQUARE = 0.9, 0.999  # decay of the running means of the gradient and of
 _TINY = 1e-8
 
 
+DescentState = tuple[int, list[Tensor], list[Tensor]]
+
+
 class Descent:
     """Adam (Kingma and Ba 2015, arXiv 1412.6980) with a unit for each parameter: a step is at most about `rate` units.
 
@@ -44,3 +47,12 @@ class Descent:
             square.mul_(_SQUARE).addcmul_(parameter.grad, parameter.grad, value=1 - _SQUARE)
             size = (square / second).sqrt_().add_(_TINY)
             parameter.sub_(mean / size * unit, alpha=rate / first)
+
+    def state(self) -> DescentState:
+        """What the next steps depend on beside the parameters."""
+        return self._steps, [each.clone() for each in self._mean], [each.clone() for each in self._square]
+
+    def restore(self, state: DescentState) -> None:
+        """Go on from a `state`, which stays as it is."""
+        self._steps, mean, square = state
+        self._mean, self._square = [each.clone() for each in mean], [each.clone() for each in square]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,17 +14,14 @@ from autotune.errors import TrialFailure, UsageError
 from autotune.layers import Layer
 from autotune.recover import fake, losses, weights
 from autotune.recover.batching import Batch, check_inputs
-from autotune.recover.descent import Descent
+from autotune.recover.descent import Descent, DescentState
 from autotune.recover.graph import OnnxModule
 from autotune.recover.operators.node import Tensor
+from autotune.recover.schedule import Clock, RateTest
 from autotune.recover.settings import Checkpoint, Progress, Settings
 from autotune.techniques.rounding import Rounding
 from hwprofiles.errors import Failure
 
-_WARM_UP = 0.05  # of all steps, while the learning rate rises
-_MOST_WARM_UP = 100  # steps; where the time ends it, steps may be any large number
-_LEAST_RATE = 0.05  # of the learning rate, at the end of its cosine
-_SLOWER = 0.3  # of the learning rate, from the best weights on, when half of the patience is used up
 _RUINED = 2.0  # times the best loss: the learning rate is too high, so back to the best weights at once
 _ANSWERS = 256 << 20  # bytes of the teacher's answers that are kept
 
@@ -46,20 +42,27 @@ def train(
 ) -> Iterator[Checkpoint]:
     """See `training.recover`."""
     pupil = _Pupil(student, teacher, list(layers), decisions, ranges, validation, settings, hard_loss, roundings)
-    clock, data = _Clock(settings), _endless(batches)
+    clock, data = Clock(settings), _lessons(_endless(batches), settings)
     best = mark = pupil.validate(0)
     yield Checkpoint(0, clock.seconds(), math.nan, best, pupil.tensors())
-    stale, seen, step = 0, [], 0
     pupil.remember()
+    seen: list[float] = []
+    stale = 0
+    step, loss, value = RateTest(pupil, clock, settings, data, watch).run(best)
+    if value < best:
+        best = mark = value
+        pupil.remember()
+        yield Checkpoint(step, clock.seconds(), loss, value, pupil.tensors())
     while stale < settings.patience and not clock.over(step):
         step += 1
-        loss = pupil.learn(step, _enough(data, settings), clock.rate(step))
+        loss = pupil.learn(step, next(data), clock.rate(step))
         seen.append(loss)
-        value = pupil.validate(step) if step % settings.evaluate_every == 0 or clock.over(step) else None
+        looked = pupil.validate(step) if step % settings.evaluate_every == 0 or clock.over(step) else None
         if watch is not None:
-            watch(Progress(step, clock.seconds(), loss, value))
-        if value is None:
+            watch(Progress(step, clock.seconds(), loss, looked))
+        if looked is None:
             continue
+        value = looked
         if value < best:
             best = value
             pupil.remember()
@@ -117,11 +120,23 @@ class _Pupil:
         """Keep the parameters as they are now."""
         self._best = [parameter.detach().clone() for parameter in self._parameters]
 
+    def state(self) -> tuple[list[Tensor], DescentState]:
+        """All that steps change."""
+        return [parameter.detach().clone() for parameter in self._parameters], self._descent.state()
+
+    def restore(self, state: tuple[list[Tensor], DescentState]) -> None:
+        """Be again what `state` was taken of."""
+        self._put(state[0])
+        self._descent.restore(state[1])
+
     def go_back(self) -> None:
         """Put back the parameters that were kept last."""
+        self._put(self._best)
+
+    def _put(self, tensors: Iterable[Tensor]) -> None:
         with torch.no_grad():
-            for parameter, best in zip(self._parameters, self._best, strict=True):
-                parameter.copy_(best)
+            for parameter, tensor in zip(self._parameters, tensors, strict=True):
+                parameter.copy_(tensor)
 
     def learn(self, step: int, batches: list[Batch], rate: float) -> float:
         """One step on the samples of `batches`: their mean loss. Raises `TrialFailure` where it is not finite."""
@@ -227,40 +242,15 @@ class _Pupil:
     def _check(self, value: float, step: int, what: str) -> None:
         if math.isfinite(value):
             return
-        name = "relative_rate" if self._settings.learning_rate is None else "learning_rate"
-        advice = f"lower {name} (now {self._settings.rate:g}); what was found before that step stays good"
+        settings = self._settings
+        name = "relative_rate" if settings.learning_rate is None else "learning_rate"
+        given = settings.learning_rate or settings.relative_rate
+        now = "" if given is None else f" (now {given:g})"
+        advice = f"{'set a low' if given is None else 'lower'} {name}{now}; what was found before that step stays good"
         if step == 0:
             advice = "the compressed model gives no finite answers before training; recover a milder recipe"
         message = f"recover: the {what} became {value} at step {step}; {advice}"
         raise TrialFailure(Failure(kind="nonfinite", stage="recover", message=message))
-
-
-class _Clock:
-    """Steps and time that are left, and the learning rate that goes with them."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._start, self._share = settings, time.monotonic(), 1.0
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def over(self, step: int) -> bool:
-        return step >= self._settings.steps or self.seconds() >= 60 * self._settings.minutes
-
-    def slower(self) -> None:
-        """Take smaller steps for what is left."""
-        self._share *= _SLOWER
-
-    def rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine over the steps; over the minutes where these are clearly what ends it, so
-        that only then the clock has a say in the result."""
-        settings, full = self._settings, self._settings.rate * self._share
-        warm = max(1, min(round(_WARM_UP * settings.steps), _MOST_WARM_UP))
-        if step < warm:
-            return full * step / warm
-        steps, minutes = step / settings.steps, self.seconds() / (60 * settings.minutes)
-        done = min(1.0, minutes if minutes > 0.2 and minutes > 1.5 * steps else steps)
-        return full * (_LEAST_RATE + (1 - _LEAST_RATE) * (1 + math.cos(math.pi * done)) / 2)
 
 
 def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -276,14 +266,15 @@ def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
             )
 
 
-def _enough(batches: Iterator[Batch], settings: Settings) -> list[Batch]:
-    """Batches of together at least `settings.batch` samples that count."""
-    taken: list[Batch] = []
-    while sum(len(batch.weights) for batch in taken) < settings.batch:
-        batch = next(batches)
-        if batch.weights.any() or not settings.sample_weights:
-            taken.append(batch)
-    return taken
+def _lessons(batches: Iterator[Batch], settings: Settings) -> Iterator[list[Batch]]:
+    """For every step batches of together at least `settings.batch` samples that count."""
+    while True:
+        taken: list[Batch] = []
+        while sum(len(batch.weights) for batch in taken) < settings.batch:
+            batch = next(batches)
+            if batch.weights.any() or not settings.sample_weights:
+                taken.append(batch)
+        yield taken
 
 
 def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:

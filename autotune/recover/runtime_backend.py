@@ -378,7 +378,7 @@ def classify(error: Exception, stage: str) -> str:
 def explain(error: Exception) -> str:
     """One line for a person."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"the card's memory is used up: {text[:400]}" if classify(error, "") == "oom" else text[:600]
+    return f"the memory is used up: {text[:400]}" if classify(error, "") == "oom" else text[:600]
 
 
 def _read(path: str) -> onnx.ModelProto:

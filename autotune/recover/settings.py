@@ -18,9 +18,9 @@ Compare = Literal["auto", "distributions", "numbers"]
 class Settings:
     """How to train. Ends after `steps` or `minutes`, whichever is first, or when validation no longer improves.
 
-    `relative_rate` is the share of itself (of its root mean square) that a tensor moves by in a step, at most about, so
-    that one value suits small and large weights; `learning_rate` takes its place with one absolute rate for all, that
-    of plain Adam.
+    `relative_rate` is the share of itself (of its root mean square) that a tensor moves by in a step, at most about;
+    None: the best of some is found by short tries (`schedule.RateTest`). `learning_rate` takes its place with one
+    absolute rate for all, that of plain Adam.
 
     `batch` is the number of samples per step: batches that hold fewer are added up until there are as many. `soft`,
     `hard` and `features` weigh the three losses: distillation from the original at `temperature` (Hinton et al. 2015),
@@ -36,7 +36,7 @@ class Settings:
 
     steps: int = 1000
     minutes: float = 10.0
-    relative_rate: float = 0.01
+    relative_rate: float | None = None
     learning_rate: float | None = None
     batch: int = 32
     temperature: float = 2.0
@@ -55,11 +55,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for a value that is out of range."""
-        for name in ("steps", "minutes", "relative_rate", "batch", "temperature", "evaluate_every", "patience"):
+        for name in ("steps", "minutes", "batch", "temperature", "evaluate_every", "patience"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"recover: {name} is {getattr(self, name)}; it must be above 0")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise UsageError(f"recover: learning_rate is {self.learning_rate}; it must be above 0")
+        for name in ("relative_rate", "learning_rate"):
+            given = getattr(self, name)
+            if given is not None and not given > 0:
+                raise UsageError(f"recover: {name} is {given}; it must be above 0")
+        if self.relative_rate is not None and self.learning_rate is not None:
+            raise UsageError("recover: relative_rate and learning_rate exclude each other; drop one")
         for name in ("soft", "hard", "features", "lora_rank", "least_gain"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"recover: {name} is {getattr(self, name)}; it must not be negative")
@@ -71,11 +75,6 @@ class Settings:
             raise UsageError(f"recover: compare is {self.compare!r}; it must be 'auto', 'distributions' or 'numbers'")
         if self.lora_rank and self.train != "all":
             raise UsageError("recover: lora_rank and train = 'norms-and-biases' exclude each other; drop one")
-
-    @property
-    def rate(self) -> float:
-        """The highest rate of a step, in the units of `weights.Trained`."""
-        return self.relative_rate if self.learning_rate is None else self.learning_rate
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,11 @@ def has_parity(store: Notes, digest: str, targets: Iterable[str]) -> bool:
 
 def doubts(store: Notes, trial: Trial | None) -> str:
     """What stands against taking this trial: its answers differ between targets, or could not be compared. Else ""."""
-    report = stored_parity(store, trial.artifact.digest) if trial is not None and trial.artifact is not None else None
-    return f"trial {trial.number} {report.doubt}" if trial is not None and report is not None and report.doubt else ""
+    if trial is None:
+        return ""
+    reports = [stored_parity(store, artifact.digest) for artifact in trial.artifacts]
+    said = [report.doubt for report in reports if report is not None and report.doubt]
+    return f"trial {trial.number} {'; it '.join(said)}" if said else ""
 
 
 def keep_parity(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from autotune.compress import calibration, moments
 from autotune.compress.assembly import Assembler
@@ -94,12 +93,11 @@ class Calibrating:
         self, structure: Recipe, wanted: Sequence[str], data: Sequence[Mapping[str, Any]]
     ) -> Iterable[Mapping[str, np.ndarray]]:
         """One pass over the data: the wanted float32 activations of each sample, inputs of the model included."""
-        model = onnx.load_from_string(self.assembler.assemble(structure))
-        given = {value.name for value in model.graph.input}
-        there = {value.name for value in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in given | there)
+        source = self.assembler.structured(structure)
+        there = {value.name for value in (*source.inputs, *source.outputs)}
         path = self.folder / "calibration.onnx"
-        path.write_bytes(model.SerializeToString())
+        with path.open("wb") as file:
+            self.assembler.assemble_to(file, structure, [name for name in wanted if name not in there])
         try:
             with closing(self.device.infer(path, iter(data))) as answers:
                 for sample, outputs in zip(data, answers, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,7 @@ from autotune.search.loop import FINALIST_FACTOR, SENSITIVITY_SHARE
 from autotune.search.offers import Offer, notes, offers, told
 from autotune.search.prepare import Prepared
 from autotune.search.slicing import Slicing
+from autotune.search.zeros import Zeros
 from autotune.trial import Trial
 from hwprofiles.fingerprint import Fingerprint
 
@@ -78,8 +79,10 @@ def make_report(
     baseline: Trial,
     slicing: Slicing,
     nothing: str,
+    zeros: Mapping[str, Sequence[Zeros]],
 ) -> CheckReport:
-    """`targets` are names with provenance; `nothing` says why there is nothing to search, "" where there is.
+    """`targets` are names with provenance; `nothing` says why there is nothing to search, "" where there is;
+    `zeros` what they were measured to buy, by target.
 
     Raises `UsageError` for a limit on what is not measured here, `Infeasible` for a size that no recipe can have.
     """
@@ -104,7 +107,7 @@ def make_report(
     metric = prepared.workload.metric_name
     warnings += check_budget(config, metric, baseline, smallest(prepared, baseline))
     offered_by = offers(prepared)
-    warnings += notes(config, offered_by)
+    warnings += notes(config, offered_by, zeros)
     warnings += [*slicing.notes, *_too_small(config, slicing)]
     return CheckReport(
         study=config.name,

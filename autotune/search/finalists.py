@@ -21,7 +21,7 @@ from autotune.search.slicing import Slicing
 from autotune.search.targets import Stopped, TargetPaused
 from autotune.search.values import cost_metrics, judged_metrics, worst_anywhere
 from autotune.store import Store
-from autotune.trial import Artifact, Trial
+from autotune.trial import Artifact, Trial, Value
 
 
 class Finalists:
@@ -69,6 +69,7 @@ class Finalists:
             if measurement.failure is not None:
                 raise UsageError(f"trial {number} failed when measured again: {measurement.failure.message}")
             metrics.update(cost_metrics(measurement))
+        metrics.update(self._beside_the_uniform(trial, progress))
         for side in runner.sides:
             where = f" on {side.family.judge}" if len(runner.sides) > 1 else ""
             progress(Progress("finalists", f"judging trial {number} on held-out data{where}"))
@@ -81,6 +82,29 @@ class Finalists:
         if len(runner.sides) > 1:
             metrics.update(worst_anywhere(metrics, runner.judges()))
         self._store.set_final(number, metrics)
+
+    def _guards(self) -> dict[str, pareto.Guard]:
+        """Of the guarded targets that are timed, by what is measured now."""
+        found = pareto.guards(self._store.trials(details=False), self._config, self._config.limits)
+        return {name: guard for name, guard in found.items() if name in self._prepared.timed}
+
+    def _beside_the_uniform(self, trial: Trial, progress: Watcher) -> dict[str, Value]:
+        """`uniform_ratio` of each guarded target: the trial timed in pairs with the best uniform recipe there."""
+        metrics = {}
+        for name, guard in self._guards().items():
+            if guard.uniform is None or trial.number in (0, guard.uniform.number):
+                continue
+            mine, other = _digest(trial, name), _digest(guard.uniform, name)
+            if mine == other or pareto.is_uniform(trial, guard.choice):
+                continue
+            progress(Progress("finalists", f"measuring trial {trial.number} against {guard.name} on {name}"))
+            found = self._runner.beside(name, mine, other, self._config.remeasure)
+            if found.failure is not None or found.ratio is None:
+                why = found.failure.message if found.failure is not None else "it was not timed in pairs"
+                raise UsageError(f"trial {trial.number} failed when measured against {guard.name}: {why}")
+            ratio = found.ratio.estimate
+            metrics[f"uniform_ratio@{name}"] = Value(value=ratio.value, low=ratio.low, high=ratio.high)
+        return metrics
 
     def _built(self, trial: Trial) -> list[Artifact]:
         """Of every dialect. Raises `UsageError` where one is missing: the study has new targets since."""
@@ -152,6 +176,11 @@ class Finalists:
             )
             self._verify_patiently(pick.number, progress)
             verified.append(pick.number)
+        for guard in self._guards().values() if count else ():
+            if guard.uniform is not None and guard.uniform.number not in verified:
+                progress(Progress("finalists", f"verifying {guard.name}, which others have to beat on {guard.target}"))
+                self._verify_patiently(guard.uniform.number, progress)
+                verified.append(guard.uniform.number)
         if count:
             self._verify_patiently(0, progress)
         return verified

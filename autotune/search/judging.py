@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -174,8 +175,8 @@ class Judging:
         kept = self.store.meta(key)
         if isinstance(kept, str):
             return kept
-        data = self.prepared.assemblers[dialect].assemble(Recipe())
-        artifact = self.store.save_artifact(data, dialect)
+        assembler = self.prepared.assemblers[dialect]
+        artifact = self.store.save_artifact(partial(assembler.assemble_to, recipe=Recipe()), dialect)
         self.store.set_meta(key, artifact.digest)
         return artifact.digest
 

@@ -32,8 +32,11 @@ _WORST_DROP = ("drop", WORST)
 
 
 def anchors(config: StudyConfig, space: Space) -> tuple[tuple[str, Recipe], ...]:
-    """Uniform recipes, the most promising ones: a small budget is not spent on them alone."""
-    return space.uniform[: max(_LEAST_UNIFORM, config.search.trials // 3)]
+    """Uniform recipes, the most promising ones: a small budget is not spent on them alone. First come those that a
+    searched recipe has to beat on a guarded target."""
+    guards = {family.guard for family in config.families}
+    ordered = sorted(space.uniform, key=lambda idea: idea[0] not in guards)  # a stable order
+    return tuple(ordered[: max(_LEAST_UNIFORM, config.search.trials // 3)])
 
 
 def sampler_options(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict
 
 from autotune.config import StudyConfig
 from autotune.keys import parse_key
 from autotune.search.prepare import Prepared
-from autotune.techniques.protocol import STAGES, Technique
+from autotune.search.zeros import STAGE, Zeros
+from autotune.techniques.protocol import RESIZING, STAGES, Stage, Technique
 
 
 class _Record(BaseModel):
@@ -28,6 +30,7 @@ class Offer(_Record):
     every layer has them all)."""
 
     technique: str
+    stage: Stage
     decisions: int
     layers: int
     choices: tuple[str, ...]
@@ -35,17 +38,21 @@ class Offer(_Record):
     told: str = ""  # what else the technique says of itself on these targets
 
 
-def notes(config: StudyConfig, found: Sequence[Offer]) -> Iterator[str]:
-    """What a user of these techniques would trip over."""
-    sparse = next((offer for offer in found if offer.technique == "sparsify" and offer.decisions), None)
+def notes(
+    config: StudyConfig, found: Sequence[Offer], zeros: Mapping[str, Sequence[Zeros]] = MappingProxyType({})
+) -> Iterator[str]:
+    """What a user of these techniques would trip over. `zeros`: target -> what they were measured to buy there."""
+    sparse = next((offer for offer in found if offer.stage == STAGE and offer.decisions), None)
     if sparse is not None:
         asked = {key.name for key in config.objective_keys} | {parse_key(text).name for text in config.limits}
-        what = (
-            "zeros make a smaller download (download_bytes); no kernel of these targets uses them, so no speed-up here"
-        )
-        hint = "" if "download_bytes" in asked else ": nothing in the study asks for that; add it to search.objectives"
-        yield f"sparsify: {what}{hint}"
-    structural = [offer.technique for offer in found if offer.technique in ("prune", "factorize") and offer.decisions]
+        what = "zeros make a smaller download (download_bytes)"
+        hint = "" if "download_bytes" in asked else "; nothing in the study asks for that: add it to search.objectives"
+        yield f"{sparse.technique}: {what}{hint}"
+        for each in (each for measured in zeros.values() for each in measured):
+            yield f"{sparse.technique}: {each.sentence}"
+        if not zeros:
+            yield f"{sparse.technique}: no target's times count here, so what zeros do to them was not measured"
+    structural = [offer.technique for offer in found if offer.stage in RESIZING and offer.decisions]
     if structural and config.recover is None:
         yield (
             f"{' and '.join(structural)}: without training data structures are judged as they are cut, which few "
@@ -71,7 +78,9 @@ def _offer(prepared: Prepared, name: str) -> Offer:
     technique = prepared.assembler.techniques[name]
     if technique.scope == "graph":
         whole = prepared.space.fixed[name]
-        return Offer(technique=name, decisions=0, layers=0, choices=tuple(whole.values()), left_alone=())
+        return Offer(
+            technique=name, stage=technique.stage, decisions=0, layers=0, choices=tuple(whole.values()), left_alone=()
+        )
     own = [variable for variable in prepared.space.variables if variable.technique == name]
     touched = {layer for variable in own for layer in variable.layers}
     why: dict[str, list[str]] = {}
@@ -79,6 +88,7 @@ def _offer(prepared: Prepared, name: str) -> Offer:
         why.setdefault(reason, []).append(layer)
     return Offer(
         technique=name,
+        stage=technique.stage,
         decisions=len(own),
         layers=len(touched),
         choices=tuple(dict.fromkeys(choice for variable in own for choice in variable.choices[1:])),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from autotune.compress.ingest import Ingested, load_model
 from autotune.compress.plan import MS_DOMAIN
 from autotune.config import Family, StudyConfig, families_of
 from autotune.errors import DataError
-from autotune.layers import Skipped
+from autotune.layers import Layer, Skipped
 from autotune.recipe import Recipe
 from autotune.search.calibrating import Calibrating
 from autotune.search.progress import Progress, Watcher
@@ -28,6 +29,7 @@ from autotune.search.space import Space, build_space, fixed_part
 from autotune.search.structure import Structure, survey
 from autotune.search.suiting import suit
 from autotune.techniques.protocol import Technique
+from autotune.techniques.quantize import Quantize
 from autotune.techniques.recover import NAME as RECOVER
 from autotune.techniques.recover import Recover
 from autotune.workload import Workload
@@ -113,7 +115,8 @@ def check_same(workload: Workload, assembler: Assembler, device: Device, folder:
     if not isinstance(workload.model, str | Path):
         return
     path = folder / "normalised.onnx"
-    path.write_bytes(assembler.assemble(Recipe()))
+    with path.open("wb") as file:
+        assembler.assemble_to(file, Recipe())
     inputs = [dict(sample) for sample in list(workload.calibration)[:_COMPARED]]
     try:
         given = list(device.infer(Path(workload.model), iter(inputs)))
@@ -175,7 +178,8 @@ def check_opens(
 ) -> None:
     """Run the normalised original once. Raises `DataError` that names the user's model when the target refuses it."""
     path = folder / "normalised.onnx"
-    path.write_bytes(assembler.assemble(Recipe()))
+    with path.open("wb") as file:
+        assembler.assemble_to(file, Recipe())
     try:
         list(device.infer(path, iter([dict(inputs)])))
     except DeviceFailure as error:
@@ -252,6 +256,7 @@ def prepare(
     space = build_space(
         layers, techniques, capabilities, groups=config.groups, exclude=config.exclude, most_blocks=config.search.blocks
     )
+    space = with_guards(config, space, techniques, capabilities, layers)
     if any(technique.stage != "precision" and technique.scope == "layer" for technique in techniques.values()):
         watch(Progress("prepare", "carrying out every structural choice alone, for its size"))
     inputs = workload.latency_inputs or workload.search.samples[0].inputs
@@ -276,6 +281,27 @@ def prepare(
         structure=structure,
         lost=_lost(families, probed),
     )
+
+
+def with_guards(
+    config: StudyConfig,
+    space: Space,
+    techniques: Mapping[str, Technique],
+    capabilities: Offered,
+    layers: Sequence[Layer],
+) -> Space:
+    """The space with the uniform recipe of every guarded family among its uniform ones, also where the study's own
+    choices leave that format out: it is what a searched recipe has to beat."""
+    formats = techniques.get(Quantize.name)
+    missing = dict.fromkeys(f.guard for f in config.families if f.guard and f.guard not in dict(space.uniform))
+    made = []
+    for choice in missing if formats is not None else ():
+        offered = [layer.name for layer in layers if capabilities.supports(layer, choice)]
+        searched = [name for name in offered if not any(fnmatch.fnmatch(name, each) for each in config.exclude)]
+        if searched:
+            fixed = fixed_part(techniques).to_dict()
+            made.append((choice, Recipe({**fixed, Quantize.name: dict.fromkeys(searched, choice)})))
+    return replace(space, uniform=(*made, *space.uniform)) if made else space
 
 
 def _workers(config: StudyConfig, device: Device) -> int:

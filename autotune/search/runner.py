@@ -13,21 +13,24 @@ own, paired with the baseline of that dialect, and every family judges what it a
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx
+from pydantic import ValidationError
 
 from autotune.compress.kernels import layer_outcomes
 from autotune.config import Family, StudyConfig
-from autotune.errors import AutotuneError, TrialFailure
+from autotune.errors import AutotuneError, DataError, TrialFailure
 from autotune.recipe import Recipe
 from autotune.search.judging import Judged, Judging
 from autotune.search.prepare import Prepared
@@ -195,7 +198,7 @@ class TrialRunner:
         built = {}
         for dialect, assembler in self.prepared.assemblers.items():
             with self._about(dialect):
-                artifact = self.store.save_artifact(assembler.assemble(recipe), dialect)
+                artifact = self.store.save_artifact(partial(assembler.assemble_to, recipe=recipe), dialect)
             built[dialect] = artifact, self.store.artifact_path(artifact.digest)
         return built
 
@@ -251,6 +254,22 @@ class TrialRunner:
         if measurement.failure is None:
             self.store.add_measurement(measurement)
         return measurement
+
+    def beside(self, target: str, digest: str, other: str, scenario: Scenario) -> Measurement:
+        """An artifact timed in pairs with another one of the same dialect (`other`) in place of the original; kept
+        beside the trial's own measurements, under "beside/TARGET/DIGEST". Raises `TargetPaused`."""
+        device, key = self.prepared.devices[target], f"beside/{target}/{digest}"
+        kept = stored_beside(self.store, target, digest)
+        if kept is not None and (kept.baseline, kept.fingerprint.key) == (other, device.fingerprint.key):
+            return kept
+        paths = self.store.artifact_path(digest), self.store.artifact_path(other)
+        with self.targets.using(target):
+            found = device.measure(paths[0], self.prepared.latency_inputs, baseline=paths[1], scenario=scenario)
+            if found.failure is not None and found.failure.stage == "start":
+                raise DeviceFailure(found.failure)
+        if found.failure is None:
+            self.store.set_meta(key, found.model_dump(mode="json"))
+        return found
 
     def start(self, masks: Mapping[str, np.ndarray]) -> None:
         """Judge the original on the search data, and keep its outputs on the probe samples. Raises `TargetPaused`."""
@@ -315,6 +334,20 @@ class TrialRunner:
         if len(self.sides) == 1:
             return failure
         return failure.model_copy(update={"message": f"{where}: {failure.message}"})
+
+
+def stored_beside(store: Store, target: str, digest: str) -> Measurement | None:
+    """What `TrialRunner.beside` kept of an artifact; None where it was not timed beside another one. Raises
+    `DataError`."""
+    kept = store.meta(f"beside/{target}/{digest}")
+    if kept is None:
+        return None
+    try:
+        return Measurement.model_validate_json(json.dumps(kept))
+    except ValidationError as error:
+        raise DataError(
+            f"what artifact {digest} was timed beside on {target} cannot be read; upgrade, or run the study again"
+        ) from error
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from autotune.compress.assembly import Assembler
 from autotune.errors import TrialFailure
 from autotune.recipe import NONE, Recipe
 from autotune.search.space import Space, Variable
+from autotune.techniques.protocol import RESIZING
 
 _FLOAT = 4  # bytes
-_RESIZING = ("torch", "prune", "factorize")  # stages that change how many weights a layer has
 
 Factors = Mapping[str, Mapping[str, Mapping[str, float]]]  # variable -> choice -> variable of formats -> factor
 
@@ -42,7 +42,7 @@ def survey(space: Space, assembler: Assembler) -> Structure:
         if stage == "precision":
             continue
         factors[variable.name], own[variable.name] = {}, {}
-        for choice in variable.choices if stage in _RESIZING else ():
+        for choice in variable.choices if stage in RESIZING else ():
             left = _weights_left(space, assembler, variable, choice)
             factors[variable.name][choice] = _by_format(left, formats, assembler)
             rest = [name for name in left if name not in formats]

@@ -20,7 +20,7 @@ from autotune.judge.metrics import resolve_metrics
 from autotune.keys import WORST, MetricKey, names_target, parse_key
 from autotune.layers import Inspection
 from autotune.recipe import Recipe
-from autotune.search import budget, warm
+from autotune.search import budget, warm, zeros
 from autotune.search.check import CheckReport, make_report
 from autotune.search.effort import Effort
 from autotune.search.finalists import Finalists
@@ -67,6 +67,7 @@ class Study:
         self._runner: TrialRunner | None = None
         self._slicing: Slicing | None = None
         self._second: Finalists | None = None
+        self._zeros: dict[str, tuple[zeros.Zeros, ...]] = {}
         self._stop = threading.Event()
 
     @classmethod
@@ -128,7 +129,7 @@ class Study:
         targets = [(target.name, target.provenance) for target in self.targets]
         nothing = "" if prepared.space.variables else nothing_to_search(prepared.ingested.inspection, prepared.refused)
         assert self._slicing is not None  # made by the start
-        return make_report(self.config, prepared, targets, baseline, self._slicing, nothing)
+        return make_report(self.config, prepared, targets, baseline, self._slicing, nothing, self._zeros)
 
     def run(self, progress: Watcher = nobody, stop: threading.Event | None = None) -> RunSummary:
         """Search until the budget is spent or `stop` is set, train where that is asked for, then verify finalists.
@@ -237,6 +238,7 @@ class Study:
         for key in self.objectives:
             if str(key) not in trial.metrics:
                 raise UsageError(f"objective {key} is not measured here; " + did_you_mean(str(key), trial.metrics))
+        self._zeros = zeros.find_out(self.config, prepared, self.store, runner, progress)
         self._prepared, self._runner = prepared, runner
         return prepared, runner
 

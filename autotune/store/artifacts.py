@@ -7,12 +7,16 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from autotune.errors import DataError
 from autotune.store.faults import disk_error
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_PIECE = 1 << 20
 
 
 def digest_of(data: bytes) -> str:
@@ -33,12 +37,31 @@ def write(folder: Path, data: bytes) -> str:
     return digest
 
 
+def write_pieces(folder: Path, produce: Callable[[BinaryIO], object]) -> tuple[str, int]:
+    """Puts what `produce` writes to a stream on the disk, without ever having it in memory as a whole; its digest and
+    size. Raises `DiskError`, and what `produce` raises; never leaves half a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _part(folder) as (stream, part):
+            hashing = _Hashing(stream)
+            produce(cast(BinaryIO, hashing))
+            digest = hashing.state.hexdigest()
+            size = stream.tell()
+            path = path_of(folder, digest)
+            if not (path.exists() and path.stat().st_size == size and _file_digest(path) == digest):
+                _finish(stream, part, path)
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    return digest, size
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Puts `data` on the disk as `path`, unless the same is there already. Raises `DiskError`; never leaves half a
     file.
     """
     try:
-        if path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        if path.exists() and path.stat().st_size == len(data) and _is_same(path, data):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, data)
@@ -63,23 +86,56 @@ def _replace(path: Path, data: bytes) -> None:
     """Write beside it, to the disk, then rename, then the folder to the disk: after a power cut all or
     nothing.
     """
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    with _part(path.parent) as (stream, part):
+        stream.write(data)
+        _finish(stream, part, path)
+
+
+@contextmanager
+def _part(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file without a name of its own yet; gone at the end unless it got one."""
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.chmod(0o644)
-        part.replace(path)
-    except BaseException:
+            yield stream, part
+    finally:
         part.unlink(missing_ok=True)
-        raise
+
+
+def _finish(stream: BinaryIO, part: Path, path: Path) -> None:
+    """To the disk and under its name."""
+    stream.flush()
+    os.fsync(stream.fileno())
+    part.chmod(0o644)
+    part.replace(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+class _Hashing:
+    """A stream that takes the sha256 of what is written to it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.state = stream, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.state.update(data)
+        return self.stream.write(data)
+
+
+def _is_same(path: Path, data: bytes) -> bool:
+    """Whether the file has these bytes, compared piece by piece."""
+    with path.open("rb") as stream:
+        return all(stream.read(_PIECE) == data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sweep(folder: Path, *, older_than: float = 3600.0) -> None:

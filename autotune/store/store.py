@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import sqlalchemy as sa
 
@@ -241,12 +241,17 @@ class Store:
         """The folder of the artifacts, `<sha256>.onnx`."""
         return self.folder / "artifacts"
 
-    def save_artifact(self, data: bytes, dialect: str) -> Artifact:
-        """Writes the bytes under their digest, to the disk, whole or not at all. Raises `DiskError`."""
-        digest = artifacts.write(self.artifacts, data)
+    def save_artifact(self, data: bytes | Callable[[BinaryIO], object], dialect: str) -> Artifact:
+        """Writes the bytes, or what `data` writes to a stream, under their digest, to the disk, whole or not at all.
+        Raises `DiskError`, and what `data` raises.
+        """
+        if isinstance(data, bytes):
+            digest, size = artifacts.write(self.artifacts, data), len(data)
+        else:
+            digest, size = artifacts.write_pieces(self.artifacts, data)
         with self._write() as connection:
-            rows.add_artifact(connection, digest, len(data))
-        return Artifact(digest=digest, size_bytes=len(data), dialect=dialect)
+            rows.add_artifact(connection, digest, size)
+        return Artifact(digest=digest, size_bytes=size, dialect=dialect)
 
     def artifact_path(self, digest: str) -> Path:
         """Raises `DataError` if it is not there. Use `verify_artifact` where the bytes have to be right."""

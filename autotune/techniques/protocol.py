@@ -15,12 +15,9 @@ from autotune.techniques.rounding import NEAREST, Rounding
 
 Stage = Literal["torch", "rewrite", "prune", "scale", "factorize", "sparsify", "recover", "precision"]
 STAGES: tuple[Stage, ...] = get_args(Stage)  # the order in which a recipe is carried out
-STRUCTURAL: tuple[Stage, ...] = (
-    "torch",
-    "prune",
-    "factorize",
-    "sparsify",
-)  # what remains is another model, worth training
+# What remains is another model, worth training.
+STRUCTURAL: tuple[Stage, ...] = ("torch", "prune", "factorize", "sparsify")
+RESIZING: tuple[Stage, ...] = ("torch", "prune", "factorize")  # they change how many weights a layer has
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from autotune.errors import Infeasible
 from autotune.evaluation import Evaluation, SliceResult
 from autotune.keys import parse_key
 from autotune.pareto import best, within
+from autotune.pareto import guards as guards_of
 from autotune.parity.report import ParityReport
 from autotune.recipe import NONE
 from autotune.trial import Trial, Value
@@ -139,6 +140,10 @@ def limits(view: StudyView) -> dict[str, float]:
 
 def _choose(view: StudyView, pool: Sequence[Trial], bounds: dict[str, float]) -> Trial | None:
     original = [_merged(view.baseline)] if view.baseline and view.baseline.state == "complete" else []
+    config = view.config
+    guards = guards_of(view.trials, config, bounds) if config is not None else {}
+    if guards and all(name in guards for name in view.timed):  # what no target is offered is no choice
+        pool = [trial for trial in pool if not all(guards[name].refuses(trial) for name in view.timed)]
     try:
         found = best([*original, *pool], bounds, view.config.objective_keys if view.config else ())
     except Infeasible:

@@ -11,6 +11,7 @@ from autotune.evaluation import Evaluation
 from autotune.keys import WORST, parse_key
 from autotune.pareto import front
 from autotune.parity.report import ParityReport
+from autotune.search.across import stored_across, words
 from autotune.search.agreement import stored_parity
 from autotune.search.drift import Drift, drifts
 from autotune.store import HeldoutUse
@@ -30,7 +31,7 @@ class StudyStore(Protocol):
 
     def meta(self, key: str) -> Any:
         """The JSON value saved under `key`, None if there is none. The report reads "inspection", "targets",
-        "parity/DIGEST", "noise/DIGEST", "discovered" and "sample/ID".
+        "parity/DIGEST", "noise/DIGEST", "zeros/TARGET", "discovered" and "sample/ID".
         """
         ...
 
@@ -89,6 +90,8 @@ class StudyView(NamedTuple):
     profiles: Mapping[str, Mapping[str, Any]]  # target -> what its profile says: label, policy, transport, ...
     parity: Mapping[int, ParityReport]  # finalist -> does it answer the same on every target?
     drifts: tuple[Drift, ...]
+    elsewhere: Mapping[int, tuple[ParityReport, ...]] = {}  # the same of a finalist's artifacts in further dialects
+    across: Mapping[int, tuple[str, ...]] = {}  # finalist -> how far the answers of its artifacts lie apart, in words
 
     @property
     def judged(self) -> tuple[Trial, ...]:
@@ -132,6 +135,8 @@ def read_study(store: StudyStore) -> StudyView:
         profiles=_profiles(store.meta("targets")),
         parity=_parity(store, finalists),
         drifts=drifts(trials),
+        elsewhere=_parity_elsewhere(store, finalists),
+        across={t.number: tuple(words(stored_across(store, t))) for t in finalists if t.elsewhere},
     )
 
 
@@ -181,6 +186,11 @@ def _profiles(saved: Any) -> Mapping[str, Mapping[str, Any]]:
 def _parity(store: StudyStore, finalists: Sequence[Trial]) -> dict[int, ParityReport]:
     found = {t.number: stored_parity(store, t.artifact.digest) for t in finalists if t.artifact is not None}
     return {number: report for number, report in found.items() if report is not None}
+
+
+def _parity_elsewhere(store: StudyStore, finalists: Sequence[Trial]) -> dict[int, tuple[ParityReport, ...]]:
+    found = {t.number: [stored_parity(store, artifact.digest) for artifact in t.artifacts[1:]] for t in finalists}
+    return {number: tuple(filter(None, reports)) for number, reports in found.items() if any(reports)}
 
 
 def _front(complete: Sequence[Trial], keys: Keys, timed: Sequence[str]) -> list[Trial]:

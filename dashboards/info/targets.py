@@ -49,15 +49,19 @@ def targets_info(view: StudyView, common: int | None) -> TargetsInfo | None:
     known = {key for trial in trials if trial.state == "complete" for key in trial.metrics}
     bounds = {key: limit for key, limit in limits(view).items() if key in known}
     rows = []
+    guards = pareto.guards(trials, view.config, bounds)
     for target in view.timed:
-        served = pareto.serve(trials, target, view.config.objective_keys, bounds, chosen, shown={})
+        served = pareto.serve(
+            trials, target, view.config.objective_keys, bounds, chosen, shown={}, guard=guards.get(target)
+        )
         rows.append(_row(view, served, chosen))
     return TargetsInfo(common, tuple(rows))
 
 
 def _row(view: StudyView, served: pareto.Served, common: Trial) -> TargetRow:
     keys = keys_of(view.trials, served.target)
-    own = served.own
+    own = served.own.on(served.target) if served.own is not None else None
+    common = common.on(served.target)
     time = next((d for d in served.differences if d.key.target == served.target), None)
     return TargetRow(
         target=served.target,
@@ -71,7 +75,7 @@ def _row(view: StudyView, served: pareto.Served, common: Trial) -> TargetRow:
         size_own=_number(own, keys.size),
         drop_common=common.metrics.get(keys.drop),
         drop_own=own.metrics.get(keys.drop) if own is not None else None,
-        words=served.price,
+        words=f"{served.price}; {served.guard}" if served.guard else served.price,
     )
 
 

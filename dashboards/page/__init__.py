@@ -15,6 +15,7 @@ from dashboards.info.progress import prediction, progress
 from dashboards.info.protocol import protocol
 from dashboards.info.sensitivity import sensitivity
 from dashboards.info.slicemap import slice_map
+from dashboards.info.sparsity import sparsity
 from dashboards.info.study import StudyStore, StudyView, read_study
 from dashboards.info.targets import targets_info
 from dashboards.page import cards, evidence, sections
@@ -23,6 +24,7 @@ from dashboards.page.document import contents, document
 from dashboards.page.html import Html, join, tag
 from dashboards.page.judgement import judgement_section
 from dashboards.page.search import search_section
+from dashboards.page.sparsity import sparsity_section
 from dashboards.page.targets import targets_section, transfer_section
 from dashboards.page.writing import write_whole
 
@@ -36,6 +38,7 @@ SECTIONS = {
     "slices": "Slices",
     "judgement": "Judgement",
     "flips": "Samples",
+    "zeros": "Zeros",
     "progress-of-search": "Search",
     "protocol": "Protocol",
 }
@@ -72,6 +75,7 @@ def render(store: StudyStore, *, title: str | None = None) -> str:
     search, more = search_section(progress(view), prediction(store))
     figures.update(more)
     flips = sections.flip_section(flip_info(view, store, chosen) if chosen is not None else None)
+    zeros = sparsity_section(sparsity(store, view.targets))
     body = join(
         (
             cards.headline_section(head, sensitivity(view), view.name),
@@ -81,12 +85,14 @@ def render(store: StudyStore, *, title: str | None = None) -> str:
             slices,
             judged,
             flips,
+            zeros,
             search,
             transfer_section(stored_transfer(store)),
             evidence.protocol_section(protocol(view), view.notes, agreement_section(view)),
         )
     )
-    shown = {anchor: words for anchor, words in SECTIONS.items() if anchor != "targets" or several is not None}
+    missing = {anchor for anchor, part in (("targets", several), ("zeros", zeros)) if part is None}
+    shown = {anchor: words for anchor, words in SECTIONS.items() if anchor not in missing}
     name = title or f"{view.name}: compression report"
     return document(name, _header(name, view, head), contents(shown), body, figures)
 

@@ -14,9 +14,8 @@ def agreement_section(view: StudyView) -> Html | None:
     """One row for each finalist and target; None where nothing was compared."""
     if not view.parity:
         return None
-    rows = [
-        (f"#{number}", *_target(parity, report)) for number, report in view.parity.items() for parity in report.targets
-    ]
+    reports = [(n, each) for n, first in view.parity.items() for each in (first, *view.elsewhere.get(n, ()))]
+    rows = [(f"#{number}", *_target(parity, report)) for number, report in reports for parity in report.targets]
     samples = max(report.samples for report in view.parity.values())
     lead = (
         f"Each finalist on {samples} held-out samples, run on every target and, where that is possible, computed in "
@@ -28,7 +27,8 @@ def agreement_section(view: StudyView) -> Html | None:
             tag("h3", "The same answers on every target?"),
             tag("p", lead, class_="muted"),
             table(head, rows, numeric=(3, 4)),
-            *(tag("p", f"Trial {n}: {r.sentence}", class_="muted") for n, r in view.parity.items()),
+            *(tag("p", f"Trial {n}: {r.sentence}", class_="muted") for n, r in reports),
+            *(tag("p", f"Trial {n}: {said}.", class_="muted") for n, every in view.across.items() for said in every),
         )
     )
 

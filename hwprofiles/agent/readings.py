@@ -65,7 +65,7 @@ def add_blocks(blocks: dict[str, Blocks], told: list[dict[str, Any]], wall: np.n
         side.samples.extend(samples.tolist())
         side.medians.append(float(np.median(samples)))
         # The clock of CPU time may be coarse; a microsecond keeps the logarithm of a ratio finite.
-        side.cpu.append(max(duration(block, "cpu"), 1e-6) / count)
+        side.cpu.append(max(duration(block, "cpu"), 1e-6) / max(count, int(block.get("inferences", count))))
         if block.get("clock_hz") is not None:
             side.clocks.append(duration(block, "clock_hz"))
         for key, kept in (("enqueue", side.enqueue), ("end_to_end", side.end_to_end)):

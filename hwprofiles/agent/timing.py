@@ -132,7 +132,7 @@ def time_block(session: Session, feeds: list[Feed], count: int) -> dict[str, Any
     """
     if hasattr(session, "time_block"):
         told = session.time_block(feeds, count)
-        block = {"count": count, "inferences": told.get("inferences", count)}
+        block = {"count": len(told["wall"]), "inferences": told.get("inferences", count)}
         block.update((key, told[key]) for key in ("wall", "cpu", "thread_cpu"))
         if is_resident(session):
             block.update(enqueue=told["enqueue"], end_to_end=told["end_to_end"])

@@ -50,9 +50,8 @@ class TensorRt:
     name: ClassVar[str] = "tensorrt"
     provider: ClassVar[str] = "TensorRT"
     builds: ClassVar[int] = 3
-    packages: ClassVar[str] = "'tensorrt-cu13>=11.4,<12'"
-    # The wheels on PyPI are stubs that fetch the libraries from there, and fail where it cannot be reached.
-    origin: ClassVar[str] = " --extra-index-url https://pypi.nvidia.com"
+    packages: ClassVar[str] = "'tensorrt-cu13>=11.4,<12' --extra-index-url https://pypi.nvidia.com"
+    origin: ClassVar[str] = "the libraries come from NVIDIA's own package index; PyPI has stubs that fetch them there"
 
     def backend(self) -> str:
         return _source("tensorrt_backend")
@@ -88,11 +87,11 @@ class TensorRt:
 
     def install_hint(self, target: Target) -> str:
         python = target.python or (sys.executable if target.transport == "local" else "python3")
-        command = f"{shlex.quote(python)} -m pip install numpy nvidia-ml-py cuda-bindings {self.packages}{self.origin}"
+        command = f"{shlex.quote(python)} -m pip install numpy nvidia-ml-py cuda-bindings {self.packages}"
         host = target.options.get("host")
         if target.transport == "ssh" and isinstance(host, str):
             command = f"ssh {shlex.quote(host)} {shlex.quote(command)}"
-        return command
+        return f"{command} ({self.origin})"
 
     def _refuse_unknown(self, target: Target) -> None:
         """Refuse what is no option of ours, or nearly one. Other transports than the local one have their own."""
@@ -112,7 +111,7 @@ class TensorRtRtx(TensorRt):
     provider: ClassVar[str] = "TensorRT-RTX"
     builds: ClassVar[int] = 1  # it times no kernels when it builds: each build is the same
     packages: ClassVar[str] = "'tensorrt-rtx-cu13-libs>=1.7.1,<2' 'tensorrt-rtx-cu13-bindings>=1.7.1,<2'"
-    origin: ClassVar[str] = ""
+    origin: ClassVar[str] = "from PyPI"
 
 
 def _source(name: str) -> str:

@@ -108,7 +108,8 @@ def _load(options: dict[str, Any]) -> Any:
 
 
 def _missing(options: dict[str, Any], why: str) -> str:
-    return "{} is not usable{}: {}".format(options["runtime"], why, options["install"])
+    said = f"cannot be imported{why}" if why else "is not installed there either"
+    return "{} {}; try: {}".format(options["runtime"], said, options["install"])
 
 
 def _open_engines(options: dict[str, Any]) -> tensorrt_engines.Engines:
@@ -129,10 +130,10 @@ def _open_engines(options: dict[str, Any]) -> tensorrt_engines.Engines:
 class _Opened:
     """An engine that is loaded and ready to run."""
 
-    def __init__(self, trt: Any, engine: tensorrt_engines.Engine, provider: str) -> None:
+    def __init__(self, trt: Any, built: tensorrt_engines.Engine, provider: str) -> None:
         self.log = tensorrt_build.messages(trt)
         runtime = trt.Runtime(self.log)
-        self.engine = runtime.deserialize_cuda_engine(engine.plan)
+        self.engine = runtime.deserialize_cuda_engine(built.plan)
         if self.engine is None:
             raise TensorRtProblem("unavailable", f"{provider} does not load the engine: {_last(self.log)}")
         self.context = self.engine.create_execution_context()
@@ -164,7 +165,7 @@ class Session:
         self._provider = options["provider"]
         self._engines = _open_engines(options)
         self._trt = _load(options)
-        self._cuda = cuda.open_cuda()
+        self._cuda: Any = None  # not before the engine is built: until then the card's memory is the builder's
         self.conditions: dict[str, Any] = {"cuda_graph": True}
         self._notes: list[str] = []
         self.load_seconds = 0.0
@@ -260,8 +261,8 @@ class Session:
             self._run(feed)
         seconds = {name: total / runs for name, total in profiler.seconds.items()}
         return [
-            tensorrt_layers.kernel(layer, self._provider, self._engine.types, seconds.get(str(layer.get("Name")), 0.0))
-            for layer in found
+            tensorrt_layers.kernel(told, self._provider, self._engine.types, seconds.get(str(told.get("Name")), 0.0))
+            for told in found
         ]
 
     def _ready(self) -> _Opened:
@@ -273,6 +274,7 @@ class Session:
         """Get the engine for these shapes and load it; build it anew if what the cache had is of another version."""
         self._sets, self._loaded, self._opened = [], None, None
         self._engine = self._engines.get(self._path, shapes)
+        self._cuda = self._cuda or cuda.open_cuda()
         start = time.perf_counter()
         try:
             self._opened = _Opened(self._trt, self._engine, self._provider)
@@ -443,13 +445,13 @@ def prepare(path: str, options: dict[str, Any], count: int, feeds: list[Feed]) -
     engines = _open_engines(options)
     shapes = tensorrt_engines.ranges(options["shapes"])
     tried = [engines.build(path, shapes, fresh=True) for _ in range(count)]
-    for engine in tried:
-        engines.choose(path, shapes, [engine])
+    for built in tried:
+        engines.choose(path, shapes, [built])
         session = Session(path, options)
         session.time_block(feeds, _CHOOSING)
-        engine.builds[0]["latency"] = float(numpy.median(session.time_block(feeds, _CHOOSING)["wall"]))
+        built.builds[0]["latency"] = float(numpy.median(session.time_block(feeds, _CHOOSING)["wall"]))
         del session
-    engines.choose(path, shapes, sorted(tried, key=lambda engine: float(engine.builds[0]["latency"])))
+    engines.choose(path, shapes, sorted(tried, key=lambda built: float(built.builds[0]["latency"])))
 
 
 def kernels(path: str, options: dict[str, Any], feed: Feed, runs: int, scratch: str) -> list[dict[str, Any]]:
@@ -523,7 +525,7 @@ def _last(log: Any) -> str:
     return " ".join(log.errors[-1].split()) if log.errors else "it does not say why"
 
 
-def _spell(builder: dict[str, Any]) -> str:
+def _spell(options: dict[str, Any]) -> str:
     """Builder options as text: they are part of what was measured."""
-    set_ones = {key: value for key, value in builder.items() if value is not None}
+    set_ones = {key: value for key, value in options.items() if value is not None}
     return ", ".join(f"{key} {value}" for key, value in sorted(set_ones.items())) or "default builder options"

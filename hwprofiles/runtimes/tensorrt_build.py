@@ -122,7 +122,8 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     result["seconds"] = time.perf_counter() - start
     Path(request["plan"]).write_bytes(memoryview(plan))
     if cache is not None:
-        _save(Path(request["timing_cache"]), memoryview(config.get_timing_cache().serialize()))
+        cache = config.get_timing_cache()
+        _save(Path(request["timing_cache"]), memoryview(cache.serialize()))
     result["layers"] = tensorrt_layers.logged(log.layers)
     notes += [" ".join(text.split())[:200] for text in log.warned[:3]]
     return result
@@ -196,10 +197,10 @@ def _refusal(trt: Any, parser: Any, log: Any) -> BuildProblem:
     """What the parser says of the first node that it refuses."""
     unsupported = {code for name, code in trt.ErrorCode.__members__.items() if name.startswith("UNSUPPORTED")}
     for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        kind = "unsupported" if error.code() in unsupported else "bad_model"
-        where = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_operator() else ""
-        return BuildProblem(kind, f"TensorRT's parser refuses the model: {where}{error.desc()}")
+        refused = parser.get_error(index)
+        kind = "unsupported" if refused.code() in unsupported else "bad_model"
+        where = f"node {refused.node_name()!r} ({refused.node_operator()}): " if refused.node_operator() else ""
+        return BuildProblem(kind, f"TensorRT's parser refuses the model: {where}{refused.desc()}")
     return BuildProblem("bad_model", f"TensorRT's parser refuses the model: {_said(log) or 'it does not say why'}")
 
 

@@ -19,7 +19,7 @@ _LIST = r"\[\]|\[ .*?\}\]"
 _LINE = re.compile(
     rf"Name: (?P<Name>.*?), LayerType: (?P<LayerType>[^,]*), Inputs: (?P<Inputs>{_LIST}), "
     rf"(?:Constants: (?P<Constants>{_LIST}), )?Outputs: (?P<Outputs>{_LIST}), (?:.*?, )?"
-    r"TacticName: (?P<TacticName>.*?), StreamId: \d+, Metadata: (?P<Metadata>.*)"
+    r"TacticName: (?P<TacticName>.*?), StreamId: \d+, Metadata: ?(?P<Metadata>.*)"
 )
 _TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[([-0-9, ]*)\].*?Datatype: (\w+)")
 

@@ -19,7 +19,7 @@ from autotune.compress.ingest import load_model
 from autotune.errors import ConfigError, DataError
 from autotune.recover.settings import Settings
 from autotune.search.progress import Progress
-from autotune.search.recovery import attempt
+from autotune.search.recovery import training
 from autotune.store import Store, open_store
 from autotune.trial import Trial
 from autotune.workload import Dataset, Sample, Workload
@@ -163,7 +163,7 @@ def test_progress_tells_step_loss_and_time(finished: tuple[Path, list[Progress]]
 
 
 def test_nothing_is_trained_twice(finished: tuple[Path, list[Progress]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt, "recover", _never)
+    monkeypatch.setattr(training, "recover", _never)
     with open_store(finished[0], "tiny", must_exist=True) as store:
         before = [t.model_dump_json() for t in store.trials()]
     again = run(finished[0], config_=config(finalists={"count": 1, "parity": 0}))
@@ -226,7 +226,7 @@ def _killed_at(word: str) -> Callable[[Progress], None]:
 def test_killed_after_training_it_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Killed):
         run(tmp_path / "s.db", _killed_at("measuring and judging"))
-    monkeypatch.setattr(attempt, "recover", _never)
+    monkeypatch.setattr(training, "recover", _never)
     found = recovered(run(tmp_path / "s.db"))
     assert found and all(trial.state == "complete" for trial in found)
 
@@ -239,14 +239,14 @@ def test_killed_in_the_middle_it_goes_on_from_its_checkpoint(tmp_path: Path, mon
         kept = _kept(store)
     assert kept, "no checkpoint was made by then"
     begun: list[int] = []
-    wanted = attempt.recover
+    wanted = training.recover
 
     def counted(student: onnx.ModelProto, *args: Any, **kwargs: Any) -> Any:
         (settings,) = [each for each in args if isinstance(each, Settings)]
         begun.append(settings.steps)
         return wanted(student, *args, **kwargs)
 
-    monkeypatch.setattr(attempt, "recover", counted)
+    monkeypatch.setattr(training, "recover", counted)
     found = recovered(run(tmp_path / "s.db"))
     assert begun == [STEPS - kept[-1]["step"]] and found
     with open_store(tmp_path / "s.db", "tiny", must_exist=True) as store:

@@ -37,12 +37,32 @@ from autotune.techniques.rounding import NEAREST, Rounding, output_shift
 _SIXTEEN: dict[str, Real] = {"float16": "float16", "bfloat16": "bfloat16"}
 _BLOCKS = ("w4-b128", "w4-b32")
 _PRODUCTS = ("MatMul", "Gemm")
+# TensorRT-RTX 1.7.1 fails to build the first and computes the second in float16.
+_NOT_TRANSPOSED = ("bfloat16", "fp8-static")
 _WEIGHT_INPUT = {"Gather": 0}  # 1 for all others
-_PRECISION = {"none": "float", "float16": "half", "bfloat16": "bfloat16", "int8-static": "int8", "fp8-static": "fp8"}
+_PRECISION = {
+    "none": ("float32",),
+    "float16": ("float16",),
+    "bfloat16": ("bfloat16",),
+    "int8-static": ("int8",),
+    "fp8-static": ("fp8",),
+    formats.NVFP4: ("fp4",),
+    # The kernel reads the small weights itself, or another one expands them just before it.
+    "w8-load": ("int8", "float16"),
+    "w4-b128": ("int4", "float16"),
+    "w4-b32": ("int4", "float16"),
+}
 
 # Lowest compute capability that has the format: NVIDIA's TensorRT-RTX documentation, "Working with Quantized Types",
-# for fp8 and fp4, its Transformer Engine support matrix for bfloat16. The builder of TensorRT-RTX 1.7 agrees.
-_FIRST_CAPABILITY = {"bfloat16": (8, 0), "fp8-static": (8, 9), formats.NVFP4: (10, 0)}
+# for fp8 and fp4; its Transformer Engine support matrix for bfloat16; for int4 what the builder of TensorRT-RTX 1.7.1
+# refuses, and it agrees about the others.
+_FIRST_CAPABILITY = {
+    "bfloat16": (8, 0),
+    "w4-b128": (8, 0),
+    "w4-b32": (8, 0),
+    "fp8-static": (8, 9),
+    formats.NVFP4: (10, 0),
+}
 
 
 def runs(compute_capability: str, choice: str) -> bool:
@@ -58,6 +78,8 @@ class TensorRt:
 
     def offers(self, layer: Layer, choice: str, node: onnx.NodeProto) -> bool:
         """Whether `choice` can be written for this layer at all."""
+        if layer.op == "ConvTranspose" and choice in _NOT_TRANSPOSED:
+            return False
         if choice in _SIXTEEN:
             return True
         if layer.op == "ConvTranspose" and layer.group != 1:
@@ -77,7 +99,7 @@ class TensorRt:
         """The precision that a layer must have got; a table has none to check, for it is only looked up."""
         if op == "Gather":
             return frozenset({"*"})
-        return frozenset({f"*:{'fp4' if choice == formats.NVFP4 else _PRECISION.get(choice, 'half')}"})
+        return frozenset(f"*:{kind}" for kind in _PRECISION[choice])
 
     def runs(self, compute_capability: str, choice: str) -> bool:
         """See the function of that name."""

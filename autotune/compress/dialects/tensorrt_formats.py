@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from autotune.compress.calibration import Range
 from autotune.compress.dialects import ort_cpu_weights as weights
@@ -97,7 +97,7 @@ def pack(layer: Layer, made: Blocks) -> Sequence[onnx.TensorProto]:
         return [
             helper.make_tensor(f"{p}/levels", TensorProto.FLOAT4E2M1, layer.shape, codes.tobytes(), raw=True),
             helper.make_tensor(f"{p}/scale", TensorProto.FLOAT8E4M3FN, eighths.shape, eighths.tobytes(), raw=True),
-            *weights.tensors(layer, {"whole": np.array(grid.whole, np.float32)}),
+            numpy_helper.from_array(np.array(grid.whole, np.float32), f"{p}/whole"),
         ]
     halves = weights.tensors(layer, {"scale": scales.astype(np.float16)})
     if isinstance(grid, Minifloat):

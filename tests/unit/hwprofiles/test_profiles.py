@@ -16,6 +16,7 @@ WANTED = {
     *("jetson-orin-nano", "jetson-orin-nano-gpu", "jetson-agx-orin", "jetson-agx-orin-gpu"),
     *("android-termux", "snapdragon-8-gen3-termux", "snapdragon-8-elite-termux"),
     *("t4", "l4", "a10", "a100", "h100", "h200", "rtx-4090", "rtx-5090"),
+    *(f"{card}-tensorrt" for card in ("t4", "l4", "a10", "a100", "h100", "h200", "rtx-4090", "rtx-5090")),
 }
 TRIED = {"local", "local-2threads", "x86-avx-vnni", "x86-avx512-vnni", "x86-amx"}  # by the authors
 
@@ -51,7 +52,15 @@ def test_is_possible(name: str) -> None:
     if found.transport == "local" and found.provider == "CPUExecutionProvider" and found.provenance == "hardware":
         assert found.python is None
     if found.declares.accelerator:
-        assert found.provider == "CUDAExecutionProvider" and found.declares.compute_capability
+        way = (found.runtime, found.provider, found.dialect)
+        assert way in (("onnxruntime-cuda", "CUDAExecutionProvider", "ort-cuda"), ("tensorrt", "TensorRT", "tensorrt"))
+        assert found.declares.compute_capability
+
+
+@pytest.mark.parametrize("name", sorted(name for name in WANTED if name.endswith("-tensorrt")))
+def test_both_profiles_of_a_card_declare_the_same(name: str) -> None:
+    other = target(name.removesuffix("-tensorrt"))
+    assert target(name).declares == other.declares and target(name).source == other.source
 
 
 @pytest.mark.parametrize("name", sorted(WANTED - TRIED))

@@ -11,9 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 from autotune.config import StudyConfig
 from autotune.search.offers import Offer, notes
 from autotune.search.values import file_metrics
+from autotune.search.zeros import Zeros
+from autotune.trial import Value
 
-SPARSE = Offer(technique="sparsify", decisions=2, layers=2, choices=("2:4",), left_alone=())
-CUT = Offer(technique="prune", decisions=1, layers=2, choices=("cut-25%",), left_alone=())
+SPARSE = Offer(technique="sparsify", stage="sparsify", decisions=2, layers=2, choices=("2:4",), left_alone=())
+CUT = Offer(technique="prune", stage="prune", decisions=1, layers=2, choices=("cut-25%",), left_alone=())
 
 
 def study(**changes: object) -> StudyConfig:
@@ -57,12 +59,38 @@ def test_it_is_weighed_where_it_matters(tmp_path: Path, changes: dict[str, objec
     assert ("download_bytes" in found) is weighed
 
 
+def measured(low: float, value: float, high: float) -> Zeros:
+    return Zeros(
+        target="here", fingerprint="f", choice="zeros-90%", layers=3, dense_download=5_000_000, download=2_000_000,
+        time=Value(value=value, low=low, high=high),
+    )  # fmt: skip
+
+
 def test_zeros_that_no_objective_sees_are_told() -> None:
-    (note,) = notes(study(techniques={"sparsify": {}}), [SPARSE])
-    assert "add it to search.objectives" in note
+    first, second = notes(study(techniques={"sparsify": {}}), [SPARSE])
+    assert "add it to search.objectives" in first and "not measured" in second
     asked = study(techniques={"sparsify": {}}, search={"objectives": ["download_bytes", "drop/worst"]})
-    (note,) = notes(asked, [SPARSE])
-    assert "no speed-up" in note and "search.objectives" not in note
+    first, *others = notes(asked, [SPARSE], {"here": (measured(0.99, 1.0, 1.01),)})
+    assert "search.objectives" not in first
+    assert others == [
+        "sparsify: zeros-90% in 3 layers on here: no speed-up here, measured: 1.000 times that of the dense model "
+        "(0.990 to 1.010); a download is 2 MB in place of 5 MB"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((0.5, 0.6, 0.7), "it is faster: 0.600 times"),
+        ((0.9, 0.95, 1.001), "no speed-up here, measured: 0.950"),
+        ((0.98, 0.985, 0.995), "no speed-up here, measured: 0.985"),  # of half a percent nobody would speak
+        ((1.1, 1.2, 1.3), "it is slower, measured: 1.200"),
+    ],
+)
+def test_what_was_measured_is_said(interval: tuple[float, float, float], said: str) -> None:
+    assert measured(*interval).speed.startswith(said)
+    broken = measured(1, 1, 1).model_copy(update={"time": None, "failure": "out of memory"})
+    assert broken.speed == "its time could not be measured: out of memory" and not broken.faster
 
 
 def test_structure_without_training_is_told() -> None:

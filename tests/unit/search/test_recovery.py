@@ -239,7 +239,7 @@ def test_the_optuna_view_has_no_parameter_for_weights(tmp_path: Path) -> None:
     [
         ("[recover]\nminute = 1.0", "recover.minute: unknown key; did you mean 'minutes'"),
         ("[recover]\nminutes = 0", "recover.minutes: input should be greater than 0"),
-        ("[recover]\ncheckpoints = 9", "recover.checkpoints: input should be less than or equal to 3"),
+        ("[recover]\ncheckpoints = 11", "recover.checkpoints: input should be less than or equal to 10"),
         ("[techniques.recover]", "techniques.recover: is no technique to search over; write the table [recover]"),
     ],
 )

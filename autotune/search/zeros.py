@@ -1,0 +1,173 @@
+"""What zeros buy on each target, measured: the model with most zeros against the dense one, by the ordinary protocol.
+
+Done once per target and kept in the store under "zeros/TARGET". A few pairs are enough: a kernel that skips zeros is
+worth tens of percent, and one that does not is a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from autotune.config import StudyConfig
+from autotune.errors import DataError, TrialFailure
+from autotune.keys import format_amount, parse_key
+from autotune.recipe import Recipe
+from autotune.search.prepare import Prepared
+from autotune.search.progress import Progress, Watcher
+from autotune.search.runner import TrialRunner
+from autotune.search.swaps import few_pairs
+from autotune.search.targets import TargetPaused
+from autotune.store import Store
+from autotune.techniques.sparsity_report import compressed_size
+from autotune.trial import Value
+from hwprofiles.errors import DeviceFailure
+
+KEY = "zeros/"
+STAGE = "sparsify"  # of the techniques that make zeros
+_ALIKE = 0.01  # of the time: a difference that is no speed-up worth a word
+
+
+class Zeros(BaseModel):
+    """One choice, made for every layer that has it, on one target. Downloads in bytes (zlib, level 6).
+
+    `time`: latency over that of the dense model, with its interval; None where it was not measured, for `failure`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str
+    fingerprint: str
+    choice: str
+    layers: int
+    dense_download: int
+    download: int
+    time: Value | None
+    failure: str = ""
+
+    @property
+    def faster(self) -> bool:
+        """Whether the whole interval says so."""
+        return self.time is not None and self.time.high < 1 - _ALIKE
+
+    @property
+    def speed(self) -> str:
+        """What it does to the time, in words."""
+        if self.time is None:
+            return f"its time could not be measured: {self.failure}"
+        interval = f"{self.time.value:.3f} times that of the dense model ({self.time.low:.3f} to {self.time.high:.3f})"
+        if self.faster:
+            return f"it is faster: {interval}"
+        slower = self.time.low > 1 + _ALIKE
+        return f"{'it is slower' if slower else 'no speed-up here'}, measured: {interval}"
+
+    @property
+    def sentence(self) -> str:
+        """In one line, without a full stop."""
+        key = parse_key("download_bytes")
+        before, after = (format_amount(each, key) for each in (self.dense_download, self.download))
+        layers = "1 layer" if self.layers == 1 else f"{self.layers} layers"
+        return f"{self.choice} in {layers} on {self.target}: {self.speed}; a download is {after} in place of {before}"
+
+
+class Meta(Protocol):
+    """The part of a store that is read back."""
+
+    def meta(self, key: str) -> Any:
+        """What was kept under `key`."""
+
+
+def find_out(
+    config: StudyConfig, prepared: Prepared, store: Store, runner: TrialRunner, watch: Watcher
+) -> dict[str, tuple[Zeros, ...]]:
+    """Target -> what zeros buy there; measured where it is not known of the target as it is now. Empty where the study
+    makes no zeros, or has no target whose times count."""
+    recipes = dict(_recipes(prepared))
+    found: dict[str, tuple[Zeros, ...]] = {}
+    for target in prepared.timed if recipes else ():
+        fingerprint = prepared.devices[target].fingerprint.key
+        kept = {each.choice: each for each in known(store, target) if each.fingerprint == fingerprint}
+        try:
+            for choice, recipe in recipes.items():
+                if choice not in kept:
+                    watch(Progress("prepare", f"what zeros buy: {choice} on {target}"))
+                    kept[choice] = _measured(config, prepared, store, runner, target, choice, recipe)
+        except TargetPaused:
+            continue  # a help, not a need: said as far as it is known
+        finally:
+            if kept:
+                store.set_meta(KEY + target, [each.model_dump(mode="json") for each in kept.values()])
+        found[target] = tuple(kept[choice] for choice in recipes)
+    return found
+
+
+def known(store: Meta, target: str) -> tuple[Zeros, ...]:
+    """What the store holds of a target, whatever state it was in then. Raises `DataError` for something else."""
+    kept = store.meta(KEY + target)
+    try:
+        return tuple(Zeros.model_validate(each) for each in kept or ())
+    except (TypeError, ValidationError) as error:
+        raise DataError(
+            f"the store's saved {KEY + target!r} cannot be read; it is damaged or of another version"
+        ) from error
+
+
+def _recipes(prepared: Prepared) -> Iterator[tuple[str, Recipe]]:
+    """(choice, recipe) of the most zeros, and of every pattern: what kernels exist for."""
+    space, techniques = prepared.space, prepared.assembler.techniques
+    for name in (name for name, technique in techniques.items() if technique.stage == STAGE):
+        variables = [variable for variable in space.variables if variable.technique == name]
+        choices = list(dict.fromkeys(choice for variable in variables for choice in variable.choices[1:]))
+        patterns = [choice for choice in choices if ":" in choice]
+        shares = [choice for choice in choices if choice not in patterns]
+        for choice in [*shares[-1:], *patterns]:
+            decisions: dict[str, str] = {}
+            for variable in variables:
+                if choice in variable.choices:
+                    decisions |= variable.decisions(choice)
+            yield choice, Recipe({**space.fixed.to_dict(), name: decisions})
+
+
+def _measured(
+    config: StudyConfig, prepared: Prepared, store: Store, runner: TrialRunner, target: str, choice: str, recipe: Recipe
+) -> Zeros:
+    device, assembler = prepared.devices[target], prepared.assembler_of(target)
+    fixed = prepared.space.fixed
+    layers = {layer for name in recipe if name not in fixed for layer in recipe[name]}
+    paths = [store.folder / "zeros.onnx", store.folder / "dense.onnx"]
+    time, failure = None, ""
+    sizes: list[int] = [0, 0]
+    try:
+        for index, each in enumerate((recipe, fixed)):
+            content = assembler.assemble(each)
+            paths[index].write_bytes(content)
+            sizes[index] = compressed_size(content)
+        with runner.targets.using(target):
+            found = device.measure(
+                paths[0], prepared.latency_inputs, baseline=paths[1], scenario=few_pairs(config.measure)
+            )
+            if found.failure is not None and found.failure.stage == "start":
+                raise DeviceFailure(found.failure)
+        if found.failure is not None:
+            failure = found.failure.message
+        elif found.ratio is None:
+            failure = "it was not timed in pairs"
+        else:
+            ratio = found.ratio.estimate
+            time = Value(value=ratio.value, low=ratio.low, high=ratio.high)
+    except (TrialFailure, DeviceFailure) as error:
+        failure = str(error)
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    return Zeros(
+        target=target, fingerprint=device.fingerprint.key, choice=choice, layers=len(layers), dense_download=sizes[1],
+        download=sizes[0], time=time, failure=failure,
+    )  # fmt: skip
+
+
+def sentences(found: Mapping[str, tuple[Zeros, ...]]) -> list[str]:
+    """One line per target and choice."""
+    return [each.sentence for measured in found.values() for each in measured]

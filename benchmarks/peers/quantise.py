@@ -1,0 +1,177 @@
+"""One tool's quantisers over one model, each format once, with its defaults. Run in the tool's own environment.
+
+python quantise.py TOOL DATA OUT
+
+DATA holds `model.onnx` and `calibration.npz`. Writes OUT/FORMAT/LABEL.onnx for the formats `w4-b32`, `int8-static` and
+`int8-dynamic`, as far as the tool has them, and OUT/told.json: seconds of CPU, or why there is no file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from data import Reader, _samples
+
+Attempt = Callable[[Path], None]
+
+
+def onnxruntime_tools(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Attempt]:
+    """What ONNX Runtime itself brings."""
+    import onnxruntime.quantization as tools
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    class Inputs(Reader, tools.CalibrationDataReader):
+        """The same under the class that the tool asks for."""
+
+    def four_bits(out: Path) -> None:
+        made = MatMulNBitsQuantizer(onnx.load(model), bits=4, block_size=32, is_symmetric=True)
+        made.process()
+        made.model.save_model_to_file(str(out), False)
+
+    return {
+        "w4-b32/nearest": four_bits,
+        "int8-static/minmax": lambda out: tools.quantize_static(model, out, Inputs(inputs), per_channel=True),
+        "int8-dynamic/nearest": lambda out: tools.quantize_dynamic(model, out, per_channel=True),
+    }
+
+
+def neural_compressor(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Attempt]:
+    import onnxruntime.quantization as tools
+    from onnx_neural_compressor.data_reader import CalibrationDataReader
+    from onnx_neural_compressor.quantization import QuantFormat, config
+    from onnx_neural_compressor.quantization import algorithm_entry as entry
+
+    class Inputs(Reader, CalibrationDataReader):
+        """The same under the class that the tool asks for."""
+
+    reader = Inputs(inputs)
+    common: dict[str, Any] = {"calibration_data_reader": reader, "execution_provider": "CPUExecutionProvider"}
+    blocks: dict[str, Any] = {"weight_bits": 4, "weight_group_size": 32, "weight_sym": True}
+    minmax = tools.CalibrationMethod.MinMax
+
+    def static(form: Any) -> Attempt:
+        def made(out: Path) -> None:
+            asked = config.StaticQuantConfig(quant_format=form, per_channel=True, calibrate_method=minmax, **common)
+            entry.static_quantize_entry(str(model), asked, reader, model_output=str(out))
+
+        return made
+
+    def smooth(out: Path) -> None:
+        entry.smooth_quant_entry(str(model), config.SmoothQuantConfig(**common), reader, model_output=str(out))
+
+    def dynamic(out: Path) -> None:
+        asked = config.DynamicQuantConfig(per_channel=True, execution_provider="CPUExecutionProvider")
+        entry.dynamic_quantize_entry(str(model), asked, model_output=str(out))
+
+    return {
+        "w4-b32/rtn": lambda out: onnx.save(entry.rtn_quantize_entry(str(model), config.RTNConfig(**blocks)), out),
+        "w4-b32/gptq": lambda out: onnx.save(
+            entry.gptq_quantize_entry(str(model), config.GPTQConfig(**blocks), reader), out
+        ),
+        "w4-b32/awq": lambda out: onnx.save(
+            entry.awq_quantize_entry(str(model), config.AWQConfig(**blocks), reader), out
+        ),
+        "int8-static/minmax": static(QuantFormat.QOperator),
+        "int8-static/minmax, QDQ": static(QuantFormat.QDQ),
+        "int8-static/smoothquant": smooth,
+        "int8-dynamic/nearest": dynamic,
+    }
+
+
+def nncf(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Attempt]:
+    import nncf as tool
+
+    def static(**options: Any) -> Attempt:
+        size = {"subset_size": len(inputs)}
+        return lambda out: onnx.save(tool.quantize(onnx.load(model), tool.Dataset(inputs), **size, **options), out)
+
+    def weights(**options: Any) -> Attempt:
+        four = {"mode": tool.CompressWeightsMode.INT4_SYM, "group_size": 32}
+        return lambda out: onnx.save(tool.compress_weights(onnx.load(model), **four, **options), out)
+
+    data = {"dataset": tool.Dataset(inputs), "subset_size": len(inputs)}
+    return {
+        "w4-b32/nearest": weights(),
+        "w4-b32/awq": weights(awq=True, all_layers=True, **data),
+        "w4-b32/scale estimation": weights(scale_estimation=True, all_layers=True, **data),
+        "int8-static/mixed": static(preset=tool.QuantizationPreset.MIXED),
+        "int8-static/transformer": static(model_type=tool.ModelType.TRANSFORMER),
+    }
+
+
+def modelopt(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Attempt]:
+    from modelopt.onnx.quantization import quantize
+
+    class Inputs(Reader):
+        """With the method that the tool asks for."""
+
+        def get_first(self) -> dict[str, np.ndarray]:
+            return inputs[0]
+
+    def made(mode: str, method: str, **options: Any) -> Attempt:
+        return lambda out: quantize(
+            str(model), quantize_mode=mode, calibration_method=method, calibration_data_reader=Inputs(inputs),
+            calibration_eps=["cpu"], output_path=str(out), high_precision_dtype="fp32", **options,
+        )  # fmt: skip
+
+    return {
+        "int8-static/max": made("int8", "max"),
+        "int8-static/entropy": made("int8", "entropy"),
+        "w4-b32/rtn": made("int4", "rtn_dq", block_size=32),
+        "w4-b32/awq": made("int4", "awq_clip", block_size=32),
+    }
+
+
+def aimet(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Attempt]:
+    import aimet_onnx
+
+    def static(out: Path, *, adaround: bool = False) -> None:
+        simulated = aimet_onnx.QuantizationSimModel(
+            onnx.load(model), param_type=aimet_onnx.int8, activation_type=aimet_onnx.int8,
+            providers=["CPUExecutionProvider"],
+        )  # fmt: skip
+        if adaround:
+            aimet_onnx.apply_adaround(simulated, inputs, num_iterations=500)
+        simulated.compute_encodings(inputs)
+        onnx.save(simulated.to_onnx_qdq(), out)
+
+    return {
+        "int8-static/minmax": static,
+        "int8-static/adaround": lambda out: static(out, adaround=True),
+    }
+
+
+TOOLS = {
+    "onnxruntime": onnxruntime_tools,
+    "neural-compressor": neural_compressor,
+    "nncf": nncf,
+    "modelopt": modelopt,
+    "aimet": aimet,
+}
+
+
+def main() -> None:
+    tool, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    told: dict[str, Any] = {}
+    for name, attempt in TOOLS[tool](folder / "model.onnx", _samples(folder / "calibration.npz")).items():
+        file = out / f"{name}.onnx"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        begun = time.process_time()
+        try:
+            attempt(file)
+            told[name] = {"cpu_s": round(time.process_time() - begun, 1)}
+        except (Exception, SystemExit) as error:  # noqa: BLE001 what the tool cannot do is reported, the rest goes on
+            told[name] = {"failed": f"{type(error).__name__}: {str(error).strip()[:200]}"}
+        print(name, told[name], flush=True)
+        (out / "told.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""torch as a runtime, on the CPU: the same code as on a card, under a name that says so."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from autotune.recover.runtime import TorchCpu, TorchCuda
+from hwprofiles.device import open_device
+from hwprofiles.errors import BadProfile, TargetUnavailable
+from hwprofiles.runtimes.conformance import _QUICK, RuntimeConformance
+from hwprofiles.runtimes.protocol import Runtime
+from hwprofiles.target import Target
+
+pytest.importorskip("torch")
+
+
+class TestTorchCpu(RuntimeConformance):
+    runtime: ClassVar[Runtime] = TorchCpu()
+    target = Target(name="here", runtime="torch-cpu", provider="cpu", memory_limit=8 << 30)
+    opens = staticmethod(open_device)
+    module = "torch"
+    oldest = (3, 11)
+
+    def test_is_never_called_cuda(self, tmp_path: Path) -> None:
+        with self._open(tmp_path) as device:
+            found = device.fingerprint
+            measured = device.measure(self._model(tmp_path), [{"x": np.ones((2, 8), np.float32)}], scenario=_QUICK)
+        assert "cuda" not in found.runtime.lower() and found.accelerator == ""
+        assert measured.failure is None and measured.accelerator is None
+        assert measured.conditions is not None and measured.conditions.transfers is None
+
+    def test_on_a_machine_without_a_card_torch_cuda_says_so_in_one_line(self, tmp_path: Path) -> None:
+        if Path("/dev/nvidia0").exists():
+            pytest.skip("this machine has a card")
+        with pytest.raises(TargetUnavailable, match="no NVIDIA driver here") as raised:
+            self._open(tmp_path, runtime="torch-cuda", provider="cuda").close()
+        assert "\n" not in str(raised.value) and "pip install" not in str(raised.value)
+
+
+@pytest.mark.parametrize("options", [{"mode": "fast"}, {"cuda_graph": "yes"}])
+def test_options_that_are_none_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(BadProfile, match=f"options.{next(iter(options))}"):
+        TorchCuda().options(Target(name="x", runtime="torch-cuda", options=options))
+
+
+def test_install_hint_names_the_interpreter() -> None:
+    assert TorchCpu().install_hint(Target(name="x")).startswith(sys.executable)
+    assert "py -m pip install numpy onnx 'torch>=2.10' 'nvidia-ml-py" in TorchCuda().install_hint(
+        Target(name="x", python="py")
+    )

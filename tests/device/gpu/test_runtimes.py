@@ -1,0 +1,89 @@
+"""The runtimes of a card, on a real one: the conformance suite, and what is theirs alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from autotune.recover.runtime import TorchCuda
+from hwprofiles.device import open_device
+from hwprofiles.measurement import Measurement
+from hwprofiles.runtimes.conformance import _QUICK, RuntimeConformance
+from hwprofiles.runtimes.onnxruntime_cuda import PROVIDER, OnnxRuntimeCuda
+from hwprofiles.runtimes.protocol import Runtime
+from hwprofiles.target import Target
+from tests.device.gpu.cards import ORT_CUDA_PYTHON, need_ort_cuda, need_torch_cuda
+
+pytestmark = pytest.mark.gpu
+
+
+class OnACard(RuntimeConformance):
+    opens = staticmethod(open_device)
+    patience: ClassVar[float] = 300.0
+    graph: ClassVar[bool]
+
+    def test_the_measurement_tells_the_card_and_its_times(self, tmp_path: Path) -> None:
+        found = self._measured(tmp_path)
+        card = found.accelerator
+        assert card is not None and found.latency is not None and found.conditions is not None
+        assert card.card and card.driver != "unknown" and card.timer == "cuda-events"
+        assert card.enqueue is not None and card.end_to_end is not None
+        assert card.end_to_end > found.latency.median.value, "copies take time"
+        assert card.clock_hz is not None and card.memory.process is not None
+        assert found.conditions.transfers is False and found.conditions.cuda_graph is self.graph
+
+    def test_out_of_the_cards_memory_is_typed_and_the_next_model_runs(self, tmp_path: Path) -> None:
+        huge = tmp_path / "huge.onnx"
+        size = 400_000  # squared, in float32: 640 GB
+        nodes = [helper.make_node("MatMul", ["x", "t"], ["y"]), helper.make_node("Transpose", ["x"], ["t"])][::-1]
+        graph = helper.make_graph(
+            nodes,
+            "huge",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "n"])],
+        )
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), huge)
+        with self._open(tmp_path) as device:
+            failure = self._failure(device, huge, {"x": np.ones((size, 1), np.float32)})
+            assert failure.kind == "oom" and "\n" not in failure.message
+            x = np.ones((2, 8), np.float32)
+            assert len(list(device.infer(self._model(tmp_path), [{"x": x}]))) == 1
+
+    def _measured(self, folder: Path) -> Measurement:
+        with self._open(folder) as device:
+            found = device.measure(self._model(folder), [{"x": np.ones((2, 8), np.float32)}], scenario=_QUICK)
+        assert found.failure is None, found.failure
+        return found
+
+
+class TestOnnxRuntimeCuda(OnACard):
+    runtime: ClassVar[Runtime] = OnnxRuntimeCuda()
+    target = Target(
+        name="card", runtime="onnxruntime-cuda", dialect="ort-cuda", provider=PROVIDER, python=ORT_CUDA_PYTHON
+    )
+    graph = True
+
+    @pytest.fixture(autouse=True)
+    def needs(self) -> None:
+        need_ort_cuda()
+
+
+class TestTorchCuda(OnACard):
+    runtime: ClassVar[Runtime] = TorchCuda()
+    target = Target(name="card", runtime="torch-cuda", provider="cuda")
+    oldest = (3, 11)
+    graph = False
+
+    @pytest.fixture(autouse=True)
+    def needs(self) -> None:
+        need_torch_cuda()
+
+
+class TestTorchCudaGraph(TestTorchCuda):
+    target = Target(name="card", runtime="torch-cuda", provider="cuda", options={"cuda_graph": True})
+    graph = True

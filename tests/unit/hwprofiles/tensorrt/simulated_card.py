@@ -1,0 +1,165 @@
+"""A simulated card for the session of the TensorRT backend: where this runs there is none.
+
+Its memory is this machine's, its clock advances by what a test says, and an inference computes y = relu(x @ w) in
+numpy. Nothing that it times is a measurement.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from hwprofiles.agent.cuda import CudaProblem
+
+WEIGHTS = np.arange(32, dtype=np.float32).reshape(8, 4) - 16
+
+
+class Card:
+    """The clock and what was done: `seconds` of the card for an inference, `inferences` that ran."""
+
+    def __init__(self, seconds: float = 1e-3, *, graphs: bool = True, memory: int = 1 << 30) -> None:
+        self.now = 0.0
+        self.seconds = seconds
+        self.graphs = graphs
+        self.memory = memory
+        self.inferences = 0
+        self.replayed = 0
+        self.capturing = False
+
+    def module(self, **changes: Any) -> Any:
+        """What stands for the module `tensorrt`."""
+        names = SimpleNamespace(INPUT="in", OUTPUT="out")
+        return SimpleNamespace(
+            __version__="simulated",
+            ILogger=type("ILogger", (), {"ERROR": 1, "INTERNAL_ERROR": 0, "WARNING": 2, "__init__": lambda self: None}),
+            IProfiler=type("IProfiler", (), {"__init__": lambda self: None}),
+            Runtime=lambda log: _Runtime(self, log, changes.get("refuses", ())),
+            TensorIOMode=names,
+            EngineStat=SimpleNamespace(TOTAL_WEIGHTS_SIZE=0),
+            LayerInformationFormat=SimpleNamespace(JSON=1),
+        )
+
+
+class Cuda:
+    """What `hwprofiles.agent.cuda.open_cuda` gives."""
+
+    stream = 7
+
+    def __init__(self, card: Card) -> None:
+        self._card = card
+
+    def buffer(self, size: int) -> Any:
+        if size > self._card.memory:
+            raise CudaProblem("oom", "out of memory on the card: simulated", False)
+        self._card.memory -= size
+        array = np.zeros(size, np.uint8)
+        return SimpleNamespace(pointer=array.ctypes.data, size=size, array=array)
+
+    def pinned(self, size: int) -> Any:
+        array = np.zeros(size, np.uint8)
+        return SimpleNamespace(pointer=array.ctypes.data, size=size, array=array)
+
+    def upload(self, buffer: Any, pinned: Any) -> None:
+        buffer.array[:] = pinned.array
+
+    def download(self, pinned: Any, buffer: Any) -> None:
+        pinned.array[:] = buffer.array
+
+    def synchronize(self) -> None:
+        pass
+
+    def event(self) -> Any:
+        return SimpleNamespace(at=0.0)
+
+    def record(self, event: Any) -> None:
+        event.at = self._card.now
+
+    def elapsed(self, first: Any, last: Any) -> float:
+        return float(last.at - first.at)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        if not self._card.graphs:
+            raise CudaProblem("crash", "CUDA failed: operation not permitted when stream is capturing", False)
+        self._card.capturing = True
+        work()
+        self._card.capturing = False
+
+        def replay() -> None:
+            self._card.replayed += 1
+            self._card.now += self._card.seconds
+
+        return replay
+
+
+class _Runtime:
+    def __init__(self, card: Card, log: Any, refuses: Any) -> None:
+        self._card = card
+        self._log = log
+        self._refuses = refuses
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Any:
+        if plan in self._refuses:
+            self._log.log(1, "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed. Version mismatch")
+            return None
+        return _Engine(self._card)
+
+
+class _Engine:
+    num_io_tensors = 2
+    device_memory_size_v2 = 4096
+
+    def __init__(self, card: Card) -> None:
+        self._card = card
+
+    def get_tensor_name(self, index: int) -> str:
+        return "xy"[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "in" if name == "x" else "out"
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name="FLOAT")
+
+    def get_engine_stat(self, which: int) -> int:
+        return WEIGHTS.nbytes
+
+    def create_execution_context(self) -> Any:
+        return _Context(self._card)
+
+
+class _Context:
+    def __init__(self, card: Card) -> None:
+        self._card = card
+        self._shape: tuple[int, ...] = ()
+        self._at: dict[str, int] = {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shape = shape
+        return True
+
+    def infer_shapes(self) -> list[str]:
+        return []
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (self._shape[0], 4)
+
+    def set_tensor_address(self, name: str, pointer: int) -> None:
+        self._at[name] = pointer
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert stream == Cuda.stream
+        x = _array(self._at["x"], self._shape)
+        _array(self._at["y"], (self._shape[0], 4))[:] = np.maximum(x @ WEIGHTS, 0)
+        if not self._card.capturing:
+            self._card.now += self._card.seconds
+            self._card.inferences += 1
+        return True
+
+
+def _array(pointer: int, shape: tuple[int, ...]) -> Any:
+    kind = ctypes.c_float * int(np.prod(shape))
+    return np.ctypeslib.as_array(kind.from_address(pointer)).reshape(shape)

@@ -1,0 +1,182 @@
+"""ONNX Runtime with bound inputs. The code for a card runs here with the CPU in its place, errors run for real."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from hwprofiles.agent import cuda
+from hwprofiles.agent.archive import build_agent
+from hwprofiles.device import open_device
+from hwprofiles.errors import BadProfile, TargetUnavailable
+from hwprofiles.runtimes import onnxruntime_backend as plain
+from hwprofiles.runtimes import onnxruntime_cuda_backend as backend
+from hwprofiles.runtimes.onnxruntime_cuda import OnnxRuntimeCuda
+from hwprofiles.runtimes.protocol import shipped
+from hwprofiles.target import Target
+from tests.unit import zoo
+
+CARD = Target(name="card", runtime="onnxruntime-cuda", provider="CUDAExecutionProvider")
+HERE = {**OnnxRuntimeCuda().options(CARD), "provider": "CPUExecutionProvider", "cuda_graph": False}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(zoo.mlp().SerializeToString())
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def cpu_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_PLACE", "cpu")
+
+
+def test_bound_inputs_give_the_same_answers(model: str) -> None:
+    session = backend.Session(model, HERE)
+    feeds = [zoo.feeds(zoo.mlp(), seed=seed) for seed in range(3)]
+    bound = session._bind(feeds)
+    for one, feed in zip(bound, feeds, strict=True):
+        session._session.run_with_iobinding(one.binding, session._settings(one.graph))
+        for ours, theirs in zip(one.outputs, plain.Session(model, HERE).run(feed), strict=True):
+            np.testing.assert_array_equal(ours.numpy(), theirs)
+    bound[0].give(feeds[2])
+    session._session.run_with_iobinding(bound[0].binding, session._settings(bound[0].graph))
+    np.testing.assert_array_equal(bound[0].outputs[0].numpy(), session.run(feeds[2])[0])
+
+
+def test_a_block_has_its_times_apart(model: str) -> None:
+    session = backend.Session(model, HERE)
+    feeds = [zoo.feeds(zoo.mlp(), seed=seed) for seed in range(2)]
+    told = session.time_block(feeds, 40)
+    assert len(told["wall"]) == 40 and len(told["end_to_end"]) == 4 and told["inferences"] == 44
+    assert told["enqueue"] is None, "the host's clock cannot tell asking from computing"
+    assert min(told["wall"]) > 0 and told["first"] > 0 and told["load"] > 0
+    assert session.accelerator_memory(feeds[0]) == {"plan": None, "weights": None, "activations": None}
+
+
+class Counting:
+    """A clock in the place of the card's: each event happens a second after the last."""
+
+    stream = 0
+
+    def __init__(self) -> None:
+        self.stamped: list[int] = []
+        self.waited: list[int] = []
+
+    def reserve(self, count: int) -> None:
+        assert count == 10
+
+    def stamp(self, number: int) -> None:
+        self.stamped.append(number)
+
+    def wait(self, number: int) -> None:
+        assert number in self.stamped
+        self.waited.append(number)
+
+    def seconds(self, pairs: list[tuple[int, int]]) -> list[float]:
+        return [float(self.stamped.index(end) - self.stamped.index(start)) for start, end in pairs]
+
+
+def test_one_inference_is_asked_for_ahead(model: str) -> None:
+    session = backend.Session(model, HERE)
+    clock = session._clock = Counting()  # type: ignore[assignment]
+    told = session.time_block([zoo.feeds(zoo.mlp())], 5)
+    assert told["wall"] == [1.0] * 5 and len(told["enqueue"]) == 5
+    assert clock.stamped == list(range(10)) and clock.waited == [1, 3, 5, 7, 9]
+
+
+def test_nodes_that_run_elsewhere_are_listed(model: str) -> None:
+    session = backend.Session(model, HERE)
+    assert session.notes == []
+    (told,) = backend.fallbacks(session._session, "CUDAExecutionProvider")
+    assert "on CPUExecutionProvider: " in told and ("Gemm x" in told or "MatMul x" in told)
+
+
+def test_a_replay_that_answers_otherwise_is_noticed() -> None:
+    assert backend._alike(np.ones(3, np.float32), np.full(3, 1.001, np.float32))
+    assert not backend._alike(np.ones(3, np.float32), np.array([1, 1, 2], np.float32))
+    assert not backend._alike(np.array([1, 2]), np.array([1, 3]))
+    assert backend._alike(np.array([np.nan, 1.0]), np.array([np.nan, 1.0]))
+
+
+def test_a_model_without_a_graph_goes_on_plain_and_says_why(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = backend.Session._open
+
+    def refuse(session: backend.Session, graph: bool) -> Any:
+        if graph:
+            raise RuntimeError("This session cannot use the graph capture feature as requested by the user")
+        return opened(session, graph)
+
+    monkeypatch.setattr(backend.Session, "_open", refuse)
+    session = backend.Session(model, {**HERE, "cuda_graph": True})
+    assert session.conditions["cuda_graph"] is False
+    assert session.notes == [
+        "no CUDA graph: This session cannot use the graph capture feature as requested by the user"
+    ]
+    assert len(session.time_block([zoo.feeds(zoo.mlp())], 3)["wall"]) == 3
+
+
+def test_an_output_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    nodes = [helper.make_node("SplitToSequence", ["x"], ["parts"], axis=0)]
+    parts = helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", [zoo.floats("x", 2, 3)], [parts])
+    path = tmp_path / "model.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
+    session = backend.Session(str(path), HERE)
+    with pytest.raises(backend.ERRORS) as raised:
+        session.time_block([{"x": np.ones((2, 3), np.float32)}], 3)
+    assert "\n" not in backend.explain(raised.value)
+
+
+def test_this_wheel_has_no_cuda_and_the_hint_says_what_has(tmp_path: Path) -> None:
+    with pytest.raises(TargetUnavailable) as raised:
+        open_device(CARD, work=tmp_path).close()
+    said = str(raised.value)
+    assert f"onnxruntime {onnxruntime.__version__} there has no CUDAExecutionProvider" in said and "\n" not in said
+    assert "'onnxruntime-gpu[cuda,cudnn]'" in said and "nvidia-ml-py" in said and "only one onnxruntime" in said
+
+
+def test_without_a_driver_it_is_the_driver_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("this machine has a card")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [backend.PROVIDER])
+    with pytest.raises(cuda.CudaProblem, match="no NVIDIA driver here") as raised:
+        backend.describe(OnnxRuntimeCuda().options(CARD))
+    assert backend.classify(raised.value, "start") == "unavailable"
+
+
+def test_errors_are_told_apart() -> None:
+    full = RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : CUDA failure 2: out of memory ; GPU=0")
+    assert backend.classify(full, "latency") == "oom"
+    assert backend.explain(full).startswith("the card's memory is used up")
+    assert backend.classify(backend.Unfit("x"), "latency") == "unsupported"
+    assert backend.classify(backend.Unready("x"), "start") == "unavailable"
+    assert backend.classify(RuntimeError("bad"), "latency") == "bad_model"
+
+
+@pytest.mark.parametrize("options", [{"cuda_graph": "auto"}, {"tf32": 1}])
+def test_options_that_are_none_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(BadProfile, match="write true or false"):
+        OnnxRuntimeCuda().options(CARD.model_copy(update={"options": options}))
+
+
+def test_the_plain_runtime_travels_with_it() -> None:
+    runtime = OnnxRuntimeCuda()
+    with zipfile.ZipFile(io.BytesIO(build_agent(runtime.backend(), shipped(runtime)))) as archive:
+        names = set(archive.namelist())
+    assert {
+        "agent_backend.py",
+        "hwprofiles/runtimes/__init__.py",
+        "hwprofiles/runtimes/onnxruntime_backend.py",
+    } <= names

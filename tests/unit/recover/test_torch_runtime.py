@@ -1,0 +1,121 @@
+"""ONNX files as torch programs written down for fixed shapes, against ONNX Runtime; on the CPU the code is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from autotune.compress.ingest import load_model
+from autotune.recover import runtime_backend as backend
+from autotune.recover.runtime import TorchCpu
+from hwprofiles.agent import cuda, cuda_events
+from hwprofiles.target import Target
+from tests.unit import zoo
+
+ZOO = {
+    "attention": zoo.attention, "residual": zoo.conv_residual, "convolutions": zoo.convolutions,
+    "embedding": zoo.embedding, "contrib": zoo.contrib_domain, "loop": zoo.loop_with_weights, "lstm": zoo.lstm,
+    "mlp": zoo.mlp, "odd": zoo.odd_matmuls, "dequantised": zoo.quantised_qdq, "transposed": zoo.transposed_weights,
+}  # fmt: skip
+OPTIONS = TorchCpu().options(Target(name="here", runtime="torch-cpu", provider="cpu"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def saved(model: onnx.ModelProto, folder: Path) -> str:
+    path = folder / "model.onnx"
+    path.write_bytes(load_model(model).model.SerializeToString())
+    return str(path)
+
+
+def reference(path: str, feed: dict[str, Any]) -> list[Any]:
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # as written, not fused
+    session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    return list(session.run(None, feed))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_computes_what_onnx_runtime_does_at_every_shape(name: str, tmp_path: Path) -> None:
+    path = saved(ZOO[name](), tmp_path)
+    session = backend.Session(path, OPTIONS)
+    assert not hasattr(session, "time_block"), "on the CPU it is measured as any other runtime"
+    for seed, size in enumerate((2, 3, 2)):  # the last one by the program that was written down for the first
+        feed = zoo.feeds(load_model(ZOO[name]()).model, size=size, seed=seed)
+        for ours, theirs in zip(session.run(feed), reference(path, feed), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_a_course_that_depends_on_the_data_is_refused_and_not_frozen(tmp_path: Path) -> None:
+    path = saved(zoo.if_branches(), tmp_path)
+    session = backend.Session(path, OPTIONS)
+    feed = {**zoo.feeds(onnx.load(path)), "flag": np.array(True)}
+    with pytest.raises(backend.Unfit) as raised:
+        session.run(feed)
+    assert backend.classify(raised.value, "load") == "unsupported" and "If" in backend.explain(raised.value)
+
+
+def test_what_torch_has_no_operator_for_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(zoo.quantised_qlinear().SerializeToString())
+    with pytest.raises(backend.Unfit, match=r"torch cannot run .*QLinear") as raised:
+        backend.Session(str(path), OPTIONS)
+    assert "recover" not in str(raised.value)
+
+
+def test_a_session_of_a_card_times_blocks_and_tells_its_memory(tmp_path: Path) -> None:
+    """The card's session on the CPU: what is not the card's own is the same."""
+    path = saved(zoo.mlp(), tmp_path)
+    session = backend.CardSession(path, OPTIONS)
+    feeds = [zoo.feeds(onnx.load(path), seed=seed) for seed in range(3)]
+    told = session.time_block(feeds, 12)
+    assert len(told["wall"]) == 12 and told["enqueue"] is None and len(told["end_to_end"]) == 3
+    assert told["inferences"] == 15 and min(told["wall"]) > 0 and told["first"] > 0
+    assert session._bind(feeds) is session._bind(feeds), "the same inputs stay where they are"
+    weights = sum(int(np.prod(tensor.dims)) for tensor in onnx.load(path).graph.initializer) * 4
+    told = session.accelerator_memory(feeds[0])
+    assert weights * 0.9 <= told["weights"] <= weights * 1.1 and told["activations"] is None
+    assert session.conditions == {"cuda_graph": False, "transfers": False}
+
+
+def test_moving_a_program_leaves_nothing_behind(tmp_path: Path) -> None:
+    """To torch's device "meta", which takes part in no computation with tensors of the CPU."""
+    module = backend.OnnxModule(load_model(zoo.attention()).model, trains=False)
+    feed = {name: torch.from_numpy(value) for name, value in zoo.feeds(load_model(zoo.attention()).model).items()}
+    program = backend.write_down(module, feed)
+    there = torch.device("meta")
+    backend.move(program, there, {backend._place_of(v): v.to(there) for v in module.buffers() if v.numel()})
+    outputs = program(*(feed[name].to(there) for name in module.inputs))
+    assert {value.device.type for value in outputs} == {"meta"}
+
+
+def test_errors_are_told_apart() -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    assert backend.classify(full, "latency") == "oom" and "memory is used up" in backend.explain(full)
+    assert backend.classify(cuda.CudaProblem("unavailable", "no driver"), "start") == "unavailable"
+    assert backend.classify(RuntimeError("shapes differ"), "latency") == "bad_model"
+    with pytest.raises(cuda_events.CardBroken):
+        cuda_events.refuse_broken(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    cuda_events.refuse_broken(full)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_compiled_gives_the_same(tmp_path: Path) -> None:
+    path = saved(zoo.mlp(), tmp_path)
+    session = backend.Session(path, {**OPTIONS, "mode": "compiled"})
+    feed = zoo.feeds(onnx.load(path))
+    np.testing.assert_allclose(session.run(feed)[0], reference(path, feed)[0], rtol=1e-3, atol=1e-4)
