@@ -19,7 +19,7 @@ import platform
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -39,6 +39,7 @@ from autotune.workload import Workload
 from hwprofiles.measurement import Measurement
 
 if TYPE_CHECKING:
+    from autotune.search.engines import Engine
     from autotune.store import Store
 
 MANIFEST = "manifest.json"
@@ -89,13 +90,21 @@ def check_destination(folder: Path) -> None:
 
 
 def export_bundle(
-    store: Store, trial: Trial, folder: Path, *, workload: Workload, study: str | None = None, place: str | None = None
+    store: Store,
+    trial: Trial,
+    folder: Path,
+    *,
+    workload: Workload,
+    study: str | None = None,
+    place: str | None = None,
+    engines: Sequence[Engine] = (),
 ) -> Path:
     """Write the bundle of `trial` to `folder`, whole or not at all; an older bundle there is replaced.
 
-    `study` and `place` are how the user names the study and its store, for the command to make it again. Verify the
-    trial first. Raises `UsageError` (a trial without a model, a folder that holds something else), `DataError` (the
-    artifact is not what was measured), `DiskError`.
+    `study` and `place` are how the user names the study and its store, for the command to make it again; `engines` are
+    what targets built and measured (`autotune.search.study.Study.engines`). Verify the trial first. Raises
+    `UsageError` (a trial without a model, a folder that holds something else), `DataError` (the artifact is not what
+    was measured), `DiskError`.
     """
     check_destination(folder)
     if trial.artifact is None or trial.state != "complete":
@@ -109,8 +118,11 @@ def export_bundle(
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as parent:
             draft = Path(parent) / "bundle"
             draft.mkdir()
-            _write_files(draft, store, trial, models, workload, command, folder.name)
-            _write_manifest(draft, store, trial, workload, command)
+            for engine in engines:
+                if engine.plan is not None:
+                    _write(draft / _engine_file(engine), engine.plan)
+            _write_files(draft, store, trial, models, workload, command, folder.name, engines)
+            _write_manifest(draft, store, trial, workload, command, engines)
             _swap(draft, folder, Path(parent) / "old")
     except OSError as error:
         raise DiskError(
@@ -169,7 +181,14 @@ def _is_bundle(folder: Path) -> bool:
 
 
 def _write_files(
-    draft: Path, store: Store, trial: Trial, models: Mapping[str, bytes], workload: Workload, command: str, name: str
+    draft: Path,
+    store: Store,
+    trial: Trial,
+    models: Mapping[str, bytes],
+    workload: Workload,
+    command: str,
+    name: str,
+    engines: Sequence[Engine],
 ) -> None:
     for file, data in models.items():
         _write(draft / file, data)
@@ -183,10 +202,12 @@ def _write_files(
     if runs is not None:
         told = {"model": _file_of(trial, runs.judge), "providers": json.dumps([runs.provider])}
     _write(draft / "infer.py", INFER.format(inputs="\n".join(lines), **told).encode())
-    _write(draft / "README.md", _readme(store, trial, command, name).encode())
+    _write(draft / "README.md", _readme(store, trial, command, name, engines).encode())
 
 
-def _write_manifest(draft: Path, store: Store, trial: Trial, workload: Workload, command: str) -> None:
+def _write_manifest(
+    draft: Path, store: Store, trial: Trial, workload: Workload, command: str, engines: Sequence[Engine]
+) -> None:
     assert trial.artifact is not None  # checked by the caller
     files = {path.name: {"sha256": _sha256(path), "size": path.stat().st_size} for path in sorted(draft.iterdir())}
     for file, artifact in _models(trial).items():
@@ -202,6 +223,7 @@ def _write_manifest(draft: Path, store: Store, trial: Trial, workload: Workload,
             "command": command,
             "model": {**trial.artifact.model_dump(), "file": _FIRST},
             **_by_target(store, trial),
+            **_engines(trial, engines),
             "source_digest": store.meta("source_digest"),
             "baseline_digest": store.meta("baseline"),
             "workload_digest": store.workload_digest,
@@ -232,6 +254,37 @@ def _models(trial: Trial) -> dict[str, Artifact]:
     further = {_named(other.artifact): other.artifact for other in trial.elsewhere}
     further.pop(_named(trial.artifact), None)
     return {_FIRST: trial.artifact, **further}
+
+
+def _engine_file(engine: Engine) -> str:
+    return f"engine-{engine.target}.plan"
+
+
+def _engines(trial: Trial, engines: Sequence[Engine]) -> dict[str, Any]:
+    """Where each target's engine is and what alone can run it, or why it is not there; nothing without any."""
+    ran = {m.target: m.fingerprint for m in _last(trial)}
+    told = {
+        engine.target: {
+            "sha256": engine.digest,
+            "file": None if engine.plan is None else _engine_file(engine),
+            "left_out": engine.why or None,
+            "runtime": f"{ran[engine.target].runtime} {ran[engine.target].runtime_version}",
+            "card": ran[engine.target].accelerator,
+        }
+        for engine in engines
+    }
+    return {"engines": told} if told else {}
+
+
+def _about(engine: Engine, trial: Trial) -> str:
+    """A sentence on a target's engine."""
+    if engine.plan is None:
+        return f"The engine that was measured on {engine.target} is not here: {engine.why}."
+    ran = next(m.fingerprint for m in _last(trial) if m.target == engine.target)
+    return (
+        f"`{_engine_file(engine)}` is the very engine that was measured on {engine.target}; it runs with {ran.runtime} "
+        f"{ran.runtime_version} on such a card ({ran.accelerator}) and nowhere else."
+    )
 
 
 def _named(artifact: Artifact) -> str:
@@ -288,7 +341,7 @@ def _evidence(store: Store, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _readme(store: Store, trial: Trial, command: str, name: str) -> str:
+def _readme(store: Store, trial: Trial, command: str, name: str, engines: Sequence[Engine]) -> str:
     values = trial.final or trial.metrics
     rows = []
     for text, value in sorted(values.items()):
@@ -303,6 +356,7 @@ def _readme(store: Store, trial: Trial, command: str, name: str) -> str:
         remarks.append(f"Each target has a file in its own dialect: {files}.")
     why_not = not_offered(store.trials(), trial, _config(store))
     remarks += [f"On {target} this model is not offered: {why}." for target, why in why_not.items() if why]
+    remarks += [_about(engine, trial) for engine in engines]
     doubt = doubts(store, trial)
     remarks += [f"{doubt[0].upper()}{doubt[1:]}."] if doubt else []
     if "recover" in trial.recipe:

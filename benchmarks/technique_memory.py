@@ -158,7 +158,7 @@ def read(path: Path, target: Path, wanted: list[str]) -> None:
     width = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     x = np.random.default_rng(1).standard_normal((512, width), np.float32)
     names = [name for name in wanted if name != "x"]
-    found = dict(zip(names, session.run(names, {"x": x}), strict=True)) if names else {}
+    found: dict[str, Any] = dict(zip(names, session.run(names, {"x": x}), strict=True)) if names else {}
     np.savez(target, **({"x": x} if "x" in wanted else {}), **found)
 
 

@@ -25,7 +25,7 @@ from hwprofiles.agent.client import AgentClient, Feed, Limits, shapes_of
 from hwprofiles.errors import BadProfile, DeviceFailure, TargetUnavailable
 from hwprofiles.fingerprint import Fingerprint
 from hwprofiles.lease import Keeper
-from hwprofiles.measure import Model, measure
+from hwprofiles.measure import Model, measure, timed_inputs
 from hwprofiles.measurement import Kernel, Measurement
 from hwprofiles.registry import RUNTIMES, TRANSPORTS, load_plugin
 from hwprofiles.runtimes.protocol import CONDITIONS, Runtime, digests, shipped
@@ -144,17 +144,18 @@ class Device:
             with agent.reading("kernels"):
                 return tuple(Kernel.model_validate(kernel) for kernel in reply["kernels"])
 
-    def engine(self, model: Path, inputs: Sequence[Feed]) -> bytes:
-        """What the runtime built from the model for inputs of these shapes and really runs.
+    def engine(self, model: Path, inputs: Sequence[Feed], scenario: Scenario = SEARCH) -> bytes:
+        """What the runtime built from the model, as `measure` with the same inputs and scenario opens it.
 
-        The one that was measured last, where it is still in the device's cache. Raises `DeviceFailure` (of the kind
+        The one that was measured, where it is still in the device's cache. Raises `DeviceFailure` (of the kind
         "unsupported" for a runtime that runs the model as it is), `TargetBusy`, `TargetUnavailable`, `TargetLost`.
         """
         subject = self._model(model)
         slot = self._slots[0]
         with self._keeper.shared(), slot.lock:
             agent = slot.agent(self._keeper.boot)
-            agent.open(_HANDLE, subject.path, subject.digest, fresh=True, shapes=shapes_of(inputs))
+            shapes = shapes_of(timed_inputs(inputs, scenario))
+            agent.open(_HANDLE, subject.path, subject.digest, fresh=True, shapes=shapes)
             _, arrays = agent.request("engine", stage="engine", handle=_HANDLE)
             with agent.reading("engine"):
                 return arrays["engine"].tobytes()
@@ -299,6 +300,8 @@ class _Starter:
     def _fingerprint(self, reply: Mapping[str, Any]) -> Fingerprint:
         facts, runtime = dict(reply["identity"]), reply["runtime"]
         environment = {**reply["environment"], "interpreter": facts.pop("interpreter")}
+        if "card_problem" in runtime:  # the card works, but what it does meanwhile cannot be read
+            environment["card_problem"] = str(runtime["card_problem"])[:500]
         if not isinstance(environment.get("frequency_hz"), (int, float, type(None))):
             raise ValueError("frequency_hz is no number")
         return Fingerprint(

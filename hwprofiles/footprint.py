@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from hwprofiles.agent.client import AgentClient, Feed, duration
+from hwprofiles.agent.client import AgentClient, Feed, duration, shapes_of
 from hwprofiles.collect import HANDLES, Agents, Fact, Model
 from hwprofiles.measurement import Energy, Estimate, Memory
 from hwprofiles.statistics import interval_over_openings
@@ -17,12 +17,13 @@ _ENERGY_SLICES = 6  # of rest and work in turn; their spread gives the interval
 def measure_memory(
     agents: Agents,
     model: Model,
-    feed: Feed,
+    feeds: list[Feed],
     runs: int,
     environment: dict[str, Fact],
     on_card: list[tuple[int, str]] | None = None,
 ) -> tuple[Memory, float | None]:
     """Peak memory of fresh processes, the run with the largest peak counts; and seconds of a cold start, the median.
+    The first of `feeds` is what runs; the model is opened as it was timed, for the shapes of all of them.
 
     A cold start is from the start of the program on the device to the first answer: interpreter, runtime, model,
     inference. None where the device does not tell when a process was started.
@@ -34,7 +35,12 @@ def measure_memory(
         with agents.fresh() as agent:
             agent.put(model.path, model.digest)
             reply, _ = agent.request(
-                "memory", stage="memory", feeds=[feed], digest=model.digest, iterations=_MEMORY_RUNS
+                "memory",
+                stage="memory",
+                feeds=feeds[:1],
+                digest=model.digest,
+                iterations=_MEMORY_RUNS,
+                shapes=shapes_of(feeds),
             )
             with agent.reading("memory"):
                 found.append({key: int(reply[key]) for key in ("run_peak", "load_peak", "import_only")})

@@ -169,6 +169,12 @@ def group_by_shape(inputs: Sequence[Feed], scenario: Scenario) -> tuple[dict[str
     return groups, len(inputs) - len(used)
 
 
+def timed_inputs(inputs: Sequence[Feed], scenario: Scenario) -> list[Feed]:
+    """Those that a measurement times, shape by shape. Raises `ValueError`."""
+    groups, _ = group_by_shape(inputs, scenario)
+    return [feed for feeds in groups.values() for feed in feeds[: scenario.block_iterations]]
+
+
 def batch_of(feeds: Sequence[Feed], scenario: Scenario) -> int:
     """Items in one inference: the scenario's batch if it was given, else the first dimension that all inputs share.
 
@@ -217,7 +223,12 @@ def _measure(
     on_card: list[tuple[int, str]] = []
     if scenario.memory_runs:
         taken.memory, cold = measure_memory(
-            agents, subject.models["a"], subject.feeds[first][0], scenario.memory_runs, taken.environment, on_card
+            agents,
+            subject.models["a"],
+            [feed for feeds in subject.feeds.values() for feed in feeds],
+            scenario.memory_runs,
+            taken.environment,
+            on_card,
         )
     if scenario.energy_seconds:
         count = len(kept[0].shapes[first]["a"].samples) // len(kept[0].shapes[first]["a"].medians)

@@ -129,7 +129,10 @@ class Result:
         workload = self._the_workload()
         with Study.open(self.config, workload, store=self._store) as study, ProgressView() as view:
             verified = study.verify(number, view.update)
-            return export_bundle(study.store, verified, destination, workload=workload, study=self.config.name)
+            built = study.engines(verified, view.update)
+            return export_bundle(
+                study.store, verified, destination, workload=workload, study=self.config.name, engines=built
+            )
 
     def _the_workload(self) -> Workload:
         if self._workload is None:

@@ -54,9 +54,10 @@ def marks(targets: Sequence[Served]) -> str:
 
 
 def common_text(choice: Choice, config: StudyConfig) -> str:
-    """The one model for all targets and its price on each, one line a target; "" with a single target."""
+    """The one model for all targets and its price on each, one line a target; with a single target only what is not
+    offered there, "" where everything is."""
     if not choice.targets:
-        return ""
+        return "\n".join(choice.guarded)
     head = (
         f"One model for all targets: trial {choice.recommended.number}"
         if choice.recommended is not None

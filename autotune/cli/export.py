@@ -60,7 +60,13 @@ def export(
             if why:
                 say(f"on {target} trial {verified.number} is not offered: {why}")
         export_bundle(
-            opened.store, verified, folder, workload=workload, study=study, place=redact(store) if store else None
+            opened.store,
+            verified,
+            folder,
+            workload=workload,
+            study=study,
+            place=redact(store) if store else None,
+            engines=opened.engines(verified),
         )
     if as_json:
         print_json({"bundle": str(folder), "trial": verified.number, "model": str(folder / "model.onnx")})

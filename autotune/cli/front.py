@@ -102,10 +102,10 @@ def show_front(front: list[Trial], trials: list[Trial], config: StudyConfig, rec
 
 
 def show_common(choice: Choice, config: StudyConfig) -> None:
-    """Print the one model for all targets and what it costs each; nothing with a single target."""
+    """Print the one model for all targets and what it costs each, and what is not offered on a target."""
     from autotune.api.several import common_text
 
-    text = common_text(choice, config) or "\n".join(choice.guarded)
+    text = common_text(choice, config)
     if text:
         results().print(text, markup=False, soft_wrap=True)
 

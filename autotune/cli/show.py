@@ -56,9 +56,9 @@ def show(
             console.print(f"  {target.target}: {target.sentence}", markup=False, soft_wrap=True)
     for line in across:
         console.print(f"  {line}", markup=False, soft_wrap=True)
-    for target, why in held_back.items():
+    for name, why in held_back.items():
         if why:
-            console.print(f"not offered on {target}: {why}", markup=False, soft_wrap=True)
+            console.print(f"not offered on {name}: {why}", markup=False, soft_wrap=True)
     for line in zeros:
         console.print(line, markup=False, soft_wrap=True)
     if found.failure is not None:

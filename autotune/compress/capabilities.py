@@ -34,6 +34,7 @@ from hwprofiles.measurement import Kernel
 
 _OPS: tuple[LayerOp, ...] = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather")
 _PROBE_VERSION = 4  # raise it when the dialect writes something else, or the file says something else
+UNWRITABLE = "the dialect cannot write it"  # why a choice is refused that no target was asked about
 # Failures that are an answer about a choice. A time-out or a full disk is none, and is not remembered.
 _ANSWERS = frozenset({"bad_model", "unsupported"})
 
@@ -160,7 +161,7 @@ def _probe_choice(
     offered = [layer for layer in layers if assembler.offers(layer, choice)]
     for layer in layers:
         if layer not in offered:
-            found.refused[layer.op, choice] = "the dialect cannot write it"
+            found.refused[layer.op, choice] = UNWRITABLE
     if not offered:
         return
     decisions = {layer.name: choice for layer in offered}

@@ -14,11 +14,11 @@ import onnx
 import onnx_ir as ir
 
 from autotune.compress.ingest_checks import check_graph, check_tensor, check_text, check_versions
-from autotune.compress.ingest_files import digest_of, load_external, open_file, tensors, to_bytes
+from autotune.compress.ingest_files import digest_of, is_in, load_external, open_file, tensors, to_bytes
 from autotune.compress.ingest_large import take
 from autotune.compress.inspect import inspect_graph, require_layers
 from autotune.compress.normalise import first_line, inline_functions, normalise, serialise
-from autotune.compress.scratch import Scratch, stored
+from autotune.compress.scratch import Scratch
 from autotune.errors import DataError
 from autotune.layers import Inspection
 
@@ -80,7 +80,7 @@ def _ingest(file: BinaryIO, folder: Path | None) -> Ingested:
     opset = check_versions(proto)
     external = load_external(proto, folder, scratch)
     for tensor in tensors(proto):
-        if stored(tensor) is None:  # what is in the scratch file was checked on the way there
+        if not is_in(scratch, tensor):  # what is in the scratch file was checked on the way there
             check_tensor(tensor)
     check_graph(proto.graph, opset)
     if proto.functions:

@@ -103,8 +103,8 @@ def load_external(model: ModelProto, folder: Path | None, large: Scratch | None 
     `DiskError`.
     """
     initializers = len(model.graph.initializer)
-    external = [(i < initializers, t) for i, t in enumerate(tensors(model)) if t.data_location == TensorProto.EXTERNAL]
-    external = [(top, tensor) for top, tensor in external if stored(tensor) is None]
+    outside = [(index < initializers, tensor) for index, tensor in enumerate(tensors(model)) if is_outside(tensor)]
+    external = [(top, tensor) for top, tensor in outside if not is_in(large, tensor)]
     if not external:
         return ""
     if folder is None:
@@ -194,7 +194,19 @@ def _open_inside(folder: Path, location: PurePosixPath) -> int:
 
 def external_bytes(model: ModelProto) -> int:
     """What the external data of a model say that they take, bytes. Raises `DataError`."""
-    return sum(_entry(t)[2] for t in tensors(model) if t.data_location == TensorProto.EXTERNAL and stored(t) is None)
+    return sum(_entry(tensor)[2] for tensor in tensors(model) if is_outside(tensor))
+
+
+def is_outside(tensor: TensorProto) -> bool:
+    """Whether a tensor's values are not in its message."""
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def is_in(large: Scratch | None, tensor: TensorProto) -> bool:
+    """Whether a tensor stands for one that was copied to `large` while the model was read. Stubs of other scratch files
+    are external data that is not there: a model file must not reach them."""
+    found = stored(tensor)
+    return found is not None and found.scratch is large
 
 
 def _slice(folder: Path, location: PurePosixPath, offset: int, length: int, name: str) -> Iterator[bytes]:

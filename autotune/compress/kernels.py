@@ -39,8 +39,8 @@ _FUSED = frozenset(
     ]
 )
 _HOPS = 4
-# A runtime that fuses nodes into kernels of its own tells "<kind of kernel>:<precision of its inputs>", and the names of
-# all nodes that are in it, with this between them.
+# A runtime that fuses nodes into kernels of its own tells "<kind of kernel>:<precision>", and the names of all nodes
+# that are in it, with this between them.
 _AND = " + "
 _ANY = "*"
 
@@ -52,8 +52,8 @@ def layer_outcomes(
     expected: Mapping[str, frozenset[str]],
     kernels: Sequence[Kernel],
 ) -> tuple[LayerOutcome, ...]:
-    """One outcome per layer. `expected`: layer name -> kernels that may run, as `Dialect.kernels` names them. A layer no
-    kernel can be found for is not honoured: nothing is assumed."""
+    """One outcome per layer. `expected`: layer name -> kernels that may run, as `Dialect.kernels` names them. A layer
+    no kernel can be found for is not honoured: nothing is assumed."""
     names, tensors = _owners(artifact, layers)
     found: dict[str, list[Kernel]] = {layer.name: [] for layer in layers}
     anything = frozenset().union(*expected.values()) | _MISTAKES

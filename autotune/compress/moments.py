@@ -83,14 +83,31 @@ def load(folder: Path) -> dict[str, Moments] | None:
         index = json.loads((folder / _FILE).read_text())
         rows = {file: int(np.load(folder / f"{file}.rows.npy")) for file in set(index.values())}
         made = {
-            file: Moments(
-                np.load(folder / f"{file}.gram.npy", mmap_mode="r"), np.load(folder / f"{file}.mean.npy"), count
-            )
+            file: _OnDisk(folder / f"{file}.gram.npy", np.load(folder / f"{file}.mean.npy"), count)
             for file, count in rows.items()
         }
         return {layer: made[file] for layer, file in index.items()}
     except (OSError, ValueError, KeyError, AttributeError):
         return None
+
+
+class _OnDisk(Moments):
+    """Moments whose second ones are mapped at every reading: for wide layers they are as large as the weights."""
+
+    file: Path
+
+    def __init__(self, file: Path, mean: np.ndarray, rows: int) -> None:
+        """Raises `OSError` or `ValueError` for a file that is not there or torn."""
+        object.__setattr__(self, "file", file)
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "rows", rows)
+        if self.gram.ndim != 3:
+            raise ValueError(f"{file} holds no matrices")
+
+    @property
+    def gram(self) -> np.ndarray:  # type: ignore[override]  # read only there too: the class is frozen
+        array: np.ndarray = np.load(self.file, mmap_mode="r")
+        return array
 
 
 @dataclass

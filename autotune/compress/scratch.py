@@ -67,7 +67,7 @@ class Scratch:
         """Keep an array of a type of `PLAIN`. Raises `DiskError`."""
         whole = np.ascontiguousarray(array)
         kind = helper.np_dtype_to_tensor_dtype(whole.dtype)
-        return self.add([memoryview(whole.reshape(-1)).cast("B")], array.shape, kind)
+        return self.add([whole.reshape(-1).view(np.uint8).data], array.shape, kind)
 
 
 @dataclass(frozen=True, eq=False)

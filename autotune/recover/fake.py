@@ -29,6 +29,7 @@ from hwprofiles.errors import Failure
 
 Ranges = Mapping[str, Range | tuple[float, float]]
 _FUSED_ACTIVATIONS = ("Relu", "Clip")
+_CARDS_ONLY = ("bfloat16", "fp8-static", "nvfp4")
 _SEARCH_EVERY = 16  # runs between two searches for the clipping factors of blocks
 
 
@@ -45,7 +46,7 @@ def attach(
     `roundings` is {layer: how its weight is rounded, and what it reads}; to nearest where nothing is said.
 
     Raises `UsageError` for an unknown layer or choice, `TrialFailure` where a static choice has no calibrated range,
-    and where nothing is known about what a layer with outliers reads.
+    where nothing is known about what a layer with outliers reads, and for formats that only cards compute in.
     """
     known = {layer.name: layer for layer in layers}
     nodes = {node.name: node for node in graph.node}
@@ -145,6 +146,9 @@ def _format(choice: str) -> tuple[int, int]:
         return 16, 0
     if choice in ("int8-static", "int8-dynamic"):
         return 8, 0
+    if choice in _CARDS_ONLY:
+        message = f"{choice} is computed on cards only and cannot be trained with; recover a recipe without it"
+        raise TrialFailure(Failure(kind="unsupported", stage="recover", message=message))
     return parse_choice(choice)
 
 

@@ -14,7 +14,7 @@ from autotune.recover.graph import OnnxModule
 from autotune.recover.operators.node import Tensor
 from autotune.recover.settings import Settings
 
-_SMALLEST = 1e-3  # unit of a tensor of zeros, such as a bias that was never needed
+_SMALLEST = 1e-3  # unit of a bias that is next to nothing, and of a tensor of zeros
 _ZEROS = 0.3  # a layer with a larger share of zeros was pruned on purpose
 
 
@@ -102,7 +102,9 @@ def _size(parameter: Tensor) -> Tensor:
     """Root mean square of a tensor; of a pruned one without its zeros."""
     values = parameter.detach()
     there = (values != 0).sum().clamp(min=1)
-    return (values.square().sum() / there).sqrt().clamp(min=_SMALLEST)
+    size = (values.square().sum() / there).sqrt()
+    vector = values.numel() == max(values.shape, default=1)
+    return size.clamp(min=_SMALLEST) if vector or not size > 0 else size
 
 
 def _adapters(

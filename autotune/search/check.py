@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from autotune.compress.capabilities import UNWRITABLE
 from autotune.config import Family, StudyConfig
 from autotune.judge.power import enough_for
 from autotune.judge.spending import share
@@ -96,7 +97,7 @@ def make_report(
         f"target {name}: {what} is not offered: {why}"
         for name, refused in prepared.refused.items()
         for what, why in refused.items()
-        if why != "the dialect cannot write it"
+        if why != UNWRITABLE
     ]
     warnings += [
         f"target {name} is {provenance}: only what it answers counts, its times and bytes are not taken"
@@ -107,7 +108,7 @@ def make_report(
     metric = prepared.workload.metric_name
     warnings += check_budget(config, metric, baseline, smallest(prepared, baseline))
     offered_by = offers(prepared)
-    warnings += notes(config, offered_by, zeros)
+    warnings += notes(config, offered_by)
     warnings += [*slicing.notes, *_too_small(config, slicing)]
     return CheckReport(
         study=config.name,
@@ -121,7 +122,7 @@ def make_report(
         ),
         notes=(
             *inspection.notes,
-            *told(offered_by),
+            *told(offered_by, zeros),
             *_about_families(prepared.families),
             *recovery.check_notes(config, prepared.workload.train),
         ),

@@ -9,6 +9,7 @@ from autotune import pareto
 from autotune.config import Family, StudyConfig
 from autotune.search.across import stored_across, words
 from autotune.search.agreement import stored_parity
+from autotune.search.beside import stored_beside
 from autotune.trial import Trial
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ def further_evidence(store: Store, trial: Trial, config: StudyConfig) -> dict[st
     """
     if not config.families:
         return {}
-    from autotune.search.runner import stored_beside
-
     elsewhere = []
     for other in trial.elsewhere:
         parity = stored_parity(store, other.artifact.digest)

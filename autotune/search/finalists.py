@@ -16,7 +16,8 @@ from autotune.search.judging import Judged
 from autotune.search.keepsakes import keep_flipped
 from autotune.search.prepare import Prepared
 from autotune.search.progress import Progress, Watcher, nobody
-from autotune.search.runner import Side, TrialRunner
+from autotune.search.runner import TrialRunner
+from autotune.search.side import Side
 from autotune.search.slicing import Slicing
 from autotune.search.targets import Stopped, TargetPaused
 from autotune.search.values import cost_metrics, judged_metrics, worst_anywhere

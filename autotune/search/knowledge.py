@@ -21,7 +21,7 @@ from autotune.search.prepare import Prepared
 from autotune.search.space import Space
 from autotune.search.stages import USEFUL_DROPS, useful_drop
 from autotune.search.surrogate import SurrogateSampler
-from autotune.search.swaps import better_guesses
+from autotune.search.swap_table import better_guesses
 from autotune.search.warm import Warm
 from autotune.store import Store
 from autotune.trial import Trial

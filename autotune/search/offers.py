@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,20 +37,15 @@ class Offer(_Record):
     told: str = ""  # what else the technique says of itself on these targets
 
 
-def notes(
-    config: StudyConfig, found: Sequence[Offer], zeros: Mapping[str, Sequence[Zeros]] = MappingProxyType({})
-) -> Iterator[str]:
-    """What a user of these techniques would trip over. `zeros`: target -> what they were measured to buy there."""
+def notes(config: StudyConfig, found: Sequence[Offer]) -> Iterator[str]:
+    """What a user of these techniques would trip over."""
     sparse = next((offer for offer in found if offer.stage == STAGE and offer.decisions), None)
-    if sparse is not None:
-        asked = {key.name for key in config.objective_keys} | {parse_key(text).name for text in config.limits}
-        what = "zeros make a smaller download (download_bytes)"
-        hint = "" if "download_bytes" in asked else "; nothing in the study asks for that: add it to search.objectives"
-        yield f"{sparse.technique}: {what}{hint}"
-        for each in (each for measured in zeros.values() for each in measured):
-            yield f"{sparse.technique}: {each.sentence}"
-        if not zeros:
-            yield f"{sparse.technique}: no target's times count here, so what zeros do to them was not measured"
+    asked = {key.name for key in config.objective_keys} | {parse_key(text).name for text in config.limits}
+    if sparse is not None and "download_bytes" not in asked:
+        yield (
+            f"{sparse.technique}: zeros make a smaller download, and nothing in the study asks for that; add "
+            "download_bytes to search.objectives"
+        )
     structural = [offer.technique for offer in found if offer.stage in RESIZING and offer.decisions]
     if structural and config.recover is None:
         yield (
@@ -60,11 +54,16 @@ def notes(
         )
 
 
-def told(found: Sequence[Offer]) -> Iterator[str]:
-    """What techniques say of themselves on these targets."""
+def told(found: Sequence[Offer], zeros: Mapping[str, Sequence[Zeros]]) -> Iterator[str]:
+    """What techniques do on these targets: what they say of themselves, and what was measured. `zeros`: target -> what
+    they buy there."""
     for offer in found:
         if offer.told:
             yield f"{offer.technique}: {offer.told}"
+        if offer.stage == STAGE and offer.decisions:
+            measured = [each.sentence for every in zeros.values() for each in every]
+            for sentence in measured or ["no target's times count here, so what zeros do to them was not measured"]:
+                yield f"{offer.technique}: {sentence}"
 
 
 def offers(prepared: Prepared) -> tuple[Offer, ...]:

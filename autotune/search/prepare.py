@@ -16,7 +16,7 @@ import onnx
 
 from autotune import plugins
 from autotune.compress.assembly import Assembler
-from autotune.compress.capabilities import Offered, Probed, probe
+from autotune.compress.capabilities import UNWRITABLE, Offered, Probed, probe
 from autotune.compress.ingest import Ingested, load_model
 from autotune.compress.plan import MS_DOMAIN
 from autotune.config import Family, StudyConfig, families_of
@@ -312,21 +312,18 @@ def _workers(config: StudyConfig, device: Device) -> int:
 
 
 def _lost(families: Sequence[Family], probed: Mapping[str, Probed]) -> tuple[str, ...]:
-    """Choices that some target runs and that are none for the study, because another family cannot have them."""
-    if len(families) < 2:
-        return ()
+    """Choices that some target runs and that are none for the study, because another family's dialect has no way to
+    write them. (What a target refuses to run is in `refused`.)"""
     anywhere = sorted({pair for found in probed.values() for pair in found.runs})
     told = []
-    for family in families:
-        for target in family.targets:
-            gone = [f"{op} {choice}" for op, choice in anywhere if not probed[target].supports(op, choice)]
-            why: dict[str, list[str]] = {}
-            for what in gone:
-                why.setdefault(probed[target].refused.get(what, "it was not tried there"), []).append(what)
-            told += [
-                f"no choice for any target, because of {target} (dialect {family.dialect}): {', '.join(what)}: {reason}"
-                for reason, what in why.items()
-            ]
+    for family in families if len(families) > 1 else ():
+        refused = probed[family.judge].refused
+        gone = [f"{op} {choice}" for op, choice in anywhere if refused.get(f"{op} {choice}") == UNWRITABLE]
+        if gone:
+            told.append(
+                f"no choice for any target, because the dialect of {' and '.join(family.targets)}, {family.dialect}, "
+                f"cannot write it: {', '.join(gone)}"
+            )
     return tuple(told)
 
 

@@ -13,7 +13,6 @@ own, paired with the baseline of that dialect, and every family judges what it a
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 import traceback
@@ -26,15 +25,16 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from pydantic import ValidationError
 
 from autotune.compress.kernels import layer_outcomes
-from autotune.config import Family, StudyConfig
-from autotune.errors import AutotuneError, DataError, TrialFailure
+from autotune.config import StudyConfig
+from autotune.errors import AutotuneError, TrialFailure
 from autotune.recipe import Recipe
-from autotune.search.judging import Judged, Judging
+from autotune.search.beside import keep_beside, stored_beside
+from autotune.search.judging import Judging
 from autotune.search.prepare import Prepared
 from autotune.search.probing import Probing
+from autotune.search.side import Side
 from autotune.search.stages import Lost, Stages, stopping_limits
 from autotune.search.targets import Stopped, TargetPaused, Targets
 from autotune.search.values import at_targets, broken, cost_metrics, file_metrics, judged_metrics, worst_anywhere
@@ -51,25 +51,6 @@ class Waiting(TargetUnavailable):
     def __init__(self, targets: frozenset[str], why: str) -> None:
         super().__init__(why)
         self.targets = targets
-
-
-@dataclass
-class Side:
-    """A study in one runtime family: how it judges there, and what `start` found out about the original."""
-
-    judging: Judging
-    search: Judged | None = None
-    stages: Stages | None = None
-
-    @property
-    def family(self) -> Family:
-        return self.judging.family
-
-    def judged_search(self) -> Judged:
-        """Raises `RuntimeError` before the original has been judged."""
-        if self.search is None:
-            raise RuntimeError("the original has not been judged yet")
-        return self.search
 
 
 @dataclass
@@ -257,8 +238,8 @@ class TrialRunner:
 
     def beside(self, target: str, digest: str, other: str, scenario: Scenario) -> Measurement:
         """An artifact timed in pairs with another one of the same dialect (`other`) in place of the original; kept
-        beside the trial's own measurements, under "beside/TARGET/DIGEST". Raises `TargetPaused`."""
-        device, key = self.prepared.devices[target], f"beside/{target}/{digest}"
+        apart from the trial's own measurements (`beside`). Raises `TargetPaused`."""
+        device = self.prepared.devices[target]
         kept = stored_beside(self.store, target, digest)
         if kept is not None and (kept.baseline, kept.fingerprint.key) == (other, device.fingerprint.key):
             return kept
@@ -268,7 +249,7 @@ class TrialRunner:
             if found.failure is not None and found.failure.stage == "start":
                 raise DeviceFailure(found.failure)
         if found.failure is None:
-            self.store.set_meta(key, found.model_dump(mode="json"))
+            keep_beside(self.store, found)
         return found
 
     def start(self, masks: Mapping[str, np.ndarray]) -> None:
@@ -296,7 +277,7 @@ class TrialRunner:
         """Judge a recipe in every family, on the first part of the data or to the end; why it is hopeless, or ""."""
         for side in self.sides:
             reason = ""
-            with clock.step("judge"), _noting(away), self._about(side.family.dialect):
+            with clock.step("judge"), _noting(away), self._about(side.family.dialect, side.family.judge):
                 reason = self._judge_side(side, number, built[side.family.dialect][0].digest, metrics, first=first)
             if reason:
                 return reason if len(self.sides) == 1 else f"on {side.family.judge} {reason}"
@@ -317,15 +298,15 @@ class TrialRunner:
         return ""
 
     @contextmanager
-    def _about(self, dialect: str) -> Iterator[None]:
+    def _about(self, dialect: str, target: str = "") -> Iterator[None]:
         """A failure in one of several dialects names the target it is about."""
         try:
             yield
         except (TrialFailure, DeviceFailure) as error:
             if len(self.sides) == 1:
                 raise
-            target = next(side.family.judge for side in self.sides if side.family.dialect == dialect)
-            failure = self._named(error.failure, f"target {target} (dialect {dialect})")
+            named = target or next(side.family.judge for side in self.sides if side.family.dialect == dialect)
+            failure = self._named(error.failure, f"target {named} (dialect {dialect})")
             if isinstance(error, DeviceFailure):
                 raise DeviceFailure(failure, advised=error.advised) from error
             raise TrialFailure(failure) from error
@@ -334,20 +315,6 @@ class TrialRunner:
         if len(self.sides) == 1:
             return failure
         return failure.model_copy(update={"message": f"{where}: {failure.message}"})
-
-
-def stored_beside(store: Store, target: str, digest: str) -> Measurement | None:
-    """What `TrialRunner.beside` kept of an artifact; None where it was not timed beside another one. Raises
-    `DataError`."""
-    kept = store.meta(f"beside/{target}/{digest}")
-    if kept is None:
-        return None
-    try:
-        return Measurement.model_validate_json(json.dumps(kept))
-    except ValidationError as error:
-        raise DataError(
-            f"what artifact {digest} was timed beside on {target} cannot be read; upgrade, or run the study again"
-        ) from error
 
 
 @contextmanager

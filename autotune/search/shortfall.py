@@ -17,7 +17,7 @@ import optuna
 from autotune import pareto
 from autotune.config import StudyConfig
 from autotune.errors import Infeasible
-from autotune.keys import COST_METRICS, MetricKey, format_amount, parse_key
+from autotune.keys import COST_METRICS, WORST, MetricKey, format_amount, parse_key
 from autotune.search.budget import Aim, aim, best
 from autotune.search.surrogate import SurrogateSampler
 from autotune.search.surrogate.solution import Solution
@@ -205,7 +205,9 @@ def explain(
     except Infeasible:  # nothing is complete that could be near
         return None
     times = time_share(found.nearest, trials, config.targets[0])
-    implied = found.constraint == "drop/worst" and found.constraint not in (*config.budget, *config.constraints)
+    worst = (parse_key(found.constraint).name, parse_key(found.constraint).slice) == ("drop", WORST)
+    named = {f"drop/{WORST}", found.constraint} & {*config.budget, *config.constraints}
+    implied = worst and not named
     return Shortfall(found, prediction, times, wanted.unsolved, " ([judge] limit)" if implied else "")
 
 

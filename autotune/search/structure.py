@@ -9,7 +9,7 @@ from autotune.compress.assembly import Assembler
 from autotune.errors import TrialFailure
 from autotune.recipe import NONE, Recipe
 from autotune.search.space import Space, Variable
-from autotune.techniques.protocol import RESIZING
+from autotune.techniques.protocol import RESIZING, Foretelling
 
 _FLOAT = 4  # bytes
 
@@ -55,8 +55,11 @@ def _weights_left(space: Space, assembler: Assembler, variable: Variable, choice
     """Layer -> its number of weights where the variable takes the choice; only layers for which it changes."""
     if choice == NONE:
         return {}
-    recipe = Recipe(space.fixed.to_dict() | {variable.technique: variable.decisions(choice)})
+    technique, decisions = assembler.techniques[variable.technique], variable.decisions(choice)
+    recipe = Recipe(space.fixed.to_dict() | {variable.technique: decisions})
     try:
+        if isinstance(technique, Foretelling) and technique.stage == "torch":
+            return dict(technique.foretell(assembler.original(), decisions))
         source = assembler.structured(recipe)
     except TrialFailure:
         return {}

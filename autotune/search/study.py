@@ -23,6 +23,7 @@ from autotune.recipe import Recipe
 from autotune.search import budget, warm, zeros
 from autotune.search.check import CheckReport, make_report
 from autotune.search.effort import Effort
+from autotune.search.engines import Engine, engines_of
 from autotune.search.finalists import Finalists
 from autotune.search.judging import Judging
 from autotune.search.keepsakes import keep_families, keep_inspection, keep_targets
@@ -32,7 +33,8 @@ from autotune.search.mirror import mirror
 from autotune.search.prepare import Prepared, ingest, prepare, workload_digest
 from autotune.search.progress import Progress, Watcher, nobody
 from autotune.search.recovery import Recovery
-from autotune.search.runner import Side, TrialRunner
+from autotune.search.runner import TrialRunner
+from autotune.search.side import Side
 from autotune.search.slicing import Slicing
 from autotune.search.suiting import keep_meanings
 from autotune.search.targets import GONE, Stopped, Targets
@@ -174,6 +176,11 @@ class Study:
         """
         prepared, runner = self._start(progress)
         return self._finalists(prepared, runner).verify(number, progress)
+
+    def engines(self, trial: Trial, progress: Watcher = nobody) -> list[Engine]:
+        """What targets' runtimes built from the trial's model and measured, for its bundle. Verify the trial first."""
+        prepared, _ = self._start(progress)
+        return engines_of(trial, prepared.devices, prepared.latency_inputs, self.store.artifact_path)
 
     # -- inside
 

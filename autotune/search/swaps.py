@@ -1,24 +1,22 @@
-"""Latency tables from measured swaps: one block of layers at a time takes a choice, in the model and on the target.
+"""Measured swaps: one block of layers at a time takes a choice, in the model and on the target.
 
 A profile times kernels one by one: it knows neither what is fused across layers nor what a conversion between two
 formats costs, and it is taken on one target only. So after the uniform recipes each block of neighbouring layers takes
 the fastest uniform choice alone, and the model is timed against the original with a few pairs; then the next choice,
 until the share of the search time is spent. No swap is a trial: it is not judged, and its model is not kept. What was
-measured is in the store, and never measured again.
+measured is in the store, and never measured again. `swap_table` makes latency tables of it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autotune.config import StudyConfig
 from autotune.errors import TrialFailure
-from autotune.judge.intervals import Z
 from autotune.recipe import NONE, Recipe
 from autotune.search.blocks import blocks
 from autotune.search.prepare import Prepared
@@ -29,11 +27,9 @@ from autotune.store import Store
 from hwprofiles.errors import DeviceFailure
 from hwprofiles.scenario import Scenario
 
-Table = dict[str, dict[str, float]]  # parameter -> choice -> what it adds
-
 MOST_BLOCKS = 8
 PAIRS = 6  # of a measurement; a block is worth some percent, so 1 % is near enough
-_LATENCIES = ("latency_ratio", "latency_p50", "latency_p90")
+LATENCIES = ("latency_ratio", "latency_p50", "latency_p90")
 
 
 class Swap(BaseModel):
@@ -105,7 +101,7 @@ class Swaps:
 
     def _targets(self) -> list[str]:
         """Timed targets whose latency is an objective."""
-        wanted = {key.target for key in self.config.objective_keys if key.name in _LATENCIES}
+        wanted = {key.target for key in self.config.objective_keys if key.name in LATENCIES}
         return [name for name in self.prepared.timed if name in wanted]
 
     def _parts(self, target: str) -> Iterator[tuple[int, Part]]:
@@ -209,84 +205,3 @@ def uniform(store: Store, space: Space, target: str) -> list[tuple[str, dict[str
             ratio = trial.metrics[f"latency_ratio@{target}"].value
             found.append((trial.state != "complete", ratio, label, params))
     return [(label, params) for _, _, label, params in sorted(found, key=lambda each: each[:3])]
-
-
-# ---- what the sampler is told
-
-
-def better_guesses(
-    store: Store, prepared: Prepared, keys: Sequence[str], profiled: Mapping[int, Table]
-) -> dict[int, Table]:
-    """Objective -> the guess of its latency: that of the swaps, or `profiled` where its error is no larger.
-
-    The error is the mean distance of what a table adds up to from what trials were measured to take.
-    """
-    guesses = dict(profiled)
-    original = store.trial(0).metrics
-    for index, text in enumerate(keys):
-        name, _, target = text.partition("@")
-        if name not in _LATENCIES or target not in prepared.timed or text not in original:
-            continue
-        swaps = known(store, target, prepared.devices[target].fingerprint.key)
-        unit = 1.0 if name == "latency_ratio" else original[text].value
-        profile = profiled.get(index)
-        swapped = table(prepared.space, swaps, unit, profile or {})
-        if not swapped:
-            continue
-        start = starting_ratio(store, prepared.space, target)
-        errors = [_error(store, prepared.space, text, each, (start or 1.0) * unit) for each in (swapped, profile)]
-        if errors[1] is None or errors[0] is None or errors[0] < errors[1]:
-            guesses[index] = swapped
-    return guesses
-
-
-def table(space: Space, swaps: Sequence[Swap], unit: float, profile: Mapping[str, Mapping[str, float]]) -> Table:
-    """Parameter -> choice -> what it adds: the gain of a block, spread over its parameters as the profile has it.
-
-    A gain is believed as far as it is exact: it is pulled towards what the profile adds up to by its own noise against
-    how much measured gains differ from profiled ones (empirical Bayes, Efron and Morris 1975). Where the profile says
-    nothing that is 0, and parameters get equal parts. A choice that was not swapped is as in the profile, or gains what
-    the others do in the mean. Empty where no swap was measured.
-    """
-    names = {v.name for v in space.variables}
-    there = [swap for swap in swaps if swap.gain is not None and names >= set(swap.params)]
-    if not there:
-        return {}
-    profiled = [np.array([profile.get(n, {}).get(c, 0.0) for n, c in swap.params.items()]) for swap in there]
-    expected = np.array([gains.sum() for gains in profiled])
-    away = np.array([unit * (swap.gain or 0.0) for swap in there]) - expected
-    noise = np.array([(unit * swap.margin / Z) ** 2 for swap in there])
-    spread = max(0.0, float(np.mean(away**2 - noise)))
-    gained = expected + away * np.divide(spread, spread + noise, out=np.ones_like(noise), where=spread + noise > 0)
-    found: Table = {}
-    for swap, gain, gains in zip(there, gained.tolist(), profiled, strict=True):
-        weights = np.abs(gains)
-        parts = weights / weights.sum() if weights.sum() > 0 else np.full(len(gains), 1 / len(gains))
-        for (name, choice), part in zip(swap.params.items(), parts.tolist(), strict=True):
-            found.setdefault(name, {})[choice] = part * gain
-    return {
-        v.name: _complete(v.choices, found.get(v.name, {}), profile.get(v.name, {}))
-        for v in space.variables
-        if v.name in found or v.name in profile
-    }
-
-
-def _complete(choices: Sequence[str], swapped: Mapping[str, float], profile: Mapping[str, float]) -> dict[str, float]:
-    middle = sum(swapped.values()) / len(swapped) if swapped else 0.0
-    return {choice: 0.0 if choice == NONE else swapped.get(choice, profile.get(choice, middle)) for choice in choices}
-
-
-def _error(
-    store: Store, space: Space, key: str, guess: Mapping[str, Mapping[str, float]] | None, start: float
-) -> float | None:
-    """Mean distance of the guess from the trials in which anything was chosen; None without guess or trials."""
-    if not guess:
-        return None
-    errors = []
-    for trial in store.trials(details=False):
-        params = space.params(Recipe(trial.recipe))
-        if params is None or key not in trial.metrics or all(choice == NONE for choice in params.values()):
-            continue
-        added = sum(guess.get(name, {}).get(choice, 0.0) for name, choice in params.items())
-        errors.append(abs(start + added - trial.metrics[key].value))
-    return float(np.mean(errors)) if errors else None

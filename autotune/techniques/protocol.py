@@ -157,3 +157,17 @@ class Technique(Protocol):
         Raises `TrialFailure` where a decision cannot be carried out.
         """
         ...
+
+
+@runtime_checkable
+class Foretelling(Protocol):
+    """A technique that knows sizes without building anything, as one whose every cut is an export should."""
+
+    stage: Stage
+
+    def foretell(self, plan: Plan, decisions: Mapping[str, str]) -> Mapping[str, int]:
+        """Layer -> how many weights `apply` leaves of it (0: it is gone); for layers that change.
+
+        Raises what `apply` raises.
+        """
+        ...

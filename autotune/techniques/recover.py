@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from onnx import numpy_helper
 from autotune.errors import TrialFailure
 from autotune.layers import Layer, Skipped
 from autotune.recipe import Recipe
+from autotune.techniques.moments import Moments
 from autotune.techniques.protocol import Calibration, Capabilities, Plan, Stage
 from hwprofiles.errors import Failure
 
@@ -57,7 +57,7 @@ class Recover:
             for layer in plan.layers:
                 known = plan.moments(layer)
                 if known is not None:
-                    plan.set_moments(layer, replace(known, mean=np.zeros_like(known.mean)))
+                    plan.set_moments(layer, Moments(known.gram, np.zeros_like(known.mean), known.rows))
 
     def _put(self, plan: Plan, name: str) -> None:
         for tensor, array in plan.checkpoint(name).items():

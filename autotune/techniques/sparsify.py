@@ -17,7 +17,7 @@ else (`sparsity_report`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -34,6 +34,7 @@ Method = Literal["wanda", "magnitude"]
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv")  # they have moments, and kernels for patterns exist for them
 _PREFIX = "zeros"
+_BLOCK = 1 << 20  # weights whose scores are looked at together
 _DEAD = 1e-12  # of the liveliest input: weights of inputs that are always 0 go first, smallest first
 
 
@@ -100,55 +101,89 @@ class Sparsify:
     def _thin_out(self, plan: Plan, layer: Layer, choice: str) -> None:
         matrix = as_matrix(layer, plan.weight(layer))
         by_input = self._method == "wanda" and layer.op in _PRODUCTS
-        scores = np.abs(matrix, dtype=np.float32)
-        if by_input:
-            scores *= _liveliness(plan, layer)[:, None, :]
-        scores[matrix == 0] = -1  # what is zero already counts first, so that no more is lost than promised
+        liveliness = _liveliness(plan, layer) if by_input else np.ones((len(matrix), 1), np.float32)
+        rows, length = matrix.shape[0] * matrix.shape[1], matrix.shape[2]
         wanted = share.parsed(_PREFIX, choice)
         if wanted is None:
-            chosen = _by_pattern(layer, scores, *_checked_pattern(choice))
+            keep, span = _checked_pattern(choice)
+            _check_fits(layer, keep, span)
+            parts = [
+                _by_pattern(scores, keep, span, length // _inputs(layer)) for scores in _scores(matrix, liveliness)
+            ]
+            chosen = np.concatenate(parts)
+        elif by_input:
+            chosen = _by_share(_scores(matrix, liveliness), rows, length, wanted)
         else:
-            rows = scores.reshape((-1, scores.shape[-1]) if by_input else (1, -1))
-            chosen = _by_share(rows, wanted).reshape(scores.shape)
-        plan.set_tensor(layer.weight, from_matrix(layer, np.where(chosen, np.float32(0), matrix), layer.shape))
+            whole = np.concatenate([scores.reshape(-1) for scores in _scores(matrix, liveliness)])
+            chosen = _by_share([whole[None]], 1, rows * length, wanted)
+        plan.set_tensor(layer.weight, _without(plan, layer, chosen.reshape(matrix.shape)))
 
 
-def _by_share(scores: np.ndarray, wanted: float) -> np.ndarray:
-    """bool `[rows, n]`: exactly round(wanted * rows * n) of the smallest scores, the same number in each row.
+def _scores(matrix: np.ndarray, liveliness: np.ndarray) -> Iterator[np.ndarray]:
+    """What each weight counts, float32 `[n, inputs]`: some rows at a time, which for a wide layer is all that memory
+    should have to hold."""
+    step = max(1, _BLOCK // matrix.shape[2])
+    for group, live in zip(matrix, liveliness, strict=True):
+        for begin in range(0, len(group), step):
+            rows = group[begin : begin + step]
+            scores = np.abs(rows, dtype=np.float32)
+            scores *= live
+            scores[rows == 0] = -1  # what is zero already counts first, so that no more is lost than promised
+            yield scores
 
-    Where that is not a whole number per row, one more is taken from the rows where the next is smallest. Among equals
-    the first is taken.
+
+def _by_share(blocks: Iterable[np.ndarray], rows: int, length: int, wanted: float) -> np.ndarray:
+    """bool `[rows, length]`: exactly round(wanted * rows * length) of the smallest scores, the same number in each row.
+
+    `blocks` are the scores, some rows at a time. Where that is not a whole number per row, one more is taken from the
+    rows where the next is smallest. Among equals the first is taken.
     """
-    rows, length = scores.shape
-    total = round(wanted * rows * length)
-    each, more = divmod(total, rows)
-    chosen = np.zeros(scores.shape, bool)
-    if each:
-        limit = np.partition(scores, each - 1, axis=1)[:, each - 1 : each]
-        equal = scores == limit
-        chosen = scores < limit
-        room = each - chosen.sum(axis=1, keepdims=True)
-        chosen |= equal & (np.cumsum(equal, axis=1) <= room)
+    each, more = divmod(round(wanted * rows * length), rows)
+    chosen = np.zeros((rows, length), bool)
+    following, left = np.zeros(rows, np.intp), np.zeros(rows, np.float32)  # of each row: where the next is, its score
+    begin = 0
+    for scores in blocks:
+        here = slice(begin, begin + len(scores))
+        if each:
+            limit = np.partition(scores, each - 1, axis=1)[:, each - 1 : each]
+            equal = scores == limit
+            taken = scores < limit
+            room = each - taken.sum(axis=1, keepdims=True)
+            chosen[here] = taken | equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= room)
+        if more:
+            rest = np.where(chosen[here], np.float32(np.inf), scores)
+            following[here] = rest.argmin(axis=1)
+            left[here] = rest[np.arange(len(rest)), following[here]]
+        begin += len(scores)
     if more:
-        left = np.where(chosen, np.float32(np.inf), scores)
-        following = left.argmin(axis=1)
-        taken = np.argsort(left[np.arange(rows), following], kind="stable")[:more]
-        chosen[taken, following[taken]] = True
+        first = np.argsort(left, kind="stable")[:more]
+        chosen[first, following[first]] = True
     return chosen
 
 
-def _by_pattern(layer: Layer, scores: np.ndarray, keep: int, span: int) -> np.ndarray:
-    """bool like `scores` `[groups, outputs, inputs]`: all but `keep` of every `span` neighbours along the inputs."""
+def _by_pattern(scores: np.ndarray, keep: int, span: int, kernel: int) -> np.ndarray:
+    """bool like `scores` `[rows, inputs]`: all but `keep` of every `span` neighbours along the inputs, which have
+    `kernel` weights each."""
+    blocks = scores.reshape(len(scores), -1, span, kernel)
+    order = np.argsort(blocks, axis=2, kind="stable")
+    chosen = np.zeros(blocks.shape, bool)
+    np.put_along_axis(chosen, order[:, :, : span - keep], True, axis=2)
+    return chosen.reshape(scores.shape)
+
+
+def _check_fits(layer: Layer, keep: int, span: int) -> None:
     if not _divides(layer, span):
         shape = " x ".join(map(str, layer.shape))
         message = f"layer {layer.name!r} is {layer.op} {shape} now; {keep}:{span} needs a multiple of {span} inputs"
         raise TrialFailure(Failure(kind="unsupported", stage="build", message=message))
-    kernel = scores.shape[-1] // _inputs(layer)
-    blocks = scores.reshape(*scores.shape[:2], -1, span, kernel)
-    order = np.argsort(blocks, axis=3, kind="stable")
-    chosen = np.zeros(blocks.shape, bool)
-    np.put_along_axis(chosen, order[:, :, :, : span - keep], True, axis=3)
-    return chosen.reshape(scores.shape)
+
+
+def _without(plan: Plan, layer: Layer, chosen: np.ndarray) -> np.ndarray:
+    """The layer's weight, float32 of `layer.shape`, with zeros where `chosen` (like `as_matrix`) is true."""
+    weight = np.array(plan.weight(layer), np.float32, order="C")
+    matrix = as_matrix(layer, weight)
+    matrix[chosen] = 0
+    return weight if np.shares_memory(matrix, weight) else from_matrix(layer, matrix, layer.shape)
 
 
 def _liveliness(plan: Plan, layer: Layer) -> np.ndarray:

@@ -2,10 +2,10 @@
 
     python benchmarks/gpu/protocol.py --out FILE [--quick]
 
-For rows of equal linear layers of 1, 10 and 100 million numbers, in float32 and in float16: the same model against itself
-(A/A: within 1 %), a model with one layer in 33 more (3 %: must be found), plain launches against CUDA graphs, energy of
-an inference by NVML, and memory by NVML beside what torch's own allocator says. Ends with 1 if A/A or the injected
-difference fail.
+For rows of equal linear layers of 1, 10 and 100 million numbers, in float32 and in float16: the same model against
+itself (A/A: within 1 %), a model with one layer in 33 more (3 %: must be found), plain launches against CUDA graphs,
+energy of an inference by NVML, and memory by NVML beside what torch's own allocator says. Ends with 1 if A/A or the
+injected difference fail.
 """
 
 from __future__ import annotations

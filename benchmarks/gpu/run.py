@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -16,9 +17,18 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT))  # our device-side modules need nothing that is not in the standard library
 
-from hwprofiles.agent import cuda, nvml  # noqa: E402
+
+def device_side(name: str) -> Any:
+    """A module of the agent, which needs nothing but the standard library; without the package around it."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "hwprofiles" / "agent" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+cuda, nvml = device_side("cuda"), device_side("nvml")
 
 # Environment -> what pip is to find among the wheels. An environment holds only one onnxruntime.
 ENVIRONMENTS = {
@@ -60,14 +70,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hw-autotune-gpu-") as folder:
         work = Path(folder)
         if "no_card" in result:
-            why = {step: f"no card: {result['no_card']}" for step in STEPS}
+            why = dict.fromkeys(STEPS, f"no card: {result['no_card']}")
             result["environments"] = {}
         else:
             result["environments"] = {name: environment(name, arguments.wheels, work) for name in ENVIRONMENTS}
+            if "nvml" in result and "python" in result["environments"]["main"]:
+                result |= asked_again(result["environments"]["main"]["python"])
             why = {step: "not asked for" for step in STEPS if step not in chosen}
             if "not_installed" in result["environments"]["main"]:
                 reason = f"environment main: {result['environments']['main']['not_installed']}"
-                why |= {step: reason for step in chosen}
+                why |= dict.fromkeys(chosen, reason)
         result["steps"] = {
             step: {"not run": why[step]} if step in why else run(step, work, arguments, result["environments"])
             for step in STEPS
@@ -98,6 +110,13 @@ def card() -> dict[str, Any]:
         return {"card": nvml.identity(uuid=seen["uuid"])}
     except nvml.NvmlProblem as error:
         return {"card": {key: value for key, value in seen.items() if key != "uuid"}, "nvml": str(error)}
+
+
+def asked_again(python: str) -> dict[str, Any]:
+    """`card` by an interpreter that has nvidia-ml-py; nothing where it does not help."""
+    code = "import json; from hwprofiles.agent import nvml; print(json.dumps(nvml.identity()))"
+    done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {"card": json.loads(done.stdout), "nvml": "by the environment main"} if done.returncode == 0 else {}
 
 
 def commit() -> str:

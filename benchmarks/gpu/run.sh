@@ -9,7 +9,7 @@
 # RESULT defaults to benchmarks/gpu/results/CARD.json where there is a card, and else to the standard output.
 set -eu
 if [ $# -lt 1 ] || [ ! -d "$1" ]; then
-    sed -n '2,10p' "$0" | cut -c3-
+    sed -n '2,9p' "$0" | cut -c3-
     exit 2
 fi
 here=$(cd "$(dirname "$0")" && pwd)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from autotune.errors import Infeasible
 from autotune.evaluation import Evaluation, SliceResult
 from autotune.keys import parse_key
-from autotune.pareto import best, within
+from autotune.pareto import best, held_back, within
 from autotune.pareto import guards as guards_of
 from autotune.parity.report import ParityReport
 from autotune.recipe import NONE
@@ -149,6 +149,16 @@ def _choose(view: StudyView, pool: Sequence[Trial], bounds: dict[str, float]) ->
     except Infeasible:
         return None
     return found if found.number != 0 else None
+
+
+def guarded(view: StudyView, chosen: Trial | None) -> tuple[str, ...]:
+    """What is not offered on a target because a uniform recipe is as fast there, in sentences."""
+    if view.config is None:
+        return ()
+    known = {key for trial in view.trials for key in trial.metrics}
+    bounds = {key: limit for key, limit in limits(view).items() if key in known}
+    found = guards_of(view.trials, view.config, bounds).values()
+    return tuple(filter(None, (held_back(guard, view.trials, chosen, chosen) for guard in found)))
 
 
 def _missed(view: StudyView, trial: Trial) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from autotune.trial import Trial
+from dashboards.info.headline import guarded, headline
 from dashboards.info.study import StudyView
 from hwprofiles.fingerprint import Fingerprint
 from hwprofiles.measurement import Conditions, Measurement
@@ -82,8 +83,13 @@ def protocol(view: StudyView) -> Protocol:
         datasets=_datasets(view),
         problems=tuple(_problem(t) for t in view.trials if t.state in ("failed", "rejected")),
         flagged=sum(set(row.record.quality) != {"ok"} for row in rows),
-        warnings=(*_warnings(devices), *(f"{drift}."[0].upper() + f"{drift}."[1:] for drift in view.drifts)),
+        warnings=(*_warnings(devices), *(f"{said}."[0].upper() + f"{said}."[1:] for said in _said(view))),
     )
+
+
+def _said(view: StudyView) -> list[str]:
+    """What else a reader must know: targets that changed their speed, models that are not offered everywhere."""
+    return [*map(str, view.drifts), *guarded(view, headline(view).trial)]
 
 
 def _devices(rows: tuple[MeasurementRow, ...], profiles: Mapping[str, Mapping[str, Any]]) -> tuple[Device, ...]:

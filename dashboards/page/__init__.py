@@ -24,9 +24,9 @@ from dashboards.page.document import contents, document
 from dashboards.page.html import Html, join, tag
 from dashboards.page.judgement import judgement_section
 from dashboards.page.search import search_section
-from dashboards.page.sparsity import sparsity_section
 from dashboards.page.targets import targets_section, transfer_section
 from dashboards.page.writing import write_whole
+from dashboards.page.zeros import sparsity_section
 
 __all__ = ["render", "write_report"]
 

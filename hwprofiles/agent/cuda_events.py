@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-_NON_BLOCKING = 1  # cudaStreamNonBlocking: does not wait for the default stream
+_ORDERED = 0  # cudaStreamDefault: takes turns with the default stream, on which a runtime copies arrays
 _MAJORS = (13, 12, 11)
 
 # Only a new process helps against these: afterwards every call on the card fails.
@@ -49,7 +49,7 @@ class Clock:
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
         handle = ctypes.c_void_p()
-        self._do("cudaStreamCreateWithFlags", ctypes.byref(handle), ctypes.c_uint(_NON_BLOCKING))
+        self._do("cudaStreamCreateWithFlags", ctypes.byref(handle), ctypes.c_uint(_ORDERED))
         self.stream = int(handle.value or 0)  # the pointer, as other libraries want it
         self._events: list[ctypes.c_void_p] = []
 

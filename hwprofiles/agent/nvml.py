@@ -219,10 +219,18 @@ def identity(index: int = 0, uuid: str = "") -> dict[str, Any]:
 
 
 def sentence(card: Mapping[str, Any]) -> str:
-    """`NVIDIA L4, 23034 MiB, compute capability 8.9, driver 570.86.15` of what `identity` gives."""
-    size = "unknown memory" if card["memory_bytes"] is None else f"{card['memory_bytes'] >> 20} MiB"
-    words = [card["name"], size, f"compute capability {card['compute_capability']}", f"driver {card['driver']}"]
-    return ", ".join([*words, "divided by MIG"] if card["mig"] else words)
+    """What `identity` gives, in one line: all of it, because speed depends on all of it.
+
+    `NVIDIA L4, 23034 MiB, compute capability 8.9, driver 570.86.15, CUDA 12.8, limit 72 W, card 5f0c3a9d1b2e4f60`.
+    """
+    size, limit = card["memory_bytes"], card["power_limit_w"]
+    words = [card["name"], "unknown memory" if size is None else f"{size >> 20} MiB"]
+    words += [f"compute capability {card['compute_capability']}", f"driver {card['driver']}"]
+    words += [f"CUDA {card['cuda']}"] if card["cuda"] else []
+    words += [] if limit is None else [f"limit {limit:g} W"]
+    words += ["divided by MIG"] if card["mig"] else []
+    words += [f"card {card['uuid_hash']}"] if card["uuid_hash"] else []
+    return ", ".join(words)
 
 
 def from_program(index: int = 0) -> dict[str, Any] | None:

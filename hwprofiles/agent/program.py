@@ -375,7 +375,8 @@ class Agent:
         reset = probe.reset_peak()
         on_card = self._card.memory()
         start = time.perf_counter()
-        session = self._backend.Session(self._blob(request["digest"]), self._with_shapes(feeds[:1]))
+        options = {**self._options, "shapes": request.get("shapes") or []}
+        session = self._backend.Session(self._blob(request["digest"]), options)
         if hasattr(session, "memory"):  # the model lives in a process of its own
             return {**session.memory(feeds[0], request["iterations"]), "reset": True, "cgroup_peak": None}, {}
         load = probe.memory()["peak"]

@@ -17,6 +17,8 @@ from hwprofiles.target import Target
 
 _PLAIN = "hwprofiles.runtimes.onnxruntime_backend"
 PROVIDER = "CUDAExecutionProvider"
+_PACKAGE = "'onnxruntime-gpu[cuda,cudnn]'"
+_NVML = "'nvidia-ml-py>=13.580,<14'"
 
 
 class OnnxRuntimeCuda:
@@ -45,8 +47,14 @@ class OnnxRuntimeCuda:
         return 0
 
     def install_hint(self, target: Target) -> str:
+        """For a local target without an interpreter of its own: never into ours, whose onnxruntime would be lost."""
+        if target.transport == "local" and target.python is None:
+            return (
+                f"python3 -m venv ~/ort-gpu && ~/ort-gpu/bin/pip install numpy {_NVML} {_PACKAGE}, and set `python` of "
+                "the target to ~/ort-gpu/bin/python (one environment holds only one onnxruntime, and ours has another)"
+            )
         hint = OnnxRuntime().install_hint(target.model_copy(update={"provider": PROVIDER}))
-        return hint.replace("pip install numpy ", "pip install numpy 'nvidia-ml-py>=13.580,<14' ")
+        return hint.replace("pip install numpy ", f"pip install numpy {_NVML} ")
 
 
 def _flag(target: Target, name: str) -> bool:

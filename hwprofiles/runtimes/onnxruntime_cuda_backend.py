@@ -75,7 +75,7 @@ def check(options: dict[str, Any]) -> None:
         plain.check(options)
     except plain.WrongProvider as error:
         missing = _missing_library()
-        raise Unready(f"{error}; {missing}" if missing else str(error)) from error
+        raise Unready(_cannot_load(missing) if missing else str(error)) from error
 
 
 def load_libraries() -> None:
@@ -98,6 +98,10 @@ def _missing_library() -> str:
         text = str(error)
         return "" if "undefined symbol" in text else text  # symbols of onnxruntime's own come from its loader
     return ""
+
+
+def _cannot_load(missing: str) -> str:
+    return f"onnxruntime {onnxruntime.__version__} there has {PROVIDER} but cannot load it: {missing}"
 
 
 class Session:
@@ -178,9 +182,8 @@ class Session:
         used = session.get_providers()[0]
         if used != provider:
             missing = _missing_library()
-            raise Unready(
-                f"onnxruntime opened the model on {used}, not on {provider}" + (f"; {missing}" * bool(missing))
-            )
+            said = f"onnxruntime opened the model on {used}, not on {provider}"
+            raise Unready(_cannot_load(missing) if missing else said)
         return session
 
     def _give_up_graph(self, error: object) -> None:

@@ -72,8 +72,11 @@ class Engines:
 
     def get(self, model: str, shapes: Mapping[str, list[list[int]]]) -> Engine:
         """The engine of this model for inputs of these shapes, out of the cache or built. Raises `BuildProblem`."""
-        key = self._key(model, shapes)
-        return self._find(key) or self._keep(key, self.build(model, shapes))
+        return self.known(model, shapes) or self._keep(self._key(model, shapes), self.build(model, shapes))
+
+    def known(self, model: str, shapes: Mapping[str, list[list[int]]]) -> Engine | None:
+        """The same, if it is in the cache."""
+        return self._find(self._key(model, shapes))
 
     def again(self, model: str, shapes: Mapping[str, list[list[int]]], why: str) -> Engine:
         """Build what the cache had but nothing can run. Raises `BuildProblem`."""

@@ -63,7 +63,8 @@ def main() -> None:
     log = _Log()
     builder = trt.Builder(log)
     for job in json.loads(Path(sys.argv[1]).read_text("utf-8")):
-        print(json.dumps({"name": job["name"], **_run(builder, log, job)}), flush=True)
+        sys.stdout.write(json.dumps({"name": job["name"], **_run(builder, log, job)}) + "\n")
+        sys.stdout.flush()
 
 
 main()

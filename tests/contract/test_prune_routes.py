@@ -144,6 +144,17 @@ def test_blocks_go_from_the_export_of_the_cut_module() -> None:
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("route", ["graph", "torch-pruning"])
+def test_sizes_are_foretold(route: str) -> None:
+    made, prune = case("attention").by(route)
+    whole = made.source.layers
+    for wanted in ({"q": "cut-50%"}, {"q": "out", "up": "cut-25%"}):
+        left = made.structured(Recipe({"prune": wanted})).layers
+        there = {name: left[name].parameters if name in left else 0 for name in whole}
+        expected = {name: count for name, count in there.items() if count != whole[name].parameters}
+        assert prune.foretell(made.original(), wanted) == expected and expected
+
+
 def test_a_module_whose_graph_is_not_followed_is_cut() -> None:
     it = case("attention by size", batch=True)
     _, by_graph = it.by("graph")

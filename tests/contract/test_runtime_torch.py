@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +19,18 @@ from hwprofiles.runtimes.protocol import Runtime
 from hwprofiles.target import Target
 
 pytest.importorskip("torch")
+
+_DRIVER = r"""
+#include <string.h>
+int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+int cuInit(unsigned flags) { return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+int cuDeviceGet(int *device, int index) { *device = index; return 0; }
+int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "Made up", size); return 0; }
+int cuDeviceTotalMem_v2(size_t *size, int device) { *size = (size_t)1 << 34; return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 0; return 0; }
+int cuDeviceGetUuid(char *uuid, int device) { memset(uuid, 7, 16); return 0; }
+"""
 
 
 class TestTorchCpu(RuntimeConformance):
@@ -40,6 +54,22 @@ class TestTorchCpu(RuntimeConformance):
         with pytest.raises(TargetUnavailable, match="no NVIDIA driver here") as raised:
             self._open(tmp_path, runtime="torch-cuda", provider="cuda").close()
         assert "\n" not in str(raised.value) and "pip install" not in str(raised.value)
+
+    def test_a_torch_without_cuda_is_named_where_there_is_a_driver(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With a libcuda that is built here and shows a card: everything but the card is real."""
+        import torch
+
+        if torch.version.cuda is not None or shutil.which("cc") is None:
+            pytest.skip("this torch has CUDA, or there is no C compiler")
+        (tmp_path / "driver.c").write_text(_DRIVER)
+        library = tmp_path / "libcuda.so.1"
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True, timeout=60)
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+        with pytest.raises(TargetUnavailable, match="cannot use the card: it was built without CUDA; try: ") as raised:
+            self._open(tmp_path, runtime="torch-cuda", provider="cuda").close()
+        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("options", [{"mode": "fast"}, {"cuda_graph": "yes"}])

@@ -146,7 +146,8 @@ def test_the_table_of_cards_agrees_with_the_builder(tmp_path: Path) -> None:
     """Just below and at the first compute capability that has a format."""
     asked = [
         ("float16", "7.5"), ("int8-static", "7.5"), ("w8-load", "7.5"), ("w4-b32", "7.5"), ("w4-b32", "8.0"),
-        ("bfloat16", "7.5"), ("bfloat16", "8.0"), ("fp8-static", "8.6"), ("fp8-static", "8.9"), ("nvfp4", "8.9"), ("nvfp4", "12.0"),
+        ("bfloat16", "7.5"), ("bfloat16", "8.0"), ("fp8-static", "8.6"), ("fp8-static", "8.9"),
+        ("nvfp4", "8.9"), ("nvfp4", "12.0"),
     ]  # fmt: skip
     jobs = {f"{choice} {card}": Job(artifact("shared_weight", choice), card) for choice, card in asked}
     answers = ask(jobs, tmp_path)

@@ -119,3 +119,16 @@ def prepared(module: nn.Module, seed: int = 0) -> nn.Module:
                 part.running_mean.copy_(torch.randn(part.running_mean.shape, generator=generator))
                 part.running_var.copy_(torch.rand(part.running_var.shape, generator=generator) + 0.5)
     return module.eval()
+
+
+class Particular(nn.Module):
+    """Takes numbers from 0 to 1 only, and says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(24, 32), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_exporting() and bool((x < 0).any()):
+            raise ValueError("a negative number")
+        return self.head(F.relu(self.first(x)))

@@ -28,8 +28,8 @@ from autotune.recipe import Recipe
 from autotune.report import write_report
 from autotune.search.across import stored_across
 from autotune.search.agreement import stored_parity
+from autotune.search.beside import stored_beside
 from autotune.search.evidence import not_offered
-from autotune.search.runner import stored_beside
 from autotune.search.study import Study
 from autotune.store import open_store
 from autotune.trial import Trial
@@ -126,8 +126,8 @@ def test_what_one_dialect_cannot_write_is_no_choice_and_check_says_whose_fault_i
         again = opened.check()
     offered = {choice for layer in report.layers for choice in layer.choices}
     assert "w8-load" in offered and not any("-b" in choice for choice in offered)
-    lost = [w for w in report.warnings if w.startswith("no choice for any target, because of other")]
-    assert len(lost) == 1 and "MatMul w8-b32" in lost[0] and "the dialect cannot write it" in lost[0]
+    (lost,) = [w for w in report.warnings if w.startswith("no choice for any target")]
+    assert f"because the dialect of other, {other_dialect.NAME}, cannot write it: " in lost and "MatMul w8-b32" in lost
     told = "\n".join(report.notes)
     assert "2 runtime families" in told and "size_bytes and drop/worst without @target are those of local" in told
     assert again.baseline == report.baseline

@@ -158,7 +158,7 @@ def test_judging_at_once_gives_the_same_record(study: Study, tmp_path: Path) -> 
             assert trial.state == "complete"
             (evaluation,) = each.store.trial(trial.number).evaluations
             records.append(evaluation.model_dump(exclude={"seconds"}))
-        assert whole._start(lambda _: None)[1].stages.looks == 1  # type: ignore[union-attr]
+        assert whole._start(lambda _: None)[1].sides[0].stages.looks == 1  # type: ignore[union-attr]
     assert records[0] == records[1]
 
 

@@ -62,8 +62,8 @@ def test_the_best_uniform_recipe_is_the_fastest_within_the_limits() -> None:
     found = guard([ORIGINAL, FLOAT16, INT8])
     assert found.uniform is FLOAT16, "int8 is faster and loses too much"
     assert found.name == "trial 1 (float16 everywhere)"
-    good = INT8.model_copy(update={"metrics": INT8.metrics | {"drop/worst": Value.exact(0.001)}})
-    good = good.model_copy(update={"metrics": good.metrics | {"drop/worst@gpu": Value.exact(0.001)}})
+    mended = {"drop/worst": Value.exact(0.001), "drop/worst@gpu": Value.exact(0.001)}
+    good = INT8.model_copy(update={"metrics": {**INT8.metrics, **mended}})
     assert guard([ORIGINAL, FLOAT16, good]).uniform is good
     assert guard([ORIGINAL, INT8]).uniform is None
 

@@ -153,5 +153,3 @@ def _emit(typed: Typed, node: onnx.NodeProto, *, layer: Layer, choice: str) -> N
     if choice in (*formats.STATIC, formats.NVFP4):
         ready[1 - at] = formats.real_input(typed, node.input[1 - at], choice, layer)
     typed.write(node, "float16", ready)
-
-

@@ -215,9 +215,7 @@ def quantised_skips(plan: Plan, decisions: Mapping[str, str]) -> dict[tuple[str,
     two convolutions, the one that runs first.
     """
     owner = {node: layer for layer in map(plan.layer, decisions) for node in layer.nodes}
-    integer = {
-        node for node, layer in owner.items() if decisions[layer.name] == "int8-static" and layer.op == "Conv"
-    }
+    integer = {node for node, layer in owner.items() if decisions[layer.name] == "int8-static" and layer.op == "Conv"}
     consumers, outputs = plan.consumers(), plan.output_names()
     place = {node.output[0]: index for index, node in enumerate(plan.nodes) if node.output}
     made_by = {node.output[0]: node.name for node in plan.nodes if node.output and node.name in integer}

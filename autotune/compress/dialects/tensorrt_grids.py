@@ -14,6 +14,8 @@ import numpy as np
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)  # Micikevicius et al., FP8 Formats for Deep Learning, arXiv 2209.05433
 E2M1 = np.dtype(ml_dtypes.float4_e2m1fn)  # OCP Microscaling Formats (MX) specification 1.0, section 5.3.3
 E4M3_MAX, E2M1_MAX = 448.0, 6.0
+_E4M3_LEAST = 2.0**-9  # above 0
+_TINY = 2.0**-126  # the smallest normal float32
 
 _HALF = np.finfo(np.float16)
 _CLIP_FACTORS = (1.0, 0.94, 0.875, 0.82, 0.76, 0.7)  # 7/8 maps a negative peak to the lowest level, -8
@@ -113,12 +115,11 @@ class Nvfp4:
     def of(cls, values: np.ndarray) -> Nvfp4:
         """`whole` so that the block with the largest value has the largest E4M3 scale."""
         peak = float(np.abs(values).max()) if values.size else 0.0
-        return cls(float(np.float32(max(peak / (E4M3_MAX * E2M1_MAX), np.finfo(np.float32).tiny))))
+        return cls(float(np.float32(max(peak / (E4M3_MAX * E2M1_MAX), _TINY))))
 
     def scales(self, blocks: np.ndarray) -> np.ndarray:
         peak = np.abs(blocks).max(axis=-1) if blocks.size else np.zeros(blocks.shape[:-1])
-        least = float(ml_dtypes.finfo(E4M3).smallest_subnormal)
-        wanted = np.clip(peak / (E2M1_MAX * self.whole), least, E4M3_MAX).astype(np.float32)
+        wanted = np.clip(peak / (E2M1_MAX * self.whole), _E4M3_LEAST, E4M3_MAX).astype(np.float32)
         found: np.ndarray = wanted.astype(E4M3).astype(np.float32) * np.float32(self.whole)
         return found
 

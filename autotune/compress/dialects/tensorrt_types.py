@@ -33,16 +33,19 @@ ELEMENT: dict[Real, int] = {
 _HALF_MAX = float(np.finfo(np.float16).max)
 _HALF_TINY = float(np.finfo(np.float16).smallest_subnormal) / 2
 
-MOVING = frozenset(
-    "Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Slice SpaceToDepth "
-    "Split Squeeze Tile Transpose Unsqueeze Where".split()
-)
+# fmt: off
+MOVING = frozenset([
+    "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad",
+    "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where",
+])
 # Computed in 16 bit by everybody who computes layers in 16 bit; what they add up, they add up in float32.
-SAFE = MOVING | frozenset(
-    "Abs Add AveragePool BatchNormalization Clip Conv ConvTranspose Div Elu Erf Gelu Gemm GlobalAveragePool "
-    "GlobalMaxPool HardSigmoid HardSwish LayerNormalization LeakyRelu MatMul Max MaxPool Min Mul Neg PRelu Relu Resize "
-    "RMSNormalization Selu Sigmoid Softmax Softsign Sub Sum Tanh ThresholdedRelu".split()
-)
+SAFE = MOVING | frozenset([
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Conv", "ConvTranspose", "Div", "Elu", "Erf", "Gelu",
+    "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "LayerNormalization", "LeakyRelu",
+    "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "PRelu", "Relu", "Resize", "RMSNormalization", "Selu", "Sigmoid",
+    "Softmax", "Softsign", "Sub", "Sum", "Tanh", "ThresholdedRelu",
+])
+# fmt: on
 _ANY_TYPE = frozenset({"Shape", "Size", "Cast"})  # read floats of any type as they are
 _KEPT = {"Resize": (2,)}  # inputs that are float32 whatever the node computes in: scales
 
@@ -60,6 +63,8 @@ class Typed:
     _unknown: set[str] = field(default_factory=set)
     _wide: set[str] = field(default_factory=set)  # float32 tensors that may hold what float16 cannot
     _floats: set[str] = field(default_factory=set)
+    # constant -> (whether a number of it is beyond float16, whether float16 cannot hold it)
+    _constants: dict[str, tuple[bool, bool]] = field(default_factory=dict)
 
     def run(self) -> None:
         """Write every node of the plan anew."""
@@ -145,22 +150,19 @@ class Typed:
 
     def _lost(self, name: str) -> bool:
         """Whether `name` is a constant that float16 cannot hold: too large, or a single number that becomes 0."""
-        if name not in self.plan.tensors or name not in self._floats:
-            return False
-        values = np.abs(self.plan.tensors.array(name))
-        return self._large(name) or (values.size == 1 and 0 < float(values.reshape(())) <= _HALF_TINY)
+        if name not in self._constants:
+            self._constants[name] = (False, False)
+            if name in self.plan.tensors and name in self._floats:
+                size = np.abs(self.plan.tensors.array(name))
+                large = bool((np.isfinite(size) & (size > _HALF_MAX)).any())
+                small = size.size == 1 and 0 < float(size.reshape(())) <= _HALF_TINY
+                self._constants[name] = (large, large or small)
+        return self._constants[name][1]
 
     def _spreads(self, node: onnx.NodeProto) -> bool:
         """Whether a float32 node may hand on numbers that float16 cannot hold, as the masks of attention do."""
-        large = any(self._large(name) for name in node.input)
+        large = any(self._lost(name) and self._constants[name][0] for name in node.input)
         return node.op_type in SAFE and (large or bool(self._wide & set(node.input)))
-
-    def _large(self, name: str) -> bool:
-        """Whether `name` is a constant with a finite number beyond float16."""
-        if name not in self.plan.tensors or name not in self._floats:
-            return False
-        values = np.abs(self.plan.tensors.array(name))
-        return bool((np.isfinite(values) & (values > _HALF_MAX)).any())
 
 
 def named(tensor: str, kind: Real) -> str:

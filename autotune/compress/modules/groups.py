@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from autotune.compress.modules.tracing import Member, NotFollowed, Tracing
-from autotune.compress.modules.trial import Trial
+from autotune.compress.modules.trial import TrialCut
 from autotune.layers import Layer
 from autotune.techniques.prune.graph import Graph, Port
 from autotune.techniques.prune.importance import read_by
@@ -24,7 +24,7 @@ class ModuleGroups:
     followed at all."""
 
     graph: Graph
-    trial: Trial
+    trial: TrialCut
     tracing: Tracing | None
     problem: str = ""
     _known: dict[Port, Group] = field(default_factory=dict)

@@ -13,11 +13,11 @@ from onnx import numpy_helper
 from autotune.compress.ingest import Ingested, load_model
 from autotune.compress.modules.groups import ModuleGroups
 from autotune.compress.modules.tracing import NotFollowed, Tracing, load_library
-from autotune.compress.modules.trial import Trial
+from autotune.compress.modules.trial import TrialCut
 from autotune.compress.torch_export import as_arguments, export
 from autotune.errors import DataError, TrialFailure
 from autotune.techniques.protocol import Plan
-from autotune.techniques.prune.cutting import tell_moments
+from autotune.techniques.prune.cutting import sizes_left, tell_moments
 from autotune.techniques.prune.graph import Graph, Port
 from hwprofiles.errors import Failure
 
@@ -43,13 +43,13 @@ class ModuleCuts:
         self._inputs = as_arguments(module, example_inputs)
         self._axes = dynamic_axes
         self._digest = source_digest
-        self._trial: Trial | None = None
+        self._trial: TrialCut | None = None
         self._groups: ModuleGroups | None = None
 
     def groups(self, graph: Graph) -> ModuleGroups:
         """See the protocol. The module is traced and tried once."""
         if self._groups is None:
-            self._trial = Trial(copy.deepcopy(self._module).cpu().eval(), self._inputs)
+            self._trial = TrialCut(copy.deepcopy(self._module).cpu().eval(), self._inputs)
             try:
                 tracing, problem = Tracing(copy.deepcopy(self._trial.module), self._inputs), ""
             except NotFollowed as error:
@@ -79,7 +79,7 @@ class ModuleCuts:
 def _put(plan: Plan, made: Ingested, keep: Mapping[Port, np.ndarray]) -> None:
     """The export in the place of the plan's graph. Raises `TrialFailure` where it has other layers or sizes than it
     must have."""
-    wanted = {layer.name: _left(layer.weight, layer.shape, keep) for layer in plan.layers.values()}
+    wanted = {layer.name: sizes_left(layer.weight, layer.shape, keep) for layer in plan.layers.values()}
     found = {layer.name: layer.shape for layer in made.inspection.layers}
     for name, shape in wanted.items():
         if found.get(name) != shape:
@@ -98,10 +98,6 @@ def _put(plan: Plan, made: Ingested, keep: Mapping[Port, np.ndarray]) -> None:
     for tensor in graph.initializer:
         plan.set_tensor(tensor.name, numpy_helper.to_array(tensor))
     plan.layers = {layer.name: layer for layer in made.inspection.layers}
-
-
-def _left(weight: str, shape: Sequence[int], keep: Mapping[Port, np.ndarray]) -> tuple[int, ...]:
-    return tuple(int(keep[weight, axis].sum()) if (weight, axis) in keep else size for axis, size in enumerate(shape))
 
 
 def _torch_version() -> str:

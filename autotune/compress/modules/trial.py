@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ class Attribute:
 
 
 @dataclass
-class Trial:
+class TrialCut:
     """Cuts copies of `module`, which is on the CPU and in eval mode, and holds them against the original.
 
     `count` of a leading layer: the number of heads that its outputs are (of features, where each is its own).
@@ -56,11 +57,11 @@ class Trial:
         for layer, positions in removed.items():
             tracing.cut(layer, list(map(int, positions)))
         new = [layer for layer in removed if layer not in self.attributes]
-        trials = itertools.product(*(self._candidates(layer, going[layer]) for layer in new))
+        known = {layer: its for layer, its in self.attributes.items() if layer in removed}
+        combinations = itertools.product(*(self._candidates(layer, going[layer]) for layer in new))
         why = ""
-        for chosen in itertools.islice(trials, 2**_MOST):
-            attributes = {**{layer: its for layer, its in self.attributes.items() if layer in removed}}
-            attributes |= dict(zip(new, chosen, strict=True))
+        for chosen in itertools.islice(combinations, 2**_MOST):
+            attributes = known | dict(zip(new, chosen, strict=True))
             before = self._follow(tracing.parts, attributes, removed)
             reason = self._differs(tracing.module, expected)
             if not reason:
@@ -71,7 +72,7 @@ class Trial:
                 setattr(tracing.parts[part], name, value)
         raise NotFollowed(why)
 
-    def _without(self, going: Any) -> list[list[torch.Tensor]]:
+    def _without(self, going: Iterable[Sequence[Member]]) -> list[list[torch.Tensor]]:
         """Outputs of the original with zeros in the weights that read what goes."""
         import torch
 
@@ -84,10 +85,11 @@ class Trial:
                     continue
                 transposed = isinstance(part, torch.nn.modules.conv._ConvTransposeNd)
                 part.weight.index_fill_(0 if transposed else 1, torch.from_numpy(member.at), 0.0)
-        return [self._outputs(reference, inputs) for inputs in self._all_inputs()]
+        return [self._outputs(reference, inputs) for inputs in self._all_inputs]
 
+    @functools.cached_property
     def _all_inputs(self) -> list[Sequence[Any]]:
-        """The example inputs, and random numbers in their place: examples may be zeros."""
+        """The example inputs, and random numbers in their place where the module takes them: examples may be zeros."""
         import torch
 
         generator = torch.Generator().manual_seed(0)
@@ -97,7 +99,11 @@ class Trial:
             return torch.randn(value.shape, generator=generator, dtype=value.dtype) if moved else value
 
         second = [other(value) for value in self.inputs]
-        return [self.inputs, second]
+        try:
+            takes = all(bool(torch.isfinite(tensor).all()) for tensor in self._outputs(self.module, second))
+        except FAULTS:
+            takes = False
+        return [self.inputs, second] if takes else [self.inputs]
 
     def _outputs(self, module: torch.nn.Module, inputs: Sequence[Any]) -> list[torch.Tensor]:
         import torch
@@ -108,7 +114,7 @@ class Trial:
 
     def _differs(self, module: torch.nn.Module, expected: list[list[torch.Tensor]]) -> str:
         """How the cut module differs from what it should be; "" where it does not."""
-        for inputs, wanted in zip(self._all_inputs(), expected, strict=True):
+        for inputs, wanted in zip(self._all_inputs, expected, strict=True):
             try:
                 found = self._outputs(module, inputs)
             except FAULTS as error:

@@ -107,7 +107,7 @@ class _Gathered:
         self._slices = {
             key.partition("/")[2]
             for key in self._original.metrics
-            if key.startswith("drop/") and key != f"drop/{WORST}"
+            if key.startswith("drop/") and key != f"drop/{WORST}" and "@" not in key
         } | {"all"}
         self._told: dict[Recipe, optuna.trial.FrozenTrial] = {}
         self._recipes: dict[Recipe, None] = {}
@@ -227,6 +227,8 @@ class _Gathered:
         mine, theirs = self._prepared.judge_device.fingerprint, earlier.judge
         if theirs is None or _judging(mine) != _judging(theirs):
             return "judged by another runtime or processor"
+        if self._config.several:
+            return "judged in one of several runtime families"
         if not self._same_bytes(earlier):
             return "its models are built in another way"
         return ""

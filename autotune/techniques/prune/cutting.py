@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -47,6 +47,11 @@ def cut(plan: Plan, graph: Graph, keep: Keep) -> None:
     _tell_layers(plan, graph, names)
     drop_unused(plan)
     _verify(plan, keep)
+
+
+def sizes_left(weight: str, shape: Sequence[int], keep: Keep) -> tuple[int, ...]:
+    """What a layer's weight of `shape` is cut to."""
+    return tuple(int(keep[weight, axis].sum()) if (weight, axis) in keep else size for axis, size in enumerate(shape))
 
 
 def failure(message: str) -> TrialFailure:

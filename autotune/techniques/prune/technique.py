@@ -19,7 +19,7 @@ counts and what goes are found in the same way as by `route = "graph"`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import lcm
+from math import lcm, prod
 from typing import Literal
 
 import numpy as np
@@ -29,7 +29,7 @@ from autotune.layers import Layer, Skipped
 from autotune.techniques.multiples import DEFAULT, Liked, Multiple
 from autotune.techniques.protocol import Calibration, Capabilities, Plan, Stage
 from autotune.techniques.prune.blocks import Block, blocks_of, remove
-from autotune.techniques.prune.cutting import cut, failure
+from autotune.techniques.prune.cutting import cut, failure, sizes_left
 from autotune.techniques.prune.graph import Graph, Port
 from autotune.techniques.prune.importance import importance, strongest
 from autotune.techniques.prune.route import ROUTES, Groups, ModuleRoute, Route
@@ -178,10 +178,32 @@ class Prune:
                 raise failure(f"layer {name!r} leads no residual block that prune could take out")
         return [blocks[name] for name in blocks if name in layers]
 
+    def foretell(self, plan: Plan, decisions: Mapping[str, str]) -> dict[str, int]:
+        """Layer -> how many weights `apply` leaves of it (0: it is gone), without an export; for layers that change.
+        `plan` is that of the whole model, and stays as it is. Raises what `apply` raises."""
+        before = {name: layer.parameters for name, layer in plan.layers.items()}
+        shapes = {name: (layer.weight, layer.shape) for name, layer in plan.layers.items()}
+        blocks = self._blocks(plan, [name for name, choice in decisions.items() if choice == OUT and name in before])
+        gone = {layer for block in blocks for layer in block.layers}
+        cuts = {n: choice for n, choice in decisions.items() if n in before and choice != OUT and n not in gone}
+        keep = self._chosen(Graph(plan), plan, cuts)[1] if cuts else {}
+        left = {name: 0 if name in gone else prod(sizes_left(*shapes[name], keep)) for name in before}
+        return {name: count for name, count in left.items() if count != before[name]}
+
     def _cut(self, plan: Plan, decisions: Mapping[str, str]) -> None:
         if not decisions:
             return
         graph = Graph(plan)
+        removed, keep = self._chosen(graph, plan, decisions)
+        if self.route == "graph":
+            cut(plan, graph, keep)
+        else:
+            self._of_module().cut(plan, graph, removed, keep)
+
+    def _chosen(
+        self, graph: Graph, plan: Plan, decisions: Mapping[str, str]
+    ) -> tuple[dict[str, np.ndarray], dict[Port, np.ndarray]]:
+        """(leading layer -> positions that go, port -> what stays of it), of what changes."""
         groups = self._groups(graph)
         keep: dict[Port, np.ndarray] = {}
         removed: dict[str, np.ndarray] = {}
@@ -203,11 +225,8 @@ class Prune:
                 here = np.where(classes >= 0, stays[np.maximum(classes, 0)], True)
                 keep[port] = keep.get(port, np.ones(len(here), bool)) & here
             removed[name] = np.flatnonzero(~np.where(group.classes[made] >= 0, stays[group.classes[made]], True))
-        keep = {port: stays for port, stays in keep.items() if not stays.all()}
-        if self.route == "graph":
-            cut(plan, graph, keep)
-        else:
-            self._of_module().cut(plan, graph, {n: gone for n, gone in removed.items() if len(gone)}, keep)
+        changed = {port: stays for port, stays in keep.items() if not stays.all()}
+        return {name: positions for name, positions in removed.items() if len(positions)}, changed
 
     def _share(self, layer: str, choice: str) -> float:
         if choice not in self._shares:

@@ -357,7 +357,9 @@ def test_the_other_branch_of_a_residual_sum_is_quantised_where_int8_reads_the_su
 def test_of_two_convolutions_the_later_one_takes_the_sum_in() -> None:
     g = Graph(17, x=("batch", 8, 6, 6))
     left, right = g.conv("x", "early", 8, 8, 1, 1), g.conv("x", "late", 8, 8, 1, 1)
-    artifact = Made(g.model(g.conv(g.add("Relu", g.add("Add", right, left)), "last", 8, 8, 1, 1))).uniform("int8-static")
+    artifact = Made(g.model(g.conv(g.add("Relu", g.add("Add", right, left)), "last", 8, 8, 1, 1))).uniform(
+        "int8-static"
+    )
     (total,) = (node for node in artifact.graph.node if node.op_type == "Add")
     kinds = [producer(artifact, name) for name in total.input]
     assert [node.op_type for node in kinds] == ["Conv", "DequantizeLinear"] and kinds[0].name == "late"

@@ -11,7 +11,7 @@ from autotune.search.zeros import Zeros
 from autotune.trial import Value
 from dashboards.info.sparsity import sparsity
 from dashboards.page import render
-from dashboards.page.sparsity import sparsity_section
+from dashboards.page.zeros import sparsity_section
 
 PI = Zeros(
     target="pi", fingerprint="f", choice="zeros-90%", layers=12, dense_download=4_000_000, download=1_000_000,

@@ -90,7 +90,10 @@ def test_no_driver_is_one_line() -> None:
         ({"init": 34}, "is the stub of the CUDA toolkit"),
         ({"init": 803}, "differ in version; restart"),
         ({"init": 999}, "the NVIDIA driver says error 999 to cuInit; look at nvidia-smi"),
-        ({"source": "int cuDriverGetVersion(int *v) { *v = 13000; return 0; }"}, "has no cuInit: it is too old; update"),
+        (
+            {"source": "int cuDriverGetVersion(int *v) { *v = 13000; return 0; }"},
+            "has no cuInit: it is too old; update",
+        ),
         ({"source": "int nothing;"}, "has no cuDriverGetVersion: it is too old; update"),
     ],
 )

@@ -15,7 +15,7 @@ from hwprofiles.agent.cuda_events import CardBroken, Clock, is_full, open_clock,
 LIBRARY = r"""
 #include <stdlib.h>
 static float now = 0;
-int cudaStreamCreateWithFlags(void **stream, unsigned flags) { *stream = (void *)0x7f0012345678; return flags != 1; }
+int cudaStreamCreateWithFlags(void **stream, unsigned flags) { *stream = (void *)0x7f0012345678; return flags; }
 int cudaEventCreateWithFlags(void **event, unsigned flags) { *event = calloc(1, sizeof(float)); return flags; }
 int cudaEventRecord(void *event, void *stream) {
     if (stream != (void *)0x7f0012345678) return 400;

@@ -86,7 +86,11 @@ def test_says_what_the_card_is() -> None:
         "mig": False,
         "memory_bytes": 150_754_820_096,
     }
-    assert nvml.sentence(card().identity()) == "NVIDIA H200, 143771 MiB, compute capability 9.0, driver 580.95.05"
+    said = nvml.sentence(card().identity())
+    begin = "NVIDIA H200, 143771 MiB, compute capability 9.0, driver 580.95.05, CUDA 13.0, limit 700 W, card "
+    assert said.removeprefix(begin) == card().identity()["uuid_hash"]
+    other = card({"nvmlDeviceGetUUID": "GPU-2", "nvmlDeviceGetMigMode": [1, 1]}).identity()
+    assert "divided by MIG" in nvml.sentence(other) and said != nvml.sentence(other)
 
 
 def test_reads_the_state_in_si_units() -> None:
@@ -203,9 +207,14 @@ def test_a_hidden_card_is_named(monkeypatch: pytest.MonkeyPatch, chosen: str, in
 
 def test_follows_cudas_choice_of_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
+
+    def hand(which: Any) -> str:
+        asked.append(which)
+        return "card"
+
     driver = Recorded({**H200, "nvmlDeviceGetCount": 4})
-    driver.nvmlDeviceGetHandleByIndex = asked.append  # type: ignore[attr-defined]
-    driver.nvmlDeviceGetHandleByUUID = asked.append  # type: ignore[attr-defined]
+    driver.nvmlDeviceGetHandleByIndex = hand  # type: ignore[attr-defined]
+    driver.nvmlDeviceGetHandleByUUID = hand  # type: ignore[attr-defined]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-1111")
     nvml.pick(driver, 0)
     nvml.pick(driver, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,15 @@ def test_this_wheel_has_no_cuda_and_the_hint_says_what_has(tmp_path: Path) -> No
         open_device(CARD, work=tmp_path).close()
     said = str(raised.value)
     assert f"onnxruntime {onnxruntime.__version__} there has no CUDAExecutionProvider" in said and "\n" not in said
-    assert "'onnxruntime-gpu[cuda,cudnn]'" in said and "nvidia-ml-py" in said and "only one onnxruntime" in said
+    assert "~/ort-gpu/bin/pip install numpy 'nvidia-ml-py" in said and "only one onnxruntime" in said
+    assert sys.executable not in said, "not into ours: its onnxruntime would be lost"
+
+
+def test_the_hint_is_for_the_interpreter_of_the_target() -> None:
+    there = CARD.model_copy(update={"python": "/opt/gpu/python"})
+    hint = OnnxRuntimeCuda().install_hint(there)
+    assert hint.startswith("/opt/gpu/python -m pip install numpy 'nvidia-ml-py")
+    assert "'onnxruntime-gpu[cuda,cudnn]'" in hint and "only one onnxruntime" in hint
 
 
 def test_without_a_driver_it_is_the_driver_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

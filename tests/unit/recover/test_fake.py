@@ -250,6 +250,13 @@ def test_compensated_weights_are_trained_between_two_roundings(tmp_path: Path, m
         assert np.allclose(change(weight).numpy(), exact(), atol=1e-7)
 
 
+@pytest.mark.parametrize("choice", ["bfloat16", "fp8-static", "nvfp4"])
+def test_formats_of_cards_are_refused(choice: str) -> None:
+    model, layer = mlp()
+    with pytest.raises(TrialFailure, match="computed on cards only"):
+        fake.attach(OnnxModule(model), model.graph, [layer], {layer.name: choice}, {})
+
+
 def test_unknown_names_get_the_nearest() -> None:
     model, layer = mlp()
     with pytest.raises(UsageError, match="did you mean"):

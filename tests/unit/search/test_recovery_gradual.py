@@ -35,7 +35,8 @@ from autotune.search.recovery.attempt import Attempt  # noqa: E402 they need tor
 from autotune.search.recovery.gradual import Gradual, Size, with_tensors  # noqa: E402
 from autotune.search.recovery.training import Training  # noqa: E402
 
-CUT = {"first": "cut-50%", "second": "cut-50%", "hidden": "cut-50%"}
+FIRST, SECOND, HIDDEN, HEAD = "0", "2", "5", "7"  # layers
+CUT = {FIRST: "cut-50%", SECOND: "cut-50%", HIDDEN: "cut-50%"}
 
 
 @pytest.fixture(autouse=True)
@@ -104,8 +105,8 @@ def test_every_cut_takes_an_even_part_and_the_last_one_ends_where_the_recipe_doe
         source = gradual.next(source, done, 3)
         widths.append({name: shape(made, source, name) for name in CUT})
     target = made.structured(Recipe({"prune": CUT}))
-    assert widths[-1] == {name: shape(made, target, name) for name in CUT} == {"first": 8, "second": 12, "hidden": 20}
-    assert widths[0] == {"first": 14, "second": 20, "hidden": 34}
+    assert widths[-1] == {name: shape(made, target, name) for name in CUT} == {FIRST: 8, SECOND: 12, HIDDEN: 20}
+    assert widths[0] == {FIRST: 14, SECOND: 20, HIDDEN: 34}
     assert source is not None and [n.SerializeToString() for n in source.nodes] == [
         n.SerializeToString() for n in target.nodes
     ]
@@ -113,12 +114,12 @@ def test_every_cut_takes_an_even_part_and_the_last_one_ends_where_the_recipe_doe
 
 def test_what_goes_next_is_chosen_by_the_weights_that_training_found(store: Store) -> None:
     made = assembler_of(store.folder)
-    gradual = Gradual(training_of(made), Recipe({"prune": {"hidden": "cut-50%"}}))
+    gradual = Gradual(training_of(made), Recipe({"prune": {HIDDEN: "cut-50%"}}))
     first = gradual.next(None, 1, 2)
-    assert shape(made, first, "hidden") == 30
-    weight, bias = first.layers["hidden"].weight, first.layers["hidden"].bias
+    assert shape(made, first, HIDDEN) == 30
+    weight, bias = first.layers[HIDDEN].weight, first.layers[HIDDEN].bias
     assert bias is not None
-    head = first.layers["head"].weight
+    head = first.layers[HEAD].weight
     plain = gradual.next(first, 2, 2).tensors.array(weight)
     kept = {tuple(row) for row in plain}
     rows = first.tensors.array(weight)
@@ -135,13 +136,13 @@ def test_other_structural_techniques_come_after_the_last_cut(store: Store) -> No
     factorize = Factorize(ranks=[0.5], round_to=1)
     made = assembler_of(store.folder, factorize=factorize)
     factorize.survey(made.original())
-    recipe = Recipe({"prune": {"second": "cut-50%"}, "factorize": {"hidden": "rank-50%"}})
+    recipe = Recipe({"prune": {SECOND: "cut-50%"}, "factorize": {HIDDEN: "rank-50%"}})
     gradual = Gradual(training_of(made), recipe)
     half = gradual.next(None, 1, 2)
-    assert "hidden" in half.layers
-    trained = with_tensors(half, {half.layers["first"].weight: half.tensors.array(half.layers["first"].weight) * 1.1})
+    assert HIDDEN in half.layers
+    trained = with_tensors(half, {half.layers[FIRST].weight: half.tensors.array(half.layers[FIRST].weight) * 1.1})
     last = gradual.next(trained, 2, 2)
-    assert "hidden" not in last.layers and half.layers["first"].weight in gradual.differences(last)
+    assert HIDDEN not in last.layers and half.layers[FIRST].weight in gradual.differences(last)
 
 
 @pytest.mark.parametrize(
@@ -160,9 +161,9 @@ def test_sizes_between(size: Size, of: int, left: list[int]) -> None:
 @pytest.mark.parametrize(
     ("recipe", "method", "words"),
     [
-        ({"quantize": {"first": "w8-load"}}, "nearest", "cuts nothing"),
-        ({"prune": CUT, "quantize": {"head": "w8-load"}}, "gptq", "'head' depends on which of its inputs are left"),
-        ({"prune": CUT, "quantize": {"head": "w8-load"}}, "nearest", ""),
+        ({"quantize": {FIRST: "w8-load"}}, "nearest", "cuts nothing"),
+        ({"prune": CUT, "quantize": {HEAD: "w8-load"}}, "gptq", "'7' depends on which of its inputs are left"),
+        ({"prune": CUT, "quantize": {HEAD: "w8-load"}}, "nearest", ""),
     ],
 )
 def test_why_a_recipe_is_cut_at_once(recipe: Any, method: Any, words: str, store: Store) -> None:
@@ -174,7 +175,7 @@ def test_why_a_recipe_is_cut_at_once(recipe: Any, method: Any, words: str, store
 # -- a whole training
 
 
-@pytest.mark.parametrize("formats", [{}, dict.fromkeys(["first", "second", "hidden", "head"], "w4-b32-load")])
+@pytest.mark.parametrize("formats", [{}, dict.fromkeys([FIRST, SECOND, HIDDEN, HEAD], "w4-b32-load")])
 def test_the_artifact_answers_as_the_checkpoint_did(formats: dict[str, str], store: Store) -> None:
     recipe = {"prune": CUT, **({"quantize": formats} if formats else {})}
     made = assembler_of(store.folder)
@@ -185,8 +186,7 @@ def test_the_artifact_answers_as_the_checkpoint_did(formats: dict[str, str], sto
     best = found.checkpoints[-1]
     assert best.validation < 0.5 * found.start
     artifact = made.assemble(Recipe({**recipe, "recover": {"weights": best.name}}))
-    fit, held = _split()
-    feeds = inputs_of(held)
+    feeds = inputs_of(_split()[1])
     answers, teacher = run(artifact, feeds)["scores"], run(digits().model, feeds)["scores"]
     assert distillation(answers, teacher) == pytest.approx(best.validation, rel=1e-3)
     one = Attempt(training_of(made, cuts=1), store, "data").run(trial_of(recipe), {}, quiet)
@@ -218,7 +218,7 @@ def test_what_was_interrupted_between_two_cuts_goes_on_there(store: Store) -> No
 
 
 def test_a_recipe_that_cuts_nothing_says_so(store: Store) -> None:
-    recipe = {"quantize": dict.fromkeys(["first", "second"], "w2-b32-load")}
+    recipe = {"quantize": dict.fromkeys([FIRST, SECOND], "w2-b32-load")}
     attempt = Attempt(training_of(assembler_of(store.folder)), store, "data")
     found = attempt.run(trial_of(recipe), {}, quiet)
     assert found.why.endswith("(cut at once: it cuts nothing that can go little by little)") and not found.cuts
@@ -229,7 +229,7 @@ def test_a_recipe_that_cuts_nothing_says_so(store: Store) -> None:
 
 def test_weights_that_are_rounded_with_compensation_stay_so_when_they_are_trained(store: Store) -> None:
     made = assembler_of(store.folder, quantize=Quantize(rounding="gptq", bias_correction=True))
-    recipe = {"quantize": dict.fromkeys(["first", "second", "hidden", "head"], "w2-b32-load")}
+    recipe = {"quantize": dict.fromkeys([FIRST, SECOND, HIDDEN, HEAD], "w2-b32-load")}
     found = Attempt(training_of(made, cuts=1), store, "data").run(trial_of(recipe), {}, quiet)
     best = found.checkpoints[-1]
     assert found.start is not None and best.validation < 0.5 * found.start
@@ -242,7 +242,7 @@ def test_weights_that_are_rounded_with_compensation_stay_so_when_they_are_traine
 def test_validation_weighs_hurt_slices_too(store: Store) -> None:
     """All held-out samples but one count nothing next to it."""
     training = training_of(assembler_of(store.folder), cuts=1, steps=1)
-    recipe = Recipe({"quantize": dict.fromkeys(["first", "second", "hidden", "head"], "w2-b32-load")})
+    recipe = Recipe({"quantize": dict.fromkeys([FIRST, SECOND, HIDDEN, HEAD], "w2-b32-load")})
     _, held = _split()
     plain = next(iter(training.run(training.student(recipe), training.settings())))
     losses = {}

@@ -9,7 +9,8 @@ import pytest
 
 from autotune.recipe import Recipe
 from autotune.search.space import Space, Variable
-from autotune.search.swaps import Swap, better_guesses, few_pairs, known, starting_ratio, table, uniform
+from autotune.search.swap_table import better_guesses, table
+from autotune.search.swaps import Swap, few_pairs, known, starting_ratio, uniform
 from autotune.store import Store, open_store
 from autotune.trial import Value
 from hwprofiles.scenario import Scenario

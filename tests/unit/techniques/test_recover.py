@@ -78,14 +78,18 @@ def test_formats_are_written_for_the_trained_weights(made: Assembler, tmp_path: 
         np.testing.assert_allclose(found[name], array, rtol=1e-6, atol=1e-6)
 
 
-def test_trained_weights_are_rounded_to_nearest_as_in_training(tmp_path: Path) -> None:
-    """GPTQ would move them by what layers read before they were trained."""
+def test_trained_weights_are_rounded_as_in_training(tmp_path: Path) -> None:
+    """With the study's rounding, by what the original's layers read; but no bias is shifted: training found them."""
     ingested = load_model(zoo.conv_residual())
     layers = ingested.inspection.layers
     formats = {"quantize": dict.fromkeys([layer.name for layer in layers], "w4-b32-load")}
     built = {}
-    for rounding in ("nearest", "gptq"):
-        techniques: dict[str, Technique] = {"quantize": Quantize(rounding=rounding), "recover": Recover()}
+    for how, quantize in {
+        "nearest": Quantize(),
+        "gptq": Quantize(rounding="gptq"),
+        "corrected": Quantize(rounding="gptq", bias_correction=True),
+    }.items():
+        techniques: dict[str, Technique] = {"quantize": quantize, "recover": Recover()}
         made = Assembler(ingested.model, layers, OrtCpu(), techniques, checkpoints=tmp_path / "kept")
         feeds = [zoo.feeds(ingested.model, seed=seed) for seed in range(4)]
 
@@ -97,9 +101,16 @@ def test_trained_weights_are_rounded_to_nearest_as_in_training(tmp_path: Path) -
 
         made.tell_moments(moments.collect(made.source, runs, tmp_path / "moments"))
         recipe = _keep(made, _trained(made))
-        built[rounding] = made.assemble(Recipe({**formats, **recipe.to_dict()})), made.assemble(Recipe(formats))
-    assert built["gptq"][0] == built["nearest"][0]
-    assert built["gptq"][1] != built["nearest"][1]
+        for key, of in (("trained", {**formats, **recipe.to_dict()}), ("plain", formats)):
+            built[how, key] = run(onnx.load_from_string(made.assemble(Recipe(of))), feeds[0], tmp_path).outputs
+    for key in ("trained", "plain"):
+        assert not _equal(built["gptq", key], built["nearest", key])
+    assert _equal(built["corrected", "trained"], built["gptq", "trained"])
+    assert not _equal(built["corrected", "plain"], built["gptq", "plain"])
+
+
+def _equal(one: Feeds, other: Feeds) -> bool:
+    return all(np.array_equal(array, other[name]) for name, array in one.items())
 
 
 def test_equal_weights_have_one_name_and_equal_recipes_equal_bytes(made: Assembler) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from autotune.errors import TrialFailure, UsageError
 from autotune.recipe import Recipe
+from autotune.techniques import sparsify
 from autotune.techniques.matrices import as_matrix
 from autotune.techniques.sparsify import Sparsify, _by_share
 from autotune.techniques.sparsity_report import what_sparsity_buys
@@ -40,13 +41,27 @@ def _convolution(group: int = 1) -> onnx.ModelProto:
 def test_counts_are_exact_and_the_smallest_go(rows: int, length: int, share: float, seed: int, values: int) -> None:
     """Few distinct values make ties, which must neither add nor lose a zero."""
     scores = np.random.default_rng(seed).integers(0, values, (rows, length)).astype(np.float32)
-    chosen = _by_share(scores, share)
+    chosen = _by_share([scores], rows, length, share)
     assert chosen.sum() == round(share * rows * length)
     assert np.ptp(chosen.sum(axis=1)) <= 1
     for row, mask in zip(scores, chosen, strict=True):
         if mask.any() and not mask.all():
             assert row[mask].max() <= row[~mask].min()
-    np.testing.assert_array_equal(chosen, _by_share(scores.copy(), share))
+    one_by_one = _by_share(np.split(scores, rows), rows, length, share)
+    np.testing.assert_array_equal(chosen, one_by_one)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("choice", ["zeros-50%", "zeros-70%", "2:4"])
+def test_rows_at_a_time_are_the_same_as_all_at_once(
+    method: str, choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _convolution(2)
+    recipe = Recipe({"sparsify": {"c": choice}})
+    technique = Sparsify(method=method)  # type: ignore[arg-type]
+    whole = edited(model, technique, tmp_path / "whole").assemble(recipe)
+    monkeypatch.setattr(sparsify, "_BLOCK", 3 * 16 * 9)  # rows of 16 channels of 3 x 3
+    assert edited(model, technique, tmp_path / "rows").assemble(recipe) == whole
 
 
 @pytest.mark.parametrize("method", METHODS)

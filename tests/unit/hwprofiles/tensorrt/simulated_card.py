@@ -103,7 +103,9 @@ class _Runtime:
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
         if plan in self._refuses:
-            self._log.log(1, "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed. Version mismatch")
+            self._log.log(
+                1, "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed. Version mismatch"
+            )
             return None
         return _Engine(self._card)
 

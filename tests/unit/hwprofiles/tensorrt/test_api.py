@@ -10,6 +10,7 @@ import ast
 import inspect
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -61,7 +62,13 @@ REMOVED = {
     *("FP16", "BF16", "INT8", "FP8", "INT4", "FP4", "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"),
     *("DIRECT_IO", "SAFETY_SCOPE", "EXPLICIT_BATCH", "EXPLICIT_PRECISION", "CALIBRATE_BEFORE_FUSION"),
     *("precision", "precision_is_set", "reset_precision", "set_output_type", "reset_output_type", "dynamic_range"),
-    *("set_dynamic_range", "int8_calibrator", "set_calibration_profile", "get_calibration_profile", "set_quantization_flag"),
+    *(
+        "set_dynamic_range",
+        "int8_calibrator",
+        "set_calibration_profile",
+        "get_calibration_profile",
+        "set_quantization_flag",
+    ),
     *("QuantizationFlag", "IAlgorithmSelector", "algorithm_selector", "IInt8Calibrator", "IInt8EntropyCalibrator2"),
     *("execute_async_v2", "execute_async", "execute", "device_memory_size", "max_workspace_size", "build_engine"),
     *("build_cuda_engine", "max_batch_size", "num_bindings", "get_binding_shape", "weight_streaming_budget"),
@@ -130,12 +137,22 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         metadata.version("tensorrt-cu13-bindings")
     except metadata.PackageNotFoundError:
+        if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+            pytest.skip("there are no bindings of TensorRT 11.4 for this machine")
         pytest.fail("tensorrt-cu13-bindings is not installed: pip install '.[dev]'")
     folder = tmp_path_factory.mktemp("libraries")
     (folder / "stubs.c").write_text(STUBS)
     for name in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
         file = f"lib{name}.so.11"
-        command = [COMPILER, "-shared", "-fPIC", "-o", str(folder / file), f"-Wl,-soname,{file}", str(folder / "stubs.c")]
+        command = [
+            COMPILER,
+            "-shared",
+            "-fPIC",
+            "-o",
+            str(folder / file),
+            f"-Wl,-soname,{file}",
+            str(folder / "stubs.c"),
+        ]
         subprocess.run(command, check=True, capture_output=True)
     return folder
 

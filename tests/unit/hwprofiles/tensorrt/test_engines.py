@@ -123,7 +123,7 @@ def test_inputs_that_do_not_fit_are_one_line(
 
 def test_what_is_no_model_is_one_line(make: Callable[..., Engines], tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x07garbage")
-    with pytest.raises(BuildProblem, match="parser refuses the model: .*Failed to parse the ONNX model") as caught:
+    with pytest.raises(BuildProblem, match=r"parser refuses the model: .*Failed to parse the ONNX model") as caught:
         make().get(str(tmp_path / "broken.onnx"), SHAPES)
     assert caught.value.kind == "bad_model" and "\n" not in str(caught.value)
 
@@ -145,7 +145,7 @@ def test_a_builder_that_makes_none_is_one_line(make: Callable[..., Engines], tmp
     zero = helper.make_tensor("z", TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True)
     path = save(tmp_path, nodes, [numpy_helper.from_array(np.array(0.1, np.float32), "s"), zero], opset=19)
     assert make(capability="8.9").get(path, SHAPES).plan
-    with pytest.raises(BuildProblem, match="TensorRT's builder made no engine: .*sm86") as caught:
+    with pytest.raises(BuildProblem, match=r"TensorRT's builder made no engine: .*sm86") as caught:
         make(capability="8.6").get(path, SHAPES)
     assert caught.value.kind == "unsupported" and "\n" not in str(caught.value)
 
@@ -248,7 +248,9 @@ def node(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> o
     return helper.make_node(op, inputs, outputs, name=f"{outputs[0]}_{op}", **attributes)
 
 
-def save(folder: Path, nodes: list[onnx.NodeProto], inits: list[onnx.TensorProto] | None = None, opset: int = 17) -> str:
+def save(
+    folder: Path, nodes: list[onnx.NodeProto], inits: list[onnx.TensorProto] | None = None, opset: int = 17
+) -> str:
     """A model from x [batch, 8] to y, with a weight `w` of shape [8, 4]."""
     port = helper.make_tensor_value_info
     weight = numpy_helper.from_array(np.arange(32, dtype=np.float32).reshape(8, 4) - 16, "w")

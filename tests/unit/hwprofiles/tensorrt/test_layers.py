@@ -10,17 +10,17 @@ from hwprofiles.measurement import Kernel
 from hwprofiles.runtimes import tensorrt_layers
 
 # As TensorRT-RTX 1.7.1 logs it while it builds.
+LINEAR = "Format: (Linear) Row major linear format }"
 LOGGED = (
     "Layers:\n"
     "Name: __mye28_0_myl0_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, "
     "Metadata: \n"
-    "Name: node_of_h_myl0_1, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [-1,8], Strides: [8,1], StrideOrder: [1,0],"
-    " Datatype: Float, Format: (Linear) Row major linear format }], Constants: [ { Name: w_constant, Dimensions: [8,4], "
-    "Strides: [4,1], StrideOrder: [1,0], Datatype: Int8, Format: (Linear) Row major linear format }, { Name: alpha, "
-    "Dimensions: [1], Strides: [1], StrideOrder: [0], Datatype: Float, Format: (Linear) Row major linear format }], "
-    "Outputs: [ { Name: y, Dimensions: [-1,4], Strides: [4,1], StrideOrder: [1,0], Datatype: Float, Format: (Linear) Row "
-    "major linear format }], TacticName: __myelin_CASK_STUB, StreamId: 0, Metadata: [ONNX Layer: node_of_h]\x1f[ONNX "
-    "Layer: node_of_y]\n\n"
+    "Name: node_of_h_myl0_1, LayerType: gemm, "
+    f"Inputs: [ {{ Name: x, Dimensions: [-1,8], Strides: [8,1], StrideOrder: [1,0], Datatype: Float, {LINEAR}], "
+    f"Constants: [ {{ Name: w_constant, Dimensions: [8,4], Strides: [4,1], StrideOrder: [1,0], Datatype: Int8, {LINEAR}, "
+    f"{{ Name: alpha, Dimensions: [1], Strides: [1], StrideOrder: [0], Datatype: Float, {LINEAR}], "
+    f"Outputs: [ {{ Name: y, Dimensions: [-1,4], Strides: [4,1], StrideOrder: [1,0], Datatype: Float, {LINEAR}], "
+    "TacticName: __myelin_CASK_STUB, StreamId: 0, Metadata: [ONNX Layer: node_of_h]\x1f[ONNX Layer: node_of_y]\n\n"
     "I/O Tensors:\n Name: x, IOMode: Input, DataType: Float, Dimensions: [-1,8], Location: Device"
 )
 # TensorRT 10 by trtexec --exportLayerInfo: types and formats in one text, names without separators.
@@ -28,7 +28,11 @@ TEN = {
     "Name": "/conv1/Conv + /relu/Relu",
     "LayerType": "CaskConvolution",
     "Inputs": [
-        {"Name": "a", "Dimensions": [1, 64, 56, 56], "Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}
+        {
+            "Name": "a",
+            "Dimensions": [1, 64, 56, 56],
+            "Format/Datatype": "Channel major FP16 format where channel % 8 == 0",
+        }
     ],
     "Outputs": [{"Name": "b", "Dimensions": [1, 64, 56, 56], "Format/Datatype": "Half"}],
     "TacticName": "sm80_xmma_fprop",
@@ -79,7 +83,10 @@ def test_types_have_one_name_each(said: str, kind: str) -> None:
 
 def test_indices_say_nothing_of_precision() -> None:
     layer = {
-        "Inputs": [{"Name": "i", "Dimensions": [4], "Datatype": "Int64"}, {"Name": "t", "Dimensions": [9], "Datatype": "Half"}]
+        "Inputs": [
+            {"Name": "i", "Dimensions": [4], "Datatype": "Int64"},
+            {"Name": "t", "Dimensions": [9], "Datatype": "Half"},
+        ]
     }
     assert tensorrt_layers.precision(layer) == "float16"
     assert tensorrt_layers.precision({"Inputs": [{"Name": "i", "Dimensions": [4], "Datatype": "Int64"}]}) == "int64"

@@ -131,7 +131,9 @@ def test_an_engine_that_nothing_loads_is_one_line(start: Any) -> None:
         def __contains__(self, item: object) -> bool:
             return True
 
-    with pytest.raises(tensorrt_backend.TensorRtProblem, match="does not load the engine: .*Version mismatch") as caught:
+    with pytest.raises(
+        tensorrt_backend.TensorRtProblem, match=r"does not load the engine: .*Version mismatch"
+    ) as caught:
         start(Card(), [{"x": [2, 8]}], refuses=Every())
     assert tensorrt_backend.classify(caught.value, "load") == "unavailable"
 

@@ -159,7 +159,9 @@ def test_a_build_is_ended_before_whoever_waits_for_it_gives_up() -> None:
 
 def test_install_hints_say_where_it_comes_from() -> None:
     there = Target(name="card", runtime="tensorrt", transport="ssh", options={"host": "h200"})
-    assert TensorRt().install_hint(there).startswith("ssh h200 'python3 -m pip install numpy nvidia-ml-py cuda-bindings")
+    assert (
+        TensorRt().install_hint(there).startswith("ssh h200 'python3 -m pip install numpy nvidia-ml-py cuda-bindings")
+    )
     assert TensorRtRtx().install_hint(target()).endswith("(from PyPI)")
     assert set(shipped(TensorRt())) == {
         f"hwprofiles.runtimes.tensorrt_{name}" for name in ("build", "engines", "layers")

@@ -1,0 +1,145 @@
+"""A study on a card: searched, measured and judged there, and its answers held against the CPU's.
+
+    python benchmarks/gpu/study.py study|tensorrt|comparison --study spam --work FOLDER --out FILE [--quick]
+
+`study`: quantisation (float16, 8 bit, mixed) by ONNX Runtime's CUDA provider. `tensorrt`: the same by TensorRT, or by
+TensorRT-RTX where only that is there; the numbers say which. `comparison`: one study whose targets are this machine's
+CPU and the card. The interpreters are named in the environment, see `run.py`. `--as TARGET` tries the script itself
+with any other target in the card's place; what comes out then says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+STUDIES = Path(__file__).parents[2] / "studies"
+CARD = "card"
+ORT = {"runtime": "onnxruntime-cuda", "dialect": "ort-cuda", "provider": "CUDAExecutionProvider"}
+TENSORRT = {
+    "TENSORRT": {"runtime": "tensorrt", "dialect": "tensorrt", "provider": "TensorRT"},
+    "TENSORRT_RTX": {"runtime": "tensorrt-rtx", "dialect": "tensorrt", "provider": "TensorRT-RTX"},
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=["study", "tensorrt", "comparison"])
+    parser.add_argument("--study", default="spam")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--as", dest="instead", metavar="TARGET", default="")
+    arguments = parser.parse_args()
+    profile = {"copy of": arguments.instead} if arguments.instead else wanted(arguments.step)
+    if "not run" in profile:
+        arguments.out.write_text(json.dumps(profile))
+        return 0
+    folder = prepare(arguments, profile)
+    store = folder / "store.db"
+    trials = "4" if arguments.quick else "40"
+    found: dict[str, Any] = {"target": profile, "study": arguments.study, "trials": int(trials)}
+    ran = autotune("run", str(folder), "--store", str(store), "--trials", trials, "--json")
+    found["run"] = ran
+    if "failed" in ran:
+        found["failed"] = ran["failed"]
+    elif arguments.step != "comparison":
+        best = chosen(ran.get("said"))
+        found["parity"] = autotune(
+            "parity",
+            f"{store}#{folder.name}:{best}",
+            "--target",
+            CARD,
+            "--target",
+            "local",
+            "--samples",
+            "64",
+            "--json",
+        )
+    arguments.out.write_text(json.dumps(found, indent=1))
+    return 1 if "failed" in found else 0
+
+
+def wanted(step: str) -> dict[str, Any]:
+    """The card's target by what is installed; or why the step cannot run."""
+    if step != "tensorrt":
+        python = os.environ.get("HW_AUTOTUNE_ORT_CUDA_PYTHON")
+        return {**ORT, "python": python} if python else {"not run": "onnxruntime-gpu could not be installed"}
+    for name, profile in TENSORRT.items():
+        python = os.environ.get(f"HW_AUTOTUNE_{name}_PYTHON")
+        if python:
+            return {**profile, "python": python, "timeout": 900.0}
+    return {"not run": "neither TensorRT (its libraries are on NVIDIA's own index only) nor TensorRT-RTX is installed"}
+
+
+def prepare(arguments: argparse.Namespace, profile: dict[str, Any]) -> Path:
+    """A folder with the study's task, the card's target, and settings that search quantisation on it."""
+    original = STUDIES / arguments.study
+    settings = tomllib.loads((original / "study.toml").read_text())
+    folder = arguments.work / f"{arguments.study}-{arguments.step}"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(original, folder, ignore=shutil.ignore_patterns("__pycache__", "study.toml"))
+    targets = ["local", CARD] if arguments.step == "comparison" else [CARD]
+    tables = {name: dict(settings.get(name, {})) for name in ("judge", "measure", "remeasure")}
+    if arguments.quick:
+        tables["measure"] = {"max_seconds": 5.0, "memory_runs": 1}
+        tables["remeasure"] = {"max_seconds": 10.0, "memory_runs": 1}
+    lines = [
+        f"name = {json.dumps(folder.name)}",
+        'description = "made by benchmarks/gpu/study.py"',
+        f"targets = {json.dumps(targets)}",
+        "[search]",
+        f"objectives = {json.dumps(['size_bytes', *(f'latency_ratio@{name}' for name in targets), 'drop/worst'])}",
+        f"trials = {settings['search'].get('trials', 40)}",
+        "[techniques.quantize]",
+        "[finalists]",
+        f"count = {1 if arguments.quick else 3}",
+    ]
+    for name, table in tables.items():
+        plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in plain.items())]
+    (folder / "study.toml").write_text("\n".join(lines) + "\n")
+    if arguments.instead:
+        from hwprofiles.profile_text import as_toml
+        from hwprofiles.registry import find_target
+
+        target = find_target(arguments.instead).model_copy(update={"name": CARD})
+        (folder / f"{CARD}.toml").write_text(as_toml(target))
+    else:
+        facts = {
+            "description": "the card of this machine",
+            "transport": "local",
+            "source": "made by study.py",
+            **profile,
+        }
+        (folder / f"{CARD}.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in facts.items()))
+    return folder
+
+
+def autotune(*words: str) -> dict[str, Any]:
+    """What a command says, or how it failed; its exit codes 0, 1 and 3 are answers."""
+    done = subprocess.run([sys.executable, "-m", "autotune.cli", *words], capture_output=True, text=True, check=False)
+    told: dict[str, Any] = {"command": " ".join(words), "exit": done.returncode}
+    try:
+        told["said"] = json.loads(done.stdout)
+    except ValueError:
+        told["failed"] = (done.stderr.strip() or done.stdout.strip() or "it said nothing")[-600:]
+    return told
+
+
+def chosen(said: Any) -> int:
+    """The last trial of the front, which is the one that changes most; 0, the original, if there is none."""
+    front = said.get("front", []) if isinstance(said, dict) else []
+    numbers = [entry.get("number", entry.get("trial")) for entry in front if isinstance(entry, dict)]
+    return max((number for number in numbers if isinstance(number, int)), default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""TensorRT and TensorRT-RTX on a real card: the conformance suite, and what is theirs alone.
+
+HW_AUTOTUNE_TENSORRT_PYTHON and HW_AUTOTUNE_TENSORRT_RTX_PYTHON name interpreters that have them; without, the one that
+runs the tests is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hwprofiles.device import open_device
+from hwprofiles.measurement import Measurement
+from hwprofiles.runtimes.conformance import _QUICK, RuntimeConformance
+from hwprofiles.runtimes.protocol import Runtime
+from hwprofiles.runtimes.tensorrt import TensorRt, TensorRtRtx
+from hwprofiles.scenario import Scenario
+from hwprofiles.target import Target
+from tests.device.gpu.cards import need_card, without
+
+pytestmark = pytest.mark.gpu
+
+PYTHON = os.environ.get("HW_AUTOTUNE_TENSORRT_PYTHON", sys.executable)
+RTX_PYTHON = os.environ.get("HW_AUTOTUNE_TENSORRT_RTX_PYTHON", sys.executable)
+
+
+class OnTensorRt(RuntimeConformance):
+    opens = staticmethod(open_device)
+    patience: ClassVar[float] = 300.0
+    builds: ClassVar[int]
+
+    def test_the_measurement_tells_the_card_and_its_times(self, tmp_path: Path) -> None:
+        found = self._measured(tmp_path, _QUICK)
+        card = found.accelerator
+        assert card is not None and found.latency is not None and found.conditions is not None
+        assert card.timer == "cuda-events" and card.enqueue is not None and card.end_to_end is not None
+        assert card.end_to_end > found.latency.median.value, "copies take time"
+        assert found.conditions.transfers is False
+        assert card.memory.plan and card.memory.weights and card.memory.activations is not None
+
+    def test_a_finalist_is_built_several_times_and_the_measured_engine_is_the_one_exported(
+        self, tmp_path: Path
+    ) -> None:
+        scenario = _QUICK.model_copy(update={"phase": "final"})
+        model, feeds = self._model(tmp_path), [{"x": np.ones((2, 8), np.float32)}]
+        with self._open(tmp_path) as device:
+            found = device.measure(model, feeds, scenario=scenario)
+            plan = device.engine(model, feeds)
+        assert found.failure is None, found.failure
+        assert found.accelerator is not None and len(found.accelerator.builds) == self.builds
+        assert found.accelerator.builds[0].digest == hashlib.sha256(plan).hexdigest()
+        if self.builds > 1:
+            times = [build.latency for build in found.accelerator.builds if build.latency is not None]
+            assert len(times) == self.builds and times == sorted(times)
+
+    def test_layers_tell_the_types_they_really_got(self, tmp_path: Path) -> None:
+        path = tmp_path / "eight.onnx"
+        onnx.save(_eight_bits(), path)
+        x = np.linspace(-1, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+        with self._open(tmp_path) as device:
+            kernels = device.kernels(path, {"x": x})
+        by_node = {node: kernel.op for kernel in kernels for node in kernel.node.split(" + ")}
+        assert by_node["product"].endswith(":int8") and sum(kernel.seconds for kernel in kernels) > 0
+
+    def test_a_damaged_engine_in_the_cache_is_built_anew(self, tmp_path: Path) -> None:
+        self._measured(tmp_path, _QUICK)
+        cache = Path(os.environ["XDG_CACHE_HOME"]) / "hw-autotune" / "engines"
+        for file in cache.glob("*.engine"):
+            file.write_bytes(file.read_bytes()[:-100])
+        found = self._measured(tmp_path, _QUICK)
+        assert "was damaged" in str(found.environment.get("candidate_notes"))
+
+    def _measured(self, folder: Path, scenario: Scenario) -> Measurement:
+        with self._open(folder) as device:
+            found = device.measure(self._model(folder), [{"x": np.ones((2, 8), np.float32)}], scenario=scenario)
+        assert found.failure is None, found.failure
+        return found
+
+
+class TestTensorRt(OnTensorRt):
+    runtime: ClassVar[Runtime] = TensorRt()
+    target = Target(
+        name="card", runtime="tensorrt", dialect="tensorrt", provider="TensorRT", python=PYTHON, options={"builds": 2}
+    )
+    module = "tensorrt"
+    builds = 2
+
+    @pytest.fixture(autouse=True)
+    def needs(self) -> None:
+        need_card()
+        if why := without(PYTHON, "import tensorrt; print(tensorrt.__version__ >= '11')"):
+            pytest.skip(f"{PYTHON} has no TensorRT 11: {why}")
+
+
+class TestTensorRtRtx(OnTensorRt):
+    runtime: ClassVar[Runtime] = TensorRtRtx()
+    target = Target(name="card", runtime="tensorrt-rtx", dialect="tensorrt", provider="TensorRT-RTX", python=RTX_PYTHON)
+    module = "tensorrt_rtx_bindings"
+    builds = 1
+
+    @pytest.fixture(autouse=True)
+    def needs(self) -> None:
+        need_card()
+        if why := without(RTX_PYTHON, "import tensorrt_rtx_bindings; print(True)"):
+            pytest.skip(f"{RTX_PYTHON} has no TensorRT-RTX: {why}")
+
+
+def _eight_bits() -> onnx.ModelProto:
+    """y = x @ w with both in 8 bits."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="quantize"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], name="dequantize"),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["dw"], name="weights"),
+        helper.make_node("MatMul", ["d", "dw"], ["y"], name="product"),
+    ]
+    inits = [
+        numpy_helper.from_array(np.array(0.01, np.float32), "s"),
+        numpy_helper.from_array(np.array(0, np.int8), "z"),
+        numpy_helper.from_array(rng.integers(-127, 127, (64, 64)).astype(np.int8), "w"),
+    ]
+    ports = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 64])] for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "eight", *ports, inits)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)

@@ -1,0 +1,70 @@
+"""A TensorRT target where there is no card: what the command line and a study say, and what goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autotune.search.study import Study
+from hwprofiles.errors import TargetUnavailable
+from tests.end_to_end import tiny
+from tests.end_to_end.test_cli import autotune, new_study
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install '.[dev]'")
+pytestmark = pytest.mark.skipif(
+    Path("/proc/driver/nvidia").exists(), reason="this machine has an NVIDIA driver: tests/device/gpu is for it"
+)
+
+RTX = 'runtime = "tensorrt-rtx"\nprovider = "TensorRT-RTX"\ndialect = "tensorrt"\n'
+WRONG = RTX + "[options]\nbuilder_leval = 3\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "card.toml").write_text(RTX)
+    (tmp_path / "local.toml").write_text((tiny.TARGETS / "local.toml").read_text())
+    return tmp_path
+
+
+def test_probing_it_is_one_clear_line(folder: Path) -> None:
+    answer = autotune("targets", "probe", "card", "--folder", folder, folder=folder, code=69)
+    said = answer.stderr.splitlines()
+    assert len(said) == 2 and answer.stdout == ""
+    assert said[1].startswith("autotune: target 'card': no NVIDIA driver here: libcuda.so.1")
+    assert said[1].endswith("install the driver, or start the container with it (docker run --gpus all)")
+
+
+def test_a_wrong_builder_option_is_refused_before_anything_starts(folder: Path) -> None:
+    (folder / "card.toml").write_text(WRONG)
+    answer = autotune("targets", "probe", "card", "--folder", folder, folder=folder, code=2)
+    assert "runtime 'tensorrt-rtx' has no option 'builder_leval'; did you mean 'builder_level'?" in answer.stderr
+
+
+def test_a_study_with_it_does_not_start_and_says_why(folder: Path) -> None:
+    """What a target cannot run is no choice for any, and nobody knows that of a target that is not there."""
+    config = tiny.config(targets=("local", "card"))
+    with (
+        Study.open(config, tiny.workload(), store=folder / "store.db", folder=folder) as study,
+        pytest.raises(TargetUnavailable) as caught,
+    ):
+        study.run()
+    said = str(caught.value)
+    assert said.startswith("target 'card': no NVIDIA driver here: libcuda.so.1") and "\n" not in said
+    assert said.endswith("; a study starts when all of its targets are there")
+
+
+def test_the_same_study_goes_on_without_it(folder: Path) -> None:
+    with Study.open(tiny.config(), tiny.workload(), store=folder / "store.db", folder=folder) as study:
+        assert study.run().trials > 0
+
+
+def test_the_command_line_ends_with_the_same_line(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    (study / "card.toml").write_text(RTX)
+    text = (study / "study.toml").read_text()
+    assert 'targets = ["local"]' in text
+    (study / "study.toml").write_text(text.replace('targets = ["local"]', 'targets = ["local", "card"]'))
+    answer = autotune("run", "tiny", folder=tmp_path, code=69)
+    (said,) = [line for line in answer.stderr.splitlines() if line.startswith("autotune:")]
+    assert "target 'card': no NVIDIA driver here" in said and "a study starts when all of its targets are there" in said
