@@ -9,7 +9,7 @@ same held-out inputs, and are judged by `rounding.damage`. Ratios of damage, wit
 samples: to our rounding to nearest in the format, and of ours with GPTQ and bias correction to it. Which operators do
 the quantised work is told for each: where they are the same, so is the kernel and its time; nothing is timed here.
 Bytes are told because a tool may also leave layers out or compress tables, which we do not here. The result file and
-the same name with `.md` are written anew after every study; rows of other studies stay.
+the same name with `.md` are written anew after every row; those of other studies stay.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import shlex
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,10 @@ def operators(model: bytes) -> dict[str, int]:
 
 
 def ours(on: Subject) -> Iterable[tuple[str, str, bytes]]:
-    """(format, way, artifact)."""
+    """(format, way, artifact); `rounding.py` has all other ways of ours."""
     for choice in FORMATS:
-        for way, options in WAYS.items():
-            made = on.assembler(**options)
+        for way in ("nearest", OURS):
+            made = on.assembler(**WAYS[way])
             yield choice, way, made.assemble(Recipe({"quantize": uniform(made, choice)}))
 
 
@@ -69,7 +69,9 @@ def theirs(on: Subject, tool: str, python: str, folder: Path) -> tuple[dict[str,
     data.mkdir(exist_ok=True)
     out.mkdir()
     (data / "model.onnx").write_bytes(on.assembler().assemble(Recipe()))
-    arrays = {f"{i}/{name}": np.asarray(a) for i, x in enumerate(on.workload.calibration) for name, a in x.items()}
+    arrays: dict[str, Any] = {
+        f"{i}/{name}": np.asarray(a) for i, x in enumerate(on.workload.calibration) for name, a in x.items()
+    }
     np.savez(data / "calibration.npz", **arrays)
     script = Path(__file__).parent / "peers" / "quantise.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "true"}
@@ -95,12 +97,11 @@ def version(tool: str, python: str) -> str:
     return ran.stdout.strip() or "not installed"
 
 
-def rows_of(study: str, on: Subject, tools: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+def rows_of(study: str, on: Subject, tools: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """One row per artifact or failure; ours first."""
-    rows: list[dict[str, Any]] = []
     lost: dict[tuple[str, str], np.ndarray] = {}
     for choice, way, model in ours(on):
-        rows.append(row(study, on, choice, "ours", way, model, lost))
+        yield row(study, on, choice, "ours", way, model, lost)
     with tempfile.TemporaryDirectory(prefix="hw-autotune-benchmark-") as text:
         for tool, python in tools:
             told, out = theirs(on, tool, python, Path(text))
@@ -110,14 +111,15 @@ def rows_of(study: str, on: Subject, tools: Sequence[tuple[str, str]]) -> list[d
                 file = out / f"{name}.onnx"
                 if "failed" not in each:
                     try:
-                        rows.append(row(study, on, choice, tool, way, file.read_bytes(), lost) | each)
-                        continue
+                        found = row(study, on, choice, tool, way, file.read_bytes(), lost) | each
                     except Exception as error:  # noqa: BLE001 a file that onnxruntime refuses is a result
                         first = next(iter(str(error).strip().splitlines()), "")
                         failed["failed"] = f"the file does not run: {type(error).__name__}: {first[:200]}"
-                rows.append(failed)
+                    else:
+                        yield found
+                        continue
                 print(f"{study:6} {choice:14} {tool:18} {way:22} {failed['failed']}", flush=True)
-    return rows
+                yield failed
 
 
 def row(
@@ -203,30 +205,31 @@ def main() -> None:
     if arguments.out.exists():
         record = json.loads(arguments.out.read_text())
     names = [part for name, _ in arguments.tool for part in ("--tool", name, "PYTHON")]
+    versions = {name: version(name, python) for name, python in arguments.tool}
     asked = ["--samples", str(arguments.samples), "--calibration", str(arguments.calibration), *names]
     for study in arguments.studies:
         on = subject(study, arguments.samples, arguments.calibration)
-        rows = rows_of(study, on, arguments.tool)
-
         original = [prediction for answer in on.answers for prediction in on.workload.decode(answer)]
         record["studies"][study] = {
             "accuracy": resolve_metric(on.workload.metric)(original, list(on.labels)),
             "samples": len(on.inputs),
             "calibration_inputs": len(on.workload.calibration),
         }
-        record["results"] = [r for r in record["results"] if r["study"] != study] + rows
-        record |= {
-            "command": shlex.join(["python", "benchmarks/rounding_tools.py", *asked]),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "onnxruntime": onnxruntime.__version__,
-            "tools": {name: version(name, python) for name, python in arguments.tool},
-            "python": platform.python_version(),
-            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} core",
-            "load_average": os.getloadavg()[0],
-        }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text(markdown(record))
+        record["results"] = [each for each in record["results"] if each["study"] != study]
+        for each in rows_of(study, on, arguments.tool):
+            record["results"].append(each)
+            record |= {
+                "command": shlex.join(["python", "benchmarks/rounding_tools.py", *asked]),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "onnxruntime": onnxruntime.__version__,
+                "tools": versions,
+                "python": platform.python_version(),
+                "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} core",
+                "load_average": os.getloadavg()[0],
+            }
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+            arguments.out.with_suffix(".md").write_text(markdown(record))
 
 
 if __name__ == "__main__":

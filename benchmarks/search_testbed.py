@@ -8,6 +8,8 @@ prints {"configs": [[...], ...]}, the configurations in the order in which they 
 
     python benchmarks/search_testbed.py --testbed FILE --table
 
+`--text` writes the table's text again from its recorded rows, without running anything.
+
 FILE defines `Problem(seed, inter)` with `measure(x)`, `size_lc`, `evals`; `L`, `K`, `S`; `REF`, the reference point
 of (latency, size, worst drop); `uniform_anchors()`; `score(problem, seed, inter, n)`. A sampler is told the objectives
 and, ours, the exact sizes, the reference point, and the damage and drop per slice that `measure` returns; nothing else.
@@ -174,9 +176,13 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", choices=list(SAMPLERS), help="with --table: run these, keep the others' rows"
     )
+    parser.add_argument("--text", action="store_true", help="write results/search_testbed.md again from its .json")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     module = load(arguments.testbed)
+    if arguments.text:
+        write_text()
+        return
     if arguments.table:
         write_table(module, arguments.only or list(SAMPLERS), arguments.evals)
         return
@@ -211,7 +217,13 @@ def write_table(module: ModuleType, names: list[str], evals: int) -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     target.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    (RESULTS / "search_testbed.md").write_text(markdown(rows, about) + TRIED)
+    write_text()
+
+
+def write_text() -> None:
+    """The table's text from its recorded rows."""
+    known = json.loads((RESULTS / "search_testbed.json").read_text())
+    (RESULTS / "search_testbed.md").write_text(markdown(known["rows"], known["about"]) + TRIED)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,9 @@ def read(path: Path, target: Path, wanted: list[str]) -> None:
     x = np.random.default_rng(1).standard_normal((512, width), np.float32)
     names = [name for name in wanted if name != "x"]
     found: dict[str, Any] = dict(zip(names, session.run(names, {"x": x}), strict=True)) if names else {}
-    np.savez(target, **({"x": x} if "x" in wanted else {}), **found)
+    if "x" in wanted:
+        found["x"] = x
+    np.savez(target, **found)
 
 
 def write(arguments: argparse.Namespace, size: int, results: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autotune.keys import format_amount, parse_key
+from autotune.keys import WORST, WORST_ANYWHERE, format_amount, parse_key
 
 if TYPE_CHECKING:
     from autotune.search.progress import Progress
@@ -87,13 +87,14 @@ def best_text(trial: Trial) -> str:
     parts = []
     values = {**trial.metrics, **trial.final}
     several = sum(text.startswith("latency_ratio@") for text in values) > 1
+    worst = WORST_ANYWHERE if WORST_ANYWHERE in values else f"drop/{WORST}"
     for text, value in values.items():
         key = parse_key(text)
-        if key.name == "size_bytes":
+        if text == "size_bytes":
             parts.append(format_amount(value.value, key))
         elif key.name == "latency_ratio":
             parts.append(f"{format_amount(value.value, key)} time{f' on {key.target}' if several else ''}")
-        elif text == "drop/worst":
+        elif text == worst:
             parts.append(f"worst drop {format_amount(value.value, key)}")
     return f"best: trial {trial.number}, {', '.join(parts)}"
 

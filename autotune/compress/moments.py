@@ -105,7 +105,7 @@ class _OnDisk(Moments):
             raise ValueError(f"{file} holds no matrices")
 
     @property
-    def gram(self) -> np.ndarray:  # type: ignore[override]  # read only there too: the class is frozen
+    def gram(self) -> np.ndarray:
         array: np.ndarray = np.load(self.file, mmap_mode="r")
         return array
 

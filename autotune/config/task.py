@@ -160,6 +160,8 @@ def cannot_recover(table: RecoverTable, workload: Workload) -> str:
         return "hard weighs the task's own loss: set Workload.loss in task.py, or leave hard out"
     if table.soft == 0 and table.features == 0 and not (table.hard or (table.hard is None and workload.loss)):
         return "soft, hard and features are all 0, so there is nothing to learn from; set one of them"
+    if table.relative_rate is not None and table.learning_rate is not None:
+        return "relative_rate and learning_rate exclude each other; drop one"
     if importlib.util.find_spec("torch") is None:
         return "training needs torch, which is not installed: pip install 'hw-autotune[torch]', or remove the table"
     return ""

@@ -297,25 +297,30 @@ def write_down(module: OnnxModule, feed: Mapping[str, Tensor]) -> torch.fx.Graph
     Steps that read only constants, and shapes of tensors, are carried out now. Raises `DataError` where the course of
     the computation depends on the numbers in the inputs.
     """
-    steps, names = module._program.steps, module.inputs
+    program_of, names = module._program, module.inputs
     still = {name: module.constant(name) for name in module._slots}
     values = {**still, **feed}
     flows = []
     with torch.no_grad():
-        for step in steps:
+        for index, step in enumerate(program_of.steps):
             made = {name: value for name, value in zip(step.node.outputs, step.run(values), strict=False) if name}
             values.update(made)
             if step.needs <= still.keys() or step.node.op in _SHAPES:
                 still.update(made)
             else:
-                flows.append(step)
+                flows.append((step, program_of.free.get(index, [])))
+            for name in program_of.free.get(index, ()):  # or all that lies between would be there at once
+                values.pop(name, None)
+    values.clear()
 
     def compute(*inputs: Tensor) -> tuple[Tensor, ...]:
         seen = {**still, **dict(zip(names, inputs, strict=True))}
-        for step in flows:
+        for step, last in flows:
             for name, result in zip(step.node.outputs, step.run(seen), strict=False):
                 if name:
                     seen[name] = result
+            for name in last:
+                seen.pop(name, None)
         return tuple(seen[name] for name in module.outputs)
 
     with torch.no_grad():

@@ -13,7 +13,7 @@ Choices, and what they mean. A recipe is the same for every target; how a choice
 | w8-b128, w8-b32 | 8 bit in blocks | kernel that reads packed weights | - |
 | w4-b128, w4-b32 | 4 bit in blocks | kernel that reads packed weights | likewise, computed in float16 |
 | w2-b128, w2-b32 | 2 bit in blocks | kernel that reads packed weights | - |
-| w8-load | int8 per channel | float32 kernel, weights expanded when the model is loaded | float16, expanded by the kernel |
+| w8-load | int8 per channel | float32 kernel, weights expanded when the model is loaded | float16, expanded there |
 | w4-b32-load, w2-b32-load | 4 or 2 bit in blocks | as w8-load | - |
 | nf4-b64-load | 4 bit NormalFloat in blocks of 64 | as w8-load | - |
 | int8-dynamic-o1% | int8 per channel, 1 % of the inputs float32 | integer kernel and a small float32 product | - |

@@ -52,17 +52,8 @@ def main() -> int:
         found["failed"] = ran["failed"]
     elif arguments.step != "comparison":
         best = chosen(ran.get("said"))
-        found["parity"] = autotune(
-            "parity",
-            f"{store}#{folder.name}:{best}",
-            "--target",
-            CARD,
-            "--target",
-            "local",
-            "--samples",
-            "64",
-            "--json",
-        )
+        where = ("--store", str(store), "--folder", str(folder), "--target", CARD, "--target", "local")
+        found["parity"] = autotune("parity", f"{folder}:{best}", *where, "--samples", "64", "--json")
     arguments.out.write_text(json.dumps(found, indent=1))
     return 1 if "failed" in found else 0
 

@@ -238,8 +238,8 @@ class Agent:
             self._backend = importlib.import_module("agent_backend")
         except (ImportError, OSError) as error:
             raise Refused("unavailable", f"{sys.executable} cannot import the runtime: {error}") from error
-        self._options = request["options"]
         self.scratch = Scratch(self._folder / "scratch")
+        self._options = {**request["options"], "scratch": str(self._scratch_folder.absolute())}
         self._cache = BlobCache(self._folder / "blobs")
         self._cache.limit = request["cache_bytes"]
         self._import_only = probe.memory()["now"]
@@ -394,12 +394,16 @@ class Agent:
         """Energy at rest and at work, in turn; no slices where the machine has no counter that may be read."""
         session = self._session(request["handle"])
         resident = timing.is_resident(session)
-        found = energy.CardCounter(self._card.card, self._card.own()) if self._card.card else energy.Counters()
-        if resident != self._card.present:
-            found.source = ""  # the processor's counter says nothing of the card, nor the card's of the processor
-        if not found.source:
-            return {"source": "", "slices": []}, {}
         if hasattr(session, "time_block") and not resident:  # starting and loading would be counted as inference
+            return {"source": "", "slices": []}, {}
+        found: energy.AnyCounter
+        if not resident:
+            found = energy.Counters()
+        elif self._card.card is not None:
+            found = energy.CardCounter(self._card.card, self._card.own())
+        else:  # the processor's counter says nothing of what the card used
+            return {"source": "", "slices": []}, {}
+        if not found.source:
             return {"source": "", "slices": []}, {}
 
         def work() -> int:

@@ -17,8 +17,14 @@ source by dotted name) names. It must define
 - `ERRORS`, a tuple of the exception types that are an answer about the model and not a bug,
 - `classify(error, stage) -> kind` of Failure, `explain(error) -> str`, one line for a person.
 
-It may define `check(options)`, which raises one of ERRORS unless the provider really runs a model there, and, if its
-host side names files, `attach(files, scratch)`, which gets name -> path on the device before anything else is asked.
+The agent adds to the `options` of the host side `scratch`, a folder for temporary files, and for sessions `shapes`, a
+list of input -> dimensions that the model will be asked with (may be empty). An error whose attribute `advised` is true
+says what to do: nothing is added about installing.
+
+It may define `check(options)`, which raises one of ERRORS unless the provider really runs a model there; if its host
+side names files, `attach(files, scratch)`, which gets name -> path on the device before anything else is asked; and, if
+it builds something from a model, `prepare(path, options, count, feeds)`, which builds `count` times and keeps the best
+for the sessions to come. That is asked before a final measurement if `describe` tells `builds`, more than one.
 
 A runtime that works in processes of its own may give its Session more, which is then used in place of `run`:
 `run_all(feeds) -> list` of lists of arrays; `time_block(feeds, count) -> dict` with `wall` (seconds of each), `cpu`,
@@ -27,11 +33,14 @@ A runtime that works in processes of its own may give its Session more, which is
 
 A runtime of an accelerator has such a Session too. Its `time_block` times the card's computation in `wall` (CUDA events
 where it can, and `describe` says so as `timer`: "cuda-events" or "host"), and gives `enqueue` and `end_to_end` (seconds
-of each inference, or None) beside it. It may further have
+of a few inferences; empty or None where it cannot tell) beside it, and `inferences`, if it did not do just `count` of
+them. `wall` may then have fewer samples. It does not warm up by itself: that is done by blocks until they are steady.
+What makes a Session one of an accelerator is
 
-- `accelerator_memory(feed) -> dict` with `plan`, `weights`, `activations` (bytes or None),
-- `builds() -> list` of dicts like `hwprofiles.measurement.Build`, the first the one that is open, and
-- `engine() -> bytes`, what it really runs, for export.
+- `accelerator_memory(feed) -> dict` with `plan`, `weights`, `activations` (bytes or None). It may further have
+- `builds() -> list` of dicts like `hwprofiles.measurement.Build`, the first the one that is open,
+- `engine() -> bytes`, what it really runs, for export,
+- the attributes `conditions` (of those that `describe` tells, what holds for this model) and `notes` (list of str).
 
 Its `describe` names the card as the driver does (`card`: a dict like `hwprofiles.agent.nvml.identity` gives). The agent
 reads the card's clocks, temperature, reasons for lower clocks, energy and processes itself, by `hwprofiles.agent.nvml`.

@@ -41,8 +41,6 @@ _NUMPY = {
     "BOOL": numpy.bool_,
 }
 
-_place: dict[str, str] = {"scratch": ""}
-
 
 class TensorRtProblem(Exception):
     """One line for a person. `kind` is that of a Failure; `advised`: it says what to do."""
@@ -54,12 +52,6 @@ class TensorRtProblem(Exception):
 
 
 ERRORS: tuple[type[Exception], ...] = (TensorRtProblem, BuildProblem, cuda.CudaProblem, MemoryError)
-
-
-def attach(files: dict[str, str], scratch: str) -> None:
-    """Where temporary files may lie. No file of the host's is needed."""
-    del files
-    _place["scratch"] = scratch
 
 
 def describe(options: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +112,7 @@ def _open_engines(options: dict[str, Any]) -> tensorrt_engines.Engines:
         "builder": options["builder"],
         "capability": card["compute_capability"],
     }
-    scratch = Path(_place["scratch"] or ".")
+    scratch = Path(options["scratch"])
     folder = tensorrt_engines.cache_folder()
     return tensorrt_engines.Engines(
         folder, scratch, request, identity, options["build_seconds"], options["cache_bytes"]

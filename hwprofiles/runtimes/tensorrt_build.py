@@ -61,15 +61,15 @@ def messages(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
             self.warned: list[str] = []
-            self.layers = ""
+            self.layers: list[str] = []  # one text for each part that the builder made an engine of
 
         def log(self, severity: Any, text: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(text)
             elif severity == trt.ILogger.WARNING:
                 self.warned.append(text)
-            elif text.startswith(tensorrt_layers.LOGGED):
-                self.layers = text
+            elif tensorrt_layers.LOGGED in text:
+                self.layers.append(text)
 
     return Messages()
 
@@ -124,7 +124,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     if cache is not None:
         cache = config.get_timing_cache()
         _save(Path(request["timing_cache"]), memoryview(cache.serialize()))
-    result["layers"] = tensorrt_layers.logged(log.layers)
+    result["layers"] = [layer for text in log.layers for layer in tensorrt_layers.logged(text)]
     notes += [" ".join(text.split())[:200] for text in log.warned[:3]]
     return result
 

@@ -37,7 +37,14 @@ def config(trials: int) -> StudyConfig:
             "judge": {"floor": 5, "limit": 0.2, "probe": 8, "automatic": [], "discover": 0},
             "measure": tiny.QUICK,
             # Steps and no clock: what comes of it is the same on every machine.
-            "recover": {"start": 3600.0, "start_steps": 20, "minutes": 60.0, "steps": 10, "count": 1, "patience": 2},
+            "recover": {
+                "start": 3600.0,
+                "start_steps": 60,
+                "learning_rate": 3e-3,
+                "minutes": 60.0,
+                "steps": 10,
+                "count": 1,
+            },
             "finalists": {"count": 0},
         }
     )

@@ -17,6 +17,7 @@ import onnx
 
 from autotune.compress.dialects import ort_cpu_weights as weights
 from autotune.compress.dialects.bias import SHIFT, shift_bias
+from autotune.compress.dialects.tensorrt import runs
 from autotune.compress.dialects.tensorrt_grids import HalfSteps
 from autotune.compress.dialects.tensorrt_types import SAFE, Emit, Real, Typed, named, narrowed
 from autotune.compress.plan import Plan, make_contrib, make_node
@@ -54,6 +55,10 @@ class OrtCuda:
     def kernels(self, op: str, choice: str) -> frozenset[str]:
         """Names of the kernels that may run for a layer of type `op` under `choice`."""
         return frozenset({"MatMulNBits"}) if choice in _PACKED else _FLOAT_KERNELS[op]
+
+    def runs(self, compute_capability: str, choice: str) -> bool:
+        """Whether a card of that compute capability ("8.9") has the format at all."""
+        return runs(compute_capability, choice) or choice != "bfloat16"
 
     def pack(
         self, layer: Layer, choice: str, weight: np.ndarray, rounding: Rounding = NEAREST

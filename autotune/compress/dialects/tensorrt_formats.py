@@ -25,7 +25,7 @@ from autotune.compress.dialects.tensorrt_grids import (
     Nvfp4,
     stored,
 )
-from autotune.compress.dialects.tensorrt_types import ELEMENT, Typed
+from autotune.compress.dialects.tensorrt_types import ELEMENT, HALF_MAX, Typed
 from autotune.compress.plan import Plan, make_node
 from autotune.errors import TrialFailure
 from autotune.layers import Layer
@@ -141,7 +141,7 @@ def real_weight(typed: Typed, layer: Layer, choice: str) -> str:
 def real_input(typed: Typed, tensor: str, choice: str, layer: Layer) -> str:
     """Name of an activation as float16 after it was brought to the choice's format; the nodes are added once.
 
-    Raises `TrialFailure` where calibration saw no range of it.
+    Raises `TrialFailure` where calibration saw no range of it, or one that float16 does not have.
     """
     plan = typed.plan
     target = f"{tensor}:{choice}"
@@ -149,6 +149,13 @@ def real_input(typed: Typed, tensor: str, choice: str, layer: Layer) -> str:
         return target
     plan.made.add(target)
     found, source = plan.range_of(tensor, layer), typed.read(tensor, "float16")
+    largest = max(-found.low, found.high)
+    if largest > HALF_MAX:
+        message = (
+            f"layer {layer.name!r}: activation {tensor!r} reaches {largest:.3g}, and {choice} is computed from "
+            f"float16, which ends at {HALF_MAX:.0f}; leave this layer out of {choice}"
+        )
+        raise TrialFailure(Failure(kind="unsupported", stage="build", message=message))
     if choice == NVFP4:
         return _dynamic_fp4(plan, tensor, source, target, found)
     scale = plan.add(f"{tensor}:{choice}-scale", np.array(activation_scale(found, choice), np.float16))

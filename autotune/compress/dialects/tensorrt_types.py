@@ -30,7 +30,7 @@ ELEMENT: dict[Real, int] = {
     "float16": TensorProto.FLOAT16,
     "bfloat16": TensorProto.BFLOAT16,
 }
-_HALF_MAX = float(np.finfo(np.float16).max)
+HALF_MAX = float(np.finfo(np.float16).max)
 _HALF_TINY = float(np.finfo(np.float16).smallest_subnormal) / 2
 
 # fmt: off
@@ -154,7 +154,7 @@ class Typed:
             self._constants[name] = (False, False)
             if name in self.plan.tensors and name in self._floats:
                 size = np.abs(self.plan.tensors.array(name))
-                large = bool((np.isfinite(size) & (size > _HALF_MAX)).any())
+                large = bool((np.isfinite(size) & (size > HALF_MAX)).any())
                 small = size.size == 1 and 0 < float(size.reshape(())) <= _HALF_TINY
                 self._constants[name] = (large, large or small)
         return self._constants[name][1]
@@ -177,5 +177,5 @@ def narrowed(values: np.ndarray, kind: Real) -> np.ndarray:
         return values
     if kind == "bfloat16":
         return np.asarray(values, np.float32).astype(ml_dtypes.bfloat16)
-    clipped = np.where(np.isfinite(values), np.clip(values, -_HALF_MAX, _HALF_MAX), values)
+    clipped = np.where(np.isfinite(values), np.clip(values, -HALF_MAX, HALF_MAX), values)
     return clipped.astype(np.float16)

@@ -122,7 +122,8 @@ def check_notes(config: StudyConfig, train: Dataset | None) -> tuple[str, ...]:
     return (
         f"recover: every new structure is trained for {table.start:g} s before it is judged; after the search the "
         f"{which} trained for at most {table.minutes:g} min or "
-        f"{table.steps:,} steps each, on {len(fit):,} samples, with {len(held):,} to validate",
+        f"{table.steps:,} steps each, on {len(fit):,} samples, with {len(held):,} to validate"
+        + (f"; what they prune goes in {table.cuts} cuts" if table.cuts > 1 else ""),
     )
 
 

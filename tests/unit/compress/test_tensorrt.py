@@ -420,7 +420,29 @@ def test_a_model_that_stays_at_an_old_opset_is_refused_with_the_reason() -> None
         TensorRt().write(plan, {"fc": "w8-load"})
 
 
+def test_an_activation_beyond_float16_is_refused_with_the_reason() -> None:
+    with pytest.raises(TrialFailure, match="reaches 1e\\+05, and int8-static is computed from float16"):
+        Made(product(), peak=1e5).uniform("int8-static")
+
+
 # -- what is offered
+
+
+def test_the_documented_table_is_true() -> None:
+    """docs/techniques.md: a dash where no layer can be written, something else where one can."""
+    text = Path(__file__).parents[3].joinpath("docs", "techniques.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    table = {name: row[2:] for row in rows if len(row) == 5 for name in row[0].replace("`", "").split(", ")}
+    assert set(table) == set(ALL_CHOICES)
+    layers = [
+        layer("MatMul", 256, 64), layer("Gemm", 64, 256), layer("Conv", 32, 32, 3, 3), layer("Gather", 64, 256),
+    ]  # fmt: skip
+    for choice, cells in table.items():
+        for dialect, cell in zip((OrtCpu(), TensorRt(), OrtCuda()), cells, strict=True):
+            found = [
+                each for each in layers if dialect.offers(each, choice, helper.make_node(each.op, ["x", "w"], ["y"]))
+            ]
+            assert bool(found) == (cell != "-"), (choice, dialect.name)
 
 
 def layer(op: Any, *shape: int, group: int = 1) -> Layer:
@@ -457,6 +479,7 @@ def test_cards_have_their_formats() -> None:
     assert "bfloat16" in table["8.0"] and "fp8-static" not in table["8.0"]
     assert "fp8-static" in table["8.9"] and table["9.0"] == table["8.9"] and "nvfp4" not in table["9.0"]
     assert table["10.0"] == table["12.0"] == set(ALL_CHOICES)
+    assert not OrtCuda().runs("7.5", "bfloat16") and OrtCuda().runs("7.5", "w4-b32")
 
 
 class Card:

@@ -35,8 +35,9 @@ import numpy
 BUILT = {}
 
 def describe(options):
-    return {"runtime": "simulated", "version": "1", "providers": ["Simulated"], "timer": "host", "builds": options["builds"],
-            "card": {"name": "Simulated 9000", "driver": "0.1"}, "cuda_graph": True, "transfers": False, "arena": "default"}
+    return {"runtime": "simulated", "version": "1", "providers": ["Simulated"], "timer": "host",
+            "builds": options["builds"], "card": {"name": "Simulated 9000", "driver": "0.1"},
+            "cuda_graph": True, "transfers": False, "arena": "default"}
 
 class Broken(Exception):
     pass
@@ -56,8 +57,8 @@ class Session:
     def run(self, feed):
         return [numpy.ones((2, 4), numpy.float32)]
     def time_block(self, feeds, count):
-        return {"wall": [1e-3] * count, "enqueue": [1e-5] * count, "end_to_end": [3e-3], "cpu": 1e-4, "thread_cpu": 1e-4,
-                "load": 0.25, "first": 0.5, "inferences": count + 1}
+        return {"wall": [1e-3] * count, "enqueue": [1e-5] * count, "end_to_end": [3e-3], "cpu": 1e-4,
+                "thread_cpu": 1e-4, "load": 0.25, "first": 0.5, "inferences": count + 1}
     def accelerator_memory(self, feed):
         return {"plan": 100, "weights": 80, "activations": None}
     def builds(self):

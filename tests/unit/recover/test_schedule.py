@@ -116,13 +116,13 @@ def scaled(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_relative_steps_do_not_depend_on_how_large_weights_are() -> None:
-    """Relu lets factors through, so both networks answer alike; plain Adam trains only one of them."""
+    """Relu lets factors through, so both networks answer alike; plain Adam does not train them alike."""
     settings = replace(FREE, relative_rate=0.01, steps=40)
     plain, odd = (trained(model, settings)[-1] for model in (zeroed(0.8), scaled(zeroed(0.8))))
     assert odd.validation == pytest.approx(plain.validation, rel=0.05)
     absolute = replace(FREE, learning_rate=1e-3, steps=40)
     plain, odd = (trained(model, absolute)[-1] for model in (zeroed(0.8), scaled(zeroed(0.8))))
-    assert odd.validation > 1.5 * plain.validation
+    assert odd.validation != pytest.approx(plain.validation, rel=0.5)
 
 
 def test_units_of_one_are_plain_adam() -> None:

@@ -210,6 +210,8 @@ def test_check_tells_how_long_and_on_what() -> None:
     (note,) = check_notes(config, train)
     assert "3 recipes" in note and "0.5 min" in note
     assert seconds(config, 4.0) == pytest.approx(3 * (30 + 8))
+    (note,) = check_notes(_config(recover={"cuts": 3}), train)
+    assert note.endswith("; what they prune goes in 3 cuts")
     assert check_notes(_config(), train) == () and seconds(_config(), 4.0) == 0.0
 
 
@@ -257,6 +259,7 @@ def test_a_table_that_cannot_be_read(table: str, words: str, tmp_path: Path) -> 
         ({}, {"train": None}, "needs training data: set Workload.train"),
         ({"hard": 0.5}, {"loss": None}, "set Workload.loss"),
         ({"soft": 0.0}, {"loss": None}, "nothing to learn from"),
+        ({"relative_rate": 0.01, "learning_rate": 0.001}, {}, "exclude each other"),
         ({"soft": 0.0}, {}, ""),
         ({"hard": 0.0}, {}, ""),
     ],

@@ -17,7 +17,7 @@ LOGGED = (
     "Metadata: \n"
     "Name: node_of_h_myl0_1, LayerType: gemm, "
     f"Inputs: [ {{ Name: x, Dimensions: [-1,8], Strides: [8,1], StrideOrder: [1,0], Datatype: Float, {LINEAR}], "
-    f"Constants: [ {{ Name: w_constant, Dimensions: [8,4], Strides: [4,1], StrideOrder: [1,0], Datatype: Int8, {LINEAR}, "
+    f"Constants: [ {{ Name: w_constant, Dimensions: [8,4], StrideOrder: [1,0], Datatype: Int8, {LINEAR}, "
     f"{{ Name: alpha, Dimensions: [1], Strides: [1], StrideOrder: [0], Datatype: Float, {LINEAR}], "
     f"Outputs: [ {{ Name: y, Dimensions: [-1,4], Strides: [4,1], StrideOrder: [1,0], Datatype: Float, {LINEAR}], "
     "TacticName: __myelin_CASK_STUB, StreamId: 0, Metadata: [ONNX Layer: node_of_h]\x1f[ONNX Layer: node_of_y]\n\n"

@@ -13,7 +13,7 @@ import pytest
 
 from hwprofiles.device import open_device
 from hwprofiles.errors import BadProfile, DeviceFailure, TargetUnavailable
-from hwprofiles.runtimes.conformance import _MODEL, _QUICK
+from hwprofiles.runtimes.conformance import _MODEL, _QUICK, RuntimeConformance
 from hwprofiles.runtimes.protocol import shipped
 from hwprofiles.runtimes.tensorrt import TensorRt, TensorRtRtx
 from hwprofiles.target import Target
@@ -166,3 +166,17 @@ def test_install_hints_say_where_it_comes_from() -> None:
     assert set(shipped(TensorRt())) == {
         f"hwprofiles.runtimes.tensorrt_{name}" for name in ("build", "engines", "layers")
     }
+
+
+@pytest.mark.parametrize("runtime", [TensorRt, TensorRtRtx])
+class TestHostSide:
+    """What of the conformance suite needs no card; the whole of it is in tests/device/gpu."""
+
+    def test_conforms(self, runtime: type[TensorRt]) -> None:
+        suite = RuntimeConformance()
+        kind = "tensorrt-rtx" if runtime is TensorRtRtx else "tensorrt"
+        suite.runtime, suite.target = runtime(), target(kind)  # type: ignore[misc]
+        suite.module = kind.replace("-", "_") + "_bindings"  # type: ignore[misc]
+        suite.test_host_side_keeps_its_contract()
+        suite.test_device_side_is_old_enough_python()
+        suite.test_host_side_does_not_import_the_runtime()
