@@ -38,7 +38,7 @@ from autotune.compress.calibration import Range
 from autotune.compress.dialects.ort_cpu import OrtCpu
 from autotune.compress.ingest import Ingested, load_model
 from autotune.config import load_study, load_workload
-from autotune.judge.metrics import resolve_metric
+from autotune.judge.metrics import resolve_metrics
 from autotune.layers import Layer
 from autotune.recipe import Recipe
 from autotune.techniques.equalise import Equalise
@@ -165,7 +165,8 @@ def scaled(made: Assembler, label: str) -> dict[str, str]:
 
 def damage(on: Subject, model: bytes) -> dict[str, Any]:
     """Sums of squares of each sample, divergence, accuracy."""
-    lost, size, divergence, predictions = [], [], [], []
+    predictions: list[Any] = []
+    lost, size, divergence = [], [], []
     for expected, found in zip(on.answers, answers_of(model, on.inputs), strict=True):
         pairs = [(expected[name].astype(np.float64), found[name].astype(np.float64)) for name in expected]
         lost.append(sum(float(np.square(b - a).sum()) for a, b in pairs))
@@ -177,7 +178,7 @@ def damage(on: Subject, model: bytes) -> dict[str, Any]:
             log_p, log_q = log_softmax(p, axis=-1), log_softmax(q, axis=-1)
         divergence.append(float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean()))
         predictions += on.workload.decode(found)
-    metric = resolve_metric(on.workload.metric)
+    metric = resolve_metrics(on.workload.metric)[0]
     return {
         "lost": np.array(lost),
         "size": np.array(size),
@@ -251,7 +252,8 @@ def markdown(record: Mapping[str, Any]) -> str:
         "",
         f"`python benchmarks/rounding.py`, {record['date'][:10]}, onnxruntime {record['onnxruntime']}, one thread. "
         "Damage is sum |dy|² / sum |y|² of the outputs on held-out inputs, in brackets 95 % intervals of its ratio "
-        "to that of nearest in the same format; time is CPU time against that.",
+        "to that of nearest in the same format; time is CPU time against that, of the same kernels, at a load "
+        f"average of {record['load_average']:.1f}.",
     ]
     for study, facts in record["studies"].items():
         text += [
@@ -301,7 +303,7 @@ def main() -> None:
         on = subject(study, arguments.samples, arguments.calibration)
         original = [prediction for answer in on.answers for prediction in on.workload.decode(answer)]
         studies[study] = {
-            "accuracy": resolve_metric(on.workload.metric)(original, list(on.labels)),
+            "accuracy": resolve_metrics(on.workload.metric)[0](original, list(on.labels)),
         }
         for choice in arguments.formats:
             results[:] = [row for row in results if (row["study"], row["format"]) != (study, choice)]

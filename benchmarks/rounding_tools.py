@@ -32,7 +32,7 @@ import onnx
 import onnxruntime
 from rounding import WAYS, Subject, compared, damage, subject, uniform
 
-from autotune.judge.metrics import resolve_metric
+from autotune.judge.metrics import resolve_metrics
 from autotune.recipe import Recipe
 
 RESULT = Path(__file__).parent / "results" / "rounding_tools.json"
@@ -211,7 +211,7 @@ def main() -> None:
         on = subject(study, arguments.samples, arguments.calibration)
         original = [prediction for answer in on.answers for prediction in on.workload.decode(answer)]
         record["studies"][study] = {
-            "accuracy": resolve_metric(on.workload.metric)(original, list(on.labels)),
+            "accuracy": resolve_metrics(on.workload.metric)[0](original, list(on.labels)),
             "samples": len(on.inputs),
             "calibration_inputs": len(on.workload.calibration),
         }

@@ -208,6 +208,8 @@ def _measure(
     taken.environment["waited_seconds"] = wait_for_quiet(agent, _patience(target, scenario))
     if scenario.phase == "final":
         build_several(agent, runtime, subject, target.timeout)
+    if runtime.get("card_problem"):
+        taken.environment["card_problem"] = str(runtime["card_problem"])
     collector = Collector(agents, target, subject, scenario)
     tally = Tally(scenario, tuple(subject.feeds))
     collector.run(tally)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from autotune.config.families import check_shared, families_of
 from autotune.config.tables import StudyConfig
 from autotune.errors import UsageError, did_you_mean
 from autotune.keys import COST_METRICS, JUDGED_METRICS, MetricKey, format_amount, names_target, parse_amount, parse_key
@@ -89,6 +90,7 @@ def keys_meant(text: str, targets: Sequence[Target]) -> list[MetricKey]:
     names = [target.name for target in targets]
     if not names_target(key, names):
         raise UsageError(f"the study has no target {key.target!r}; {did_you_mean(str(key.target), names)}")
+    check_shared(text, families_of(targets))
     kind = next((target.provenance for target in targets if target.name == key.target), "hardware")
     if key.name in COST_METRICS and kind != "hardware":
         raise UsageError(f"target {key.target!r} is {kind}: its times and bytes are not those of hardware")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict, Field
 
 from autotune.errors import UsageError
-from autotune.keys import COST_METRICS, WORST, MetricKey
+from autotune.keys import COST_METRICS, WORST, MetricKey, parse_key
 from hwprofiles.target import Target
 
 # Dialects of accelerators, with the choice whose uniform recipe is what anybody runs there today. A searched recipe has
@@ -61,6 +61,13 @@ def worth_telling(families: Sequence[Family]) -> tuple[Family, ...]:
 def belongs_to_a_family(key: MetricKey) -> bool:
     """Whether a metric has one value for each runtime family: sizes, and everything that is judged."""
     return key.name not in COST_METRICS or not COST_METRICS[key.name][2]
+
+
+def check_shared(text: str, families: Sequence[Family]) -> None:
+    """Raises `UsageError` for a size that names a target where all of them have the same file."""
+    key = parse_key(text)
+    if len(families) < 2 and key.target is not None and key.name in COST_METRICS and not COST_METRICS[key.name][2]:
+        raise UsageError(f"metric key {text!r}: {key.name} is the same on every target; drop '@{key.target}'")
 
 
 def at(key: MetricKey, target: str) -> MetricKey:

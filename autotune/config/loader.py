@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from autotune import plugins, slices
 from autotune.config.amounts import Asked, impossible, read_asked
-from autotune.config.families import families_of, worth_telling
+from autotune.config.families import check_shared, families_of, worth_telling
 from autotune.config.positions import Positions
 from autotune.config.tables import QuantizeTable, StudyConfig, not_on_hardware
 from autotune.errors import AutotuneError, ConfigError, UsageError, did_you_mean
@@ -279,13 +279,15 @@ def _check_names(source: Source, folder: Path, config: StudyConfig) -> StudyConf
             raise source.error(("techniques", name), "is no technique to search over; write the table [recover]")
         with _at(source, ("techniques", name)):
             _make_technique(name, config.techniques[name])
-    for index, text in enumerate(config.search.objectives):
-        _check_key(source, ("search", "objectives", index), text, config.targets, None)
-    for table in _LIMITS:
-        for text in getattr(config, table):
-            _check_key(source, (table, text), text, config.targets, None)
-    with _at(source, ("targets",)):
-        config = config.with_families(families)
+    named: list[tuple[Location, str]] = [
+        *((("search", "objectives", index), text) for index, text in enumerate(config.search.objectives)),
+        *(((table, text), text) for table in _LIMITS for text in getattr(config, table)),
+    ]
+    for path, text in named:
+        _check_key(source, path, text, config.targets, None)
+        with _at(source, path):
+            check_shared(text, families)
+    config = config.with_families(families)
     _check_slices(source, config.slices)
     for text, why in not_on_hardware(config, targets):
         raise source.error(_place_of(text, config), why)

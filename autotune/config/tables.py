@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autotune.config.families import Family, at, belongs_to_a_family
-from autotune.errors import UsageError
+from autotune.config.families import Family, at, belongs_to_a_family, check_shared
 from autotune.keys import COST_METRICS, WORST, WORST_ANYWHERE, MetricKey, parse_key
 from hwprofiles.scenario import FINAL, SEARCH, Scenario
 from hwprofiles.target import Target
@@ -171,13 +170,11 @@ class StudyConfig(_Table):
     families: tuple[Family, ...] = ()  # see `with_families`; never written by hand
 
     def with_families(self, families: Sequence[Family]) -> StudyConfig:
-        """The same study, told of the runtime families of its targets (`worth_telling`). Raises `UsageError` for a key
-        that names a target where all targets share one value."""
+        """The same study, told of the runtime families of its targets (`worth_telling`). Raises `UsageError` for a size
+        that names a target where all targets have the same file."""
         told = self.model_copy(update={"families": tuple(families)})
         for text in (*self.search.objectives, *self.constraints, *self.budget):
-            key = parse_key(text)
-            if key.target is not None and belongs_to_a_family(key) and not told.several:
-                raise UsageError(f"metric key {text!r}: {key.name} is the same on every target; drop '@{key.target}'")
+            check_shared(text, told.families)
         return told
 
     def to_json(self) -> str:

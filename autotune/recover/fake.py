@@ -57,6 +57,8 @@ def attach(
         if name not in known:
             raise UsageError(f"recover: no layer is named {name!r}; " + did_you_mean(name, known))
         layer = known[name]
+        if choice != outliers.CHOICE:
+            _format(choice)
         if layer.op == "Gather" and _rows(layer, nodes):
             change = _gathered(choice)
             for node in layer.nodes:
@@ -77,7 +79,6 @@ def attach(
 
 def _weight(layer: Layer, choice: str, rounding: Rounding) -> Change:
     """What rounds a layer's weight. Half precision has no levels to choose between."""
-    _format(choice)
     if rounding.method == "nearest" or rounding.moments is None or choice == "float16":
         return _Weight(layer, choice)
     return Compensated(layer, choice, rounding)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from autotune.errors import TrialFailure
@@ -39,13 +39,13 @@ class Clock:
     """Steps and time that are left, and the rate that goes with them."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings, self._start, self._share = settings, time.monotonic(), 1.0
+        self._settings, self._start, self._share = settings, monotonic(), 1.0
         given = settings.learning_rate or settings.relative_rate
         self.full = _RATES[_FIRST] if given is None else given
 
     def seconds(self) -> float:
         """Since the training began."""
-        return time.monotonic() - self._start
+        return monotonic() - self._start
 
     def over(self, step: int) -> bool:
         """Whether steps or time are used up."""

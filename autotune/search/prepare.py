@@ -318,11 +318,18 @@ def _lost(families: Sequence[Family], probed: Mapping[str, Probed]) -> tuple[str
     told = []
     for family in families if len(families) > 1 else ():
         refused = probed[family.judge].refused
-        gone = [f"{op} {choice}" for op, choice in anywhere if refused.get(f"{op} {choice}") == UNWRITABLE]
+        gone: dict[str, list[str]] = {}  # choice -> types of layers
+        for op, choice in anywhere:
+            if refused.get(f"{op} {choice}") == UNWRITABLE:
+                gone.setdefault(choice, []).append(op)
+        alike: dict[str, list[str]] = {}
+        for choice, ops in gone.items():
+            alike.setdefault(", ".join(ops), []).append(choice)
+        listed = "; ".join(f"{ops}: {', '.join(choices)}" for ops, choices in alike.items())
         if gone:
             told.append(
                 f"no choice for any target, because the dialect of {' and '.join(family.targets)}, {family.dialect}, "
-                f"cannot write it: {', '.join(gone)}"
+                f"cannot write it: {listed}"
             )
     return tuple(told)
 

@@ -379,6 +379,8 @@ class AgentClient:
         if told["kind"] not in _KINDS and told["kind"] != _LOST:
             raise frames.FrameError(f"a failure of the unknown kind {told['kind'][:_SHOWN]!r}")
         message, trace = _one_line(str(told.get("message", "")), _WORDS), told.get("traceback")
+        if told["kind"] == "crash":  # a card's context, say, is of no use to the next model after an illegal access
+            self._end()
         if told["kind"] == _LOST:
             return TargetLost(f"{self._label}: {message}; what was being measured is lost")
         return DeviceFailure(

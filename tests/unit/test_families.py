@@ -54,8 +54,8 @@ def test_limits_without_a_target_hold_in_every_family() -> None:
 
 
 def test_keys_that_cannot_be_are_refused() -> None:
-    with pytest.raises(UsageError, match="drop is the same on every target; drop '@pi'"):
-        config(CPU, PI, constraints={"drop/worst@pi": 0.01})
+    with pytest.raises(UsageError, match="size_bytes is the same on every target; drop '@pi'"):
+        config(CPU, PI, constraints={"size_bytes@pi": 1e6})
     with pytest.raises(UsageError, match="cannot be called 'worst'"):
         families_of([CPU, Target(name="worst", dialect="tensorrt")])
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from autotune.errors import TrialFailure, UsageError
-from autotune.recover import schedule
 from autotune.recover.batching import Batch
 from autotune.recover.descent import Descent
 from autotune.recover.schedule import Clock, RateTest
@@ -92,8 +91,8 @@ def test_a_rate_that_is_given_or_too_few_steps_leave_no_tries() -> None:
 
 
 def test_too_little_time_leaves_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter(range(1000))
-    monkeypatch.setattr(schedule.time, "monotonic", lambda: float(next(now)))  # every look at the clock is a second
+    now = iter(range(1000))  # every look at the clock is a second
+    monkeypatch.setattr("autotune.recover.schedule.monotonic", lambda: float(next(now)))
     rate, steps, value, _ = outcome(Hill(0.03), minutes=2.0)
     assert (rate, steps) == (0.003, 1) and np.isnan(value)
     assert outcome(Hill(0.03), minutes=60.0)[0] == 0.03

@@ -100,6 +100,7 @@ def test_a_builder_that_dies_costs_one_measurement_and_the_target_goes_on(
             failure = device.measure(model, [FEED], scenario=_QUICK).failure
             assert failure is not None and (failure.kind, failure.stage) == ("crash", "load")
             assert failure.message == "target 'card': the builder died: SIGSEGV"
+            assert device._slots[0]._agent is not None and not device._slots[0]._agent.alive, "a new process goes on"
         with pytest.raises(DeviceFailure, match="the builder died: SIGSEGV"):
             list(device.infer(model, [FEED]))
 
