@@ -44,7 +44,7 @@ PACKAGES = {
 OURS = "gptq, bias"  # what the tools are compared with; chosen before any of them ran
 LIMIT = 3600  # seconds for one tool
 QUANTISED = (
-    "MatMulNBits", "MatMulInteger", "DynamicQuantizeMatMul", "ConvInteger", "QLinearConv", "QLinearMatMul", "QGemm",
+    "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger", "QLinearConv", "QLinearMatMul", "QGemm",
     "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "GatherBlockQuantized",
 )  # fmt: skip
 

@@ -85,7 +85,7 @@ in the share of the gap closed after 50 evaluations.
 After 150 at 0.20 (seeds 10 to 12): latency +0.036 (0.014), damage +0.023 (0.009).
 
 The uniform configurations and the designs close 0.04, the first batch of five 0.41, the five batches after it 0.08,
-0.06, 0.05, 0.03 and 0.04 (seeds 10 to 12, both interactions). The two tables are what is missing, not the link or the
+0.05, 0.05, 0.03 and 0.04 (seeds 10 to 12, both interactions). The two tables are what is missing, not the link or the
 costs of switches; with all of it right the same choosing closes 0.15 more. A better latency model would win something
 at the very start and little from 30 measurements on: a Gaussian process whose prior has the mean and covariance of the
 generator itself, which no sampler may know, errs on the true front (standard deviation, a common offset left out) by
