@@ -44,8 +44,8 @@ PACKAGES = {
 OURS = "gptq, bias"  # what the tools are compared with; chosen before any of them ran
 LIMIT = 3600  # seconds for one tool
 QUANTISED = (
-    "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger", "QLinearConv", "QLinearMatMul", "QGemm",
-    "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "GatherBlockQuantized",
+    "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger", "QLinearConv",
+    "QLinearMatMul", "QGemm", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "GatherBlockQuantized",
 )  # fmt: skip
 
 
