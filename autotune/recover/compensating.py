@@ -10,7 +10,7 @@ from autotune.layers import Layer
 from autotune.recover import rounding as values
 from autotune.recover.operators.node import Tensor
 from autotune.techniques.matrices import as_matrix, from_matrix
-from autotune.techniques.rounding import Blocks, Rounding, round_weight
+from autotune.techniques.rounding import Blocks, Grid, Rounding, round_weight
 
 _WORK = 10_000_000  # products that one rounding may take for every step that it serves
 _MOST_STEPS = 16
@@ -24,11 +24,13 @@ class Compensated:
     it changes its level when it has gone half a step on its own.
     """
 
-    def __init__(self, layer: Layer, choice: str, rounding: Rounding) -> None:
+    def __init__(self, layer: Layer, choice: str, rounding: Rounding, grid: tuple[Grid, int] | None = None) -> None:
+        """`grid` and the length of its blocks, where they are not those of `ort_cpu_weights`."""
         self._layer, self._rounding = layer, rounding
-        self._grid, self._block = grid_of(layer, choice)
+        self._grid, self._block = grid or grid_of(layer, choice)
         inputs = layer.parameters // layer.shape[layer.output_axis]
-        self._every = min(_MOST_STEPS, 1 + layer.parameters * inputs // _WORK)
+        compensates = rounding.method != "nearest" and rounding.moments is not None
+        self._every = 1 if not compensates else min(_MOST_STEPS, 1 + layer.parameters * inputs // _WORK)
         self._runs = 0
         self._before: Tensor | None = None  # the weight that was rounded last
         self._rounded = self._moved = torch.zeros(())

@@ -1,7 +1,8 @@
 """Fake quantisers: the student computes with the numbers that its artifact will hold, and learns with them.
 
-What is rounded, and how, follows dialect `ort-cpu`: every format, weights rounded with compensation (GPTQ) and products
-with outliers in float32 included. Two things are left as they are, because they are far below the
+A dialect whose layers compute in 16 bit says what is rounded and how (`fake_sixteen`). All others are taken to compute
+in float32 around their formats, as the CPU does: every format of it, weights rounded with compensation (GPTQ) and
+products with outliers in float32 included. There, two things are left as they are, because they are far below the
 rounding of the weights: the 8 bits to which the kernels of packed weights bring activations inside of a product, and
 the order in which integers are added.
 """
@@ -16,9 +17,11 @@ import torch
 
 from autotune.compress.calibration import Range
 from autotune.compress.dialects import ort_cpu_outliers as outliers
+from autotune.compress.dialects.sixteen import ComputesInSixteen
 from autotune.compress.plan import attribute
 from autotune.errors import TrialFailure, UsageError, did_you_mean
 from autotune.layers import Layer
+from autotune.recover import fake_sixteen
 from autotune.recover import rounding as values
 from autotune.recover.compensating import Compensated
 from autotune.recover.graph import Change, OnnxModule
@@ -40,22 +43,27 @@ def attach(
     decisions: Mapping[str, str],
     ranges: Ranges,
     roundings: Mapping[str, Rounding] = {},
+    dialect: object = None,
 ) -> None:
     """Put the quantisers that `decisions` (layer -> choice of `quantize`) ask for into the module of `graph`.
 
-    `roundings` is {layer: how its weight is rounded, and what it reads}; to nearest where nothing is said.
+    `roundings` is {layer: how its weight is rounded, and what it reads}; to nearest where nothing is said. A `dialect`
+    that computes in 16 bit (`dialects.sixteen.ComputesInSixteen`) says itself what is rounded.
 
     Raises `UsageError` for an unknown layer or choice, `TrialFailure` where a static choice has no calibrated range,
     where nothing is known about what a layer with outliers reads, and for formats that only cards compute in.
     """
     known = {layer.name: layer for layer in layers}
     nodes = {node.name: node for node in graph.node}
+    decisions = {name: choice for name, choice in decisions.items() if choice != "none"}
+    for name in decisions.keys() - known.keys():
+        raise UsageError(f"recover: no layer is named {name!r}; " + did_you_mean(name, known))
+    if isinstance(dialect, ComputesInSixteen):
+        tables = {name for name in decisions if known[name].op == "Gather" and _rows(known[name], nodes)}
+        fake_sixteen.attach(module, graph, known, tables, decisions, ranges, roundings, dialect)
+        return
     static: dict[str, Layer] = {}
     for name, choice in decisions.items():
-        if choice == "none":
-            continue
-        if name not in known:
-            raise UsageError(f"recover: no layer is named {name!r}; " + did_you_mean(name, known))
         layer = known[name]
         if choice != outliers.CHOICE:
             _format(choice)

@@ -39,9 +39,12 @@ def train(
     watch: Callable[[Progress], None] | None = None,
     hard_loss: losses.HardLoss | None = None,
     roundings: Mapping[str, Rounding] = {},
+    dialect: object = None,
 ) -> Iterator[Checkpoint]:
     """See `training.recover`."""
-    pupil = _Pupil(student, teacher, list(layers), decisions, ranges, validation, settings, hard_loss, roundings)
+    pupil = _Pupil(
+        student, teacher, list(layers), decisions, ranges, validation, settings, hard_loss, roundings, dialect
+    )
     clock, data = Clock(settings), _lessons(_endless(batches), settings)
     best = mark = pupil.validate(0)
     yield Checkpoint(0, clock.seconds(), math.nan, best, pupil.tensors())
@@ -88,13 +91,14 @@ class _Pupil:
         settings: Settings,
         hard_loss: losses.HardLoss | None,
         roundings: Mapping[str, Rounding],
+        dialect: object,
     ) -> None:
         self._settings = settings
         self._student, self._teacher = OnnxModule(student), OnnxModule(teacher, trains=False)
         trained = weights.prepare(self._student, layers, settings)
         self._parameters, self._names = trained.parameters, trained.names
         self._descent = Descent(trained.parameters, trained.units)
-        fake.attach(self._student, student.graph, layers, decisions, ranges, roundings)
+        fake.attach(self._student, student.graph, layers, decisions, ranges, roundings, dialect)
         self._validation = list(validation)
         if not self._validation:
             raise UsageError("recover: there are no validation samples; give some that training does not see")

@@ -26,6 +26,13 @@ def half(weight: Tensor) -> Tensor:
     return straight_through(weight, rounded)
 
 
+def bfloat16(real: Tensor) -> Tensor:
+    """bfloat16, rounded to nearest even."""
+    with torch.no_grad():
+        rounded = real.bfloat16().to(real.dtype)
+    return straight_through(real, rounded)
+
+
 def channel_scales(weight: Tensor, axis: int) -> Tensor:
     """float32 [channels]: the scales of symmetric int8 with one scale per index of `axis`."""
     with torch.no_grad():
@@ -99,6 +106,22 @@ def static_uint8(x: Tensor, scale: float, zero: int) -> Tensor:
     inside = x.clamp(-zero * scale, (255 - zero) * scale)
     with torch.no_grad():
         rounded = ((torch.round(x / scale) + zero).clamp(0, 255) - zero) * scale
+    return straight_through(inside, rounded)
+
+
+def static_int8(x: Tensor, scale: float) -> Tensor:
+    """Symmetric int8 in [-128, 127] with a fixed scale; no gradient where the range clips."""
+    inside = x.clamp(-128 * scale, 127 * scale)
+    with torch.no_grad():
+        rounded = torch.round((x / scale).half().to(x.dtype)).clamp(-128, 127) * scale
+    return straight_through(inside, rounded)
+
+
+def static_e4m3(x: Tensor, scale: float) -> Tensor:
+    """E4M3 with a fixed scale, rounded to nearest even and saturating at 448; no gradient where the range clips."""
+    inside = x.clamp(-448 * scale, 448 * scale)
+    with torch.no_grad():
+        rounded = (x / scale).half().to(x.dtype).clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) * scale
     return straight_through(inside, rounded)
 
 

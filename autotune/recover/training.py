@@ -39,6 +39,7 @@ def recover(
     watch: Watch | None = None,
     hard_loss: HardLoss | None = None,
     roundings: Mapping[str, Rounding] = {},
+    dialect: object = None,
 ) -> Iterator[Checkpoint]:
     """Train the float graph `student` so that, once `decisions` are written, it answers like `teacher`.
 
@@ -47,7 +48,8 @@ def recover(
     every epoch (`batching.Batches`). `watch` is called after every step. `hard_loss` computes the task's loss where
     `settings.hard` is not 0; None: cross entropy of a single output of logits or probabilities with integer labels.
     `roundings` says how a layer's weight is rounded, where that is not to nearest, and what the layer reads; their bias
-    correction is left out, because training finds the biases.
+    correction is left out, because training finds the biases. `dialect` is what the artifact is written in: one that is
+    a `dialects.sixteen.ComputesInSixteen` says how layers round; None and all others round as on the CPU.
 
     Yields the student as it was given (step 0), then a checkpoint whenever validation has improved.
 
@@ -69,4 +71,5 @@ def recover(
         watch=watch,
         hard_loss=hard_loss,
         roundings=roundings,
+        dialect=dialect,
     )

@@ -9,7 +9,7 @@ offered: it would run as float, with conversions around it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,15 +17,16 @@ import onnx
 
 from autotune.compress.dialects import ort_cpu_weights as weights
 from autotune.compress.dialects.bias import SHIFT, shift_bias
+from autotune.compress.dialects.sixteen import Half, Sixteen
 from autotune.compress.dialects.tensorrt import runs
 from autotune.compress.dialects.tensorrt_grids import HalfSteps
-from autotune.compress.dialects.tensorrt_types import SAFE, Emit, Real, Typed, named, narrowed
+from autotune.compress.dialects.tensorrt_types import SAFE, Emit, Typed, named, narrowed
 from autotune.compress.plan import Plan, make_contrib, make_node
 from autotune.layers import Layer
 from autotune.techniques.quantize import parse_choice
-from autotune.techniques.rounding import NEAREST, Rounding, output_shift, round_weight
+from autotune.techniques.rounding import NEAREST, Grid, Rounding, output_shift, round_weight
 
-_SIXTEEN: dict[str, Real] = {"float16": "float16", "bfloat16": "bfloat16"}
+_SIXTEEN: dict[str, Half] = {"float16": "float16", "bfloat16": "bfloat16"}
 _PACKED = ("w8-b128", "w8-b32", "w4-b128", "w4-b32")
 _PRODUCTS = ("MatMul", "Gemm")
 _FLOAT_KERNELS = {
@@ -69,10 +70,8 @@ class OrtCuda:
         """
         if choice in _SIXTEEN:
             return weights.tensors(layer, {choice: narrowed(weight, _SIXTEEN[choice])})
-        bits, block = parse_choice(choice)
-        # MatMulNBits wants its scales in the activation's type.
-        grid, size = (HalfSteps(bits), block) if choice in _PACKED else weights.grid_of(layer, choice)
-        made = round_weight(layer, weight, grid, size, rounding)
+        bits = parse_choice(choice)[0]
+        made = round_weight(layer, weight, *_grid_of(layer, choice), rounding)
         extra: Sequence[onnx.TensorProto] = ()
         if rounding.bias_correction and rounding.moments is not None:
             extra = weights.tensors(layer, {SHIFT: output_shift(layer, weight, made.restore(), rounding.moments)})
@@ -94,6 +93,30 @@ class OrtCuda:
                 weights.write_expanded(plan, layer, choice)
             emit.update(dict.fromkeys(layer.nodes, partial(_emit, layer=layer, choice=choice)))
         Typed(plan, emit, {"float16": SAFE, "bfloat16": frozenset()}).run()
+
+    def sixteen(self, layer: Layer, choice: str) -> Sixteen:
+        """How a layer computes under a choice."""
+        return Sixteen(_SIXTEEN[choice]) if choice in _SIXTEEN else Sixteen("float16", *_grid_of(layer, choice))
+
+    def quantised_sums(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        outputs: Collection[str],
+        activations: Collection[str],
+        layers: Mapping[str, Layer],
+        decisions: Mapping[str, str],
+    ) -> Mapping[tuple[str, str], tuple[str, Layer]]:
+        """None: nothing here is static."""
+        return {}
+
+
+def _grid_of(layer: Layer, choice: str) -> tuple[Grid, int]:
+    """The grid that `choice` rounds to and the length of its blocks. MatMulNBits wants its scales in the activation's
+    type."""
+    if choice in _PACKED:
+        bits, block = parse_choice(choice)
+        return HalfSteps(bits), block
+    return weights.grid_of(layer, choice)
 
 
 def _emit_float(typed: Typed, node: onnx.NodeProto) -> None:

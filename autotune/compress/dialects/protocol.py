@@ -17,7 +17,8 @@ class Dialect(Protocol):
     """Writes numeric formats into a graph for one runtime family, and knows which kernels must run then.
 
     A dialect for cards may also have `runs(compute_capability: str, choice: str) -> bool`: whether cards of that
-    compute capability ("8.9") have the format at all. What they have not is not even probed.
+    compute capability ("8.9") have the format at all. What they have not is not even probed. One whose layers compute
+    in 16 bit is a `sixteen.ComputesInSixteen`, too, so that recovery trains with its rounding.
     """
 
     name: str

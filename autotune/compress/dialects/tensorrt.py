@@ -19,7 +19,7 @@ builder's SPARSE_WEIGHTS flag permits kernels that use them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -28,13 +28,14 @@ import onnx
 from autotune.compress.dialects import ort_cpu_weights as weights
 from autotune.compress.dialects import tensorrt_formats as formats
 from autotune.compress.dialects.bias import SHIFT, shift_bias
-from autotune.compress.dialects.tensorrt_types import SAFE, Emit, Real, Typed, narrowed
+from autotune.compress.dialects.sixteen import Half, Sixteen
+from autotune.compress.dialects.tensorrt_types import SAFE, Emit, Typed, narrowed
 from autotune.compress.plan import Plan
 from autotune.layers import Layer
 from autotune.techniques.quantize import parse_choice
 from autotune.techniques.rounding import NEAREST, Rounding, output_shift
 
-_SIXTEEN: dict[str, Real] = {"float16": "float16", "bfloat16": "bfloat16"}
+_SIXTEEN: dict[str, Half] = {"float16": "float16", "bfloat16": "bfloat16"}
 _BLOCKS = ("w4-b128", "w4-b32")
 _PRODUCTS = ("MatMul", "Gemm")
 # TensorRT-RTX 1.7.1 fails to build the first and computes the second in float16.
@@ -134,9 +135,28 @@ class TensorRt:
             for node in layer.nodes:
                 emit.setdefault(node, _emit_float)
         typed = Typed(plan, emit, {"float16": SAFE, "bfloat16": SAFE})
-        for (node, tensor), (choice, layer) in formats.quantised_skips(plan, decisions).items():
+        for (node, tensor), (choice, layer) in self._sums(plan, decisions).items():
             typed.replaced[node, tensor] = partial(formats.real_input, tensor=tensor, choice=choice, layer=layer)
         typed.run()
+
+    def _sums(self, plan: Plan, decisions: Mapping[str, str]) -> Mapping[tuple[str, str], tuple[str, Layer]]:
+        activations = plan.ranges.keys() - plan.tensors.keys()
+        return self.quantised_sums(plan.nodes, plan.output_names(), activations, plan.layers, decisions)
+
+    def sixteen(self, layer: Layer, choice: str) -> Sixteen:
+        """How a layer computes under a choice. Raises `TrialFailure` for one that cannot be trained with."""
+        return Sixteen(_SIXTEEN[choice]) if choice in _SIXTEEN else formats.sixteen(layer, choice)
+
+    def quantised_sums(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        outputs: Collection[str],
+        activations: Collection[str],
+        layers: Mapping[str, Layer],
+        decisions: Mapping[str, str],
+    ) -> Mapping[tuple[str, str], tuple[str, Layer]]:
+        """Inputs of sums that are brought to a static format as well; see `sixteen.ComputesInSixteen`."""
+        return formats.quantised_skips(nodes, outputs, activations, layers, decisions)
 
 
 def _emit_float(typed: Typed, node: onnx.NodeProto) -> None:

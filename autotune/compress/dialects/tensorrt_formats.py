@@ -8,6 +8,7 @@ TensorRT can take the activation and the next layer's QuantizeLinear into its ke
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autotune.compress.calibration import Range
 from autotune.compress.dialects import ort_cpu_weights as weights
+from autotune.compress.dialects.sixteen import Sixteen, Static
 from autotune.compress.dialects.tensorrt_grids import (
     E2M1,
     E2M1_MAX,
@@ -26,7 +28,7 @@ from autotune.compress.dialects.tensorrt_grids import (
     stored,
 )
 from autotune.compress.dialects.tensorrt_types import ELEMENT, HALF_MAX, Typed
-from autotune.compress.plan import Plan, make_node
+from autotune.compress.plan import Plan, make_node, reads
 from autotune.errors import TrialFailure
 from autotune.layers import Layer
 from autotune.techniques.matrices import from_matrix
@@ -210,24 +212,55 @@ def _add(plan: Plan, op: str, inputs: Sequence[str], target: str, **attributes: 
     plan.nodes.append(make_node(op, inputs, [target], f"{target}/{op}", **attributes))
 
 
+# -- training
+
+
+def sixteen(layer: Layer, choice: str) -> Sixteen:
+    """How a layer computes in a format below 16 bit. Raises `TrialFailure` for NVFP4, `UsageError` for no format."""
+    if choice == NVFP4:
+        message = (
+            f"layer {layer.name!r}: {NVFP4} finds its activation scales in a kernel that only cards have, and cannot "
+            "be trained with; recover a recipe without it"
+        )
+        raise TrialFailure(Failure(kind="unsupported", stage="recover", message=message))
+    grid, block = grid_of(layer, choice, np.zeros(0, np.float32))
+    if choice not in STATIC:
+        return Sixteen("float16", grid, block)
+    return Sixteen(
+        "float16",
+        grid,
+        block,
+        Static("int8" if choice == "int8-static" else "e4m3", partial(activation_scale, choice=choice)),
+    )
+
+
 # -- residual sums
 
 
-def quantised_skips(plan: Plan, decisions: Mapping[str, str]) -> dict[tuple[str, str], tuple[str, Layer]]:
+def quantised_skips(
+    nodes: Sequence[onnx.NodeProto],
+    outputs: Collection[str],
+    activations: Collection[str],
+    layers: Mapping[str, Layer],
+    decisions: Mapping[str, str],
+) -> dict[tuple[str, str], tuple[str, Layer]]:
     """Sums whose other input must be int8, too: (Add, tensor) -> (choice, layer whose kernel takes the sum in).
 
     A convolution takes the Add behind it (and a Relu or Clip) into its kernel; the kernel gives int8 only if what is
     added is int8 (NVIDIA, TensorRT documentation, "Working with Quantized Types": Q/DQ placement recommendations). So
     where the sum is read by an int8 convolution, the branch that is not the convolution's own output is quantised; of
-    two convolutions, the one that runs first.
+    two convolutions, the one that runs first. `activations` are those with a range.
     """
-    owner = {node: layer for layer in map(plan.layer, decisions) for node in layer.nodes}
+    owner = {node: layers[name] for name in decisions for node in layers[name].nodes}
     integer = {node for node, layer in owner.items() if decisions[layer.name] == "int8-static" and layer.op == "Conv"}
-    consumers, outputs = plan.consumers(), plan.output_names()
-    place = {node.output[0]: index for index, node in enumerate(plan.nodes) if node.output}
-    made_by = {node.output[0]: node.name for node in plan.nodes if node.output and node.name in integer}
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in reads(node):
+            consumers.setdefault(name, []).append(node)
+    place = {node.output[0]: index for index, node in enumerate(nodes) if node.output}
+    made_by = {node.output[0]: node.name for node in nodes if node.output and node.name in integer}
     found: dict[tuple[str, str], tuple[str, Layer]] = {}
-    for node in plan.nodes:
+    for node in nodes:
         if node.op_type != "Add" or len(set(node.input)) != 2:
             continue
         own = [t for t in node.input if t in made_by and t not in outputs and len(consumers.get(t, [])) == 1]
@@ -239,6 +272,6 @@ def quantised_skips(plan: Plan, decisions: Mapping[str, str]) -> dict[tuple[str,
             continue
         last = max(own, key=place.__getitem__)
         skip = next(t for t in node.input if t != last)
-        if skip in plan.ranges and skip not in plan.tensors:
+        if skip in activations:
             found[node.name, skip] = ("int8-static", owner[made_by[last]])
     return found

@@ -113,4 +113,5 @@ class Training:
             watch=watch,
             hard_loss=self.workload.loss,
             roundings={layer: rounding for layer, (_, rounding) in student.formats.items()},
+            dialect=self.assembler.dialect,
         )

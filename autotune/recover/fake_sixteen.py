@@ -1,0 +1,116 @@
+"""Fake quantisers of layers that compute in 16 bit, as cards do; what is rounded and how, the dialect says.
+
+Rounded are a layer's weight, inputs, bias and outputs. What lies between layers stays float32, in which it is nearly
+always rounded again where the next layer reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import onnx
+import torch
+
+from autotune.compress.calibration import Range
+from autotune.compress.dialects.sixteen import ComputesInSixteen, Sixteen, Static
+from autotune.errors import TrialFailure
+from autotune.layers import Layer
+from autotune.recover import rounding as values
+from autotune.recover.compensating import Compensated
+from autotune.recover.graph import Change, OnnxModule
+from autotune.recover.operators.node import Tensor
+from autotune.techniques.rounding import NEAREST, Grid, Rounding, to_nearest
+from hwprofiles.errors import Failure
+
+Ranges = Mapping[str, Range | tuple[float, float]]
+
+
+def attach(
+    module: OnnxModule,
+    graph: onnx.GraphProto,
+    layers: Mapping[str, Layer],
+    looked_up: Collection[str],
+    decisions: Mapping[str, str],
+    ranges: Ranges,
+    roundings: Mapping[str, Rounding],
+    dialect: ComputesInSixteen,
+) -> None:
+    """Put the quantisers of `decisions` (layer -> choice) into the module of `graph`.
+
+    `looked_up` are the layers that are tables of rows, of which only those that are read need be rounded.
+
+    Raises `TrialFailure` for a choice that cannot be trained with, and for a static one without a calibrated range.
+    """
+    nodes = {node.name: node for node in graph.node}
+    for name, choice in decisions.items():
+        layer, made = layers[name], dialect.sixteen(layers[name], choice)
+        last = _narrow(made)
+        if name in looked_up:
+            rows = _rows(made)
+            for node in layer.nodes:
+                module.on_write(nodes[node].output[0], rows)
+            continue
+        module.derive(layer.weight, layer.nodes, _weight(layer, choice, made, roundings.get(name, NEAREST)))
+        for node in layer.nodes:
+            module.on_write(nodes[node].output[0], last)
+            if layer.op == "Gather":
+                continue
+            source = nodes[node].input[0]
+            module.on_read(node, 0, _read(made, _static(made, ranges, source, layer)))
+            if len(nodes[node].input) > 2 and nodes[node].input[2]:
+                module.on_read(node, 2, last)
+    outputs = {value.name for value in graph.output}
+    sums = dialect.quantised_sums(list(graph.node), outputs, ranges.keys(), layers, decisions)
+    for (node, tensor), (choice, layer) in sums.items():
+        made = dialect.sixteen(layer, choice)
+        place = list(nodes[node].input).index(tensor)
+        module.on_read(node, place, _read(made, _static(made, ranges, tensor, layer)))
+
+
+def _narrow(made: Sixteen) -> Change:
+    return values.half if made.kind == "float16" else values.bfloat16
+
+
+def _weight(layer: Layer, choice: str, made: Sixteen, rounding: Rounding) -> Change:
+    narrow = _narrow(made)
+    if made.grid is None:
+        return narrow
+    rounded = Compensated(layer, choice, rounding, (made.grid, made.block))
+    return lambda weight: narrow(rounded(weight))
+
+
+def _rows(made: Sixteen) -> Change:
+    """Rows of a table, each rounded by itself."""
+    narrow, grid = _narrow(made), made.grid
+    if grid is None:
+        return narrow
+    return lambda found: narrow(_in_rows(found, grid, made.block))
+
+
+def _in_rows(found: Tensor, grid: Grid, block: int) -> Tensor:
+    rows = found.detach().reshape(-1, found.shape[-1])
+    rounded = torch.from_numpy(to_nearest(rows.numpy(), grid, block).restore())
+    return values.straight_through(found, rounded.reshape(found.shape))
+
+
+def _static(made: Sixteen, ranges: Ranges, tensor: str, layer: Layer) -> tuple[Static, float] | None:
+    """The static format of an activation and its scale."""
+    if made.activation is None:
+        return None
+    found = ranges.get(tensor)
+    if found is None:
+        message = (
+            f"layer {layer.name!r}: activation {tensor!r} has no calibrated range; calibrate this structure before "
+            "recovery or leave the layer out of static choices"
+        )
+        raise TrialFailure(Failure(kind="unsupported", stage="recover", message=message))
+    return made.activation, made.activation.scale(found if isinstance(found, Range) else Range(*found))
+
+
+def _read(made: Sixteen, static: tuple[Static, float] | None) -> Change:
+    narrow = _narrow(made)
+    if static is None:
+        return narrow
+    format, scale = static
+    rounded = values.static_int8 if format.kind == "int8" else values.static_e4m3
+    return lambda x: narrow(rounded(narrow(x), scale))
