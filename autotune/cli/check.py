@@ -4,7 +4,7 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _LAYERS_SHOWN = 12
 _SLICES_SHOWN = 30
 _NAMES_SHOWN = 4
+_PARTS_SHOWN = 12
+_KINDS = {"channels": "channel", "neurons": "neuron", "heads": "head"}  # of one
 
 
 def check(
@@ -64,7 +66,7 @@ def _print(console: Console, report: CheckReport) -> None:
             console.print(f"  original {text}: {format_amount(value.value, parse_key(text))}", markup=False)
     console.print(_layers(report))
     console.print(_techniques(report))
-    for line in _left_alone(report):
+    for line in (*_parts(report), *_left_alone(report)):
         console.print(line, markup=False)
     console.print(_slices(report))
     for skipped in report.skipped:
@@ -75,9 +77,11 @@ def _print(console: Console, report: CheckReport) -> None:
         console.print(f"  warning: {warning}", markup=False, style="yellow")
     if report.layers:
         layers = "1 layer" if len(report.layers) == 1 else f"{len(report.layers)} layers"
+        trials = "1 trial" if report.trials == 1 else f"{report.trials} trials"
         console.print(
-            f"{layers}, a space of 10^{report.space_log10:.1f} recipes; {report.trials} trials at "
-            f"about {report.seconds_per_trial:.1f} s and the finalists take about {duration(report.seconds_total)}"
+            f"{layers}, a space of 10^{report.space_log10:.1f} recipes; {trials} at about "
+            f"{report.seconds_per_trial:.1f} s{' and the finalists' if report.finalists else ''} take about "
+            f"{duration(report.seconds_total)}"
         )
     else:
         console.print("nothing in this model can be searched; the warning above says why")
@@ -106,13 +110,33 @@ def _techniques(report: CheckReport) -> Table:
     return table
 
 
+def _parts(report: CheckReport) -> Iterator[str]:
+    """What a technique cuts as a whole, and what is cut with it."""
+    for offer in report.techniques:
+        for part in offer.parts[:_PARTS_SHOWN]:
+            others = _some(part.changes)
+            if part.kind in _KINDS:
+                kind = _KINDS[part.kind] if part.size == 1 else part.kind
+                follow = f", and {others} with it" if others else ""
+                yield f"  {offer.technique} {part.layer}: {part.size} {kind}{follow}"
+            else:
+                layers = "1 layer" if part.size == 1 else f"{part.size} layers"
+                yield f"  {offer.technique} {part.layer}: a block of {layers}{f' with {others}' if others else ''}"
+        if len(offer.parts) > _PARTS_SHOWN:
+            yield f"  {offer.technique}: and {len(offer.parts) - _PARTS_SHOWN} more"
+
+
 def _left_alone(report: CheckReport) -> Iterator[str]:
     """Why a technique does not touch a layer; of many layers with one reason some names."""
     for offer in report.techniques:
         for alone in offer.left_alone:
-            names = ", ".join(alone.names[:_NAMES_SHOWN])
-            names += f" and {len(alone.names) - _NAMES_SHOWN} more" if len(alone.names) > _NAMES_SHOWN else ""
-            yield f"  {offer.technique} leaves alone: {names}: {alone.reason}"
+            yield f"  {offer.technique} leaves alone: {_some(alone.names)}: {alone.reason}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
 def _slices(report: CheckReport) -> Table:

@@ -16,12 +16,16 @@ from hwprofiles.registry import RUNTIMES, TRANSPORTS
 from hwprofiles.target import Target
 
 _GPU_PACKAGES = ("onnxruntime-gpu", "onnxruntime-gpu-cu12")
-# Runtime -> the module that it imports, and what brings it. TensorRT's libraries are on no other index than NVIDIA's.
+# Runtime -> modules of which it imports one, and what brings it. TensorRT's libraries are on no other index than
+# NVIDIA's; RTX without its meta package, as our documentation installs it, has the bindings only.
 _INTERPRETERS = {
-    "tensorrt": ("tensorrt", "tensorrt-cu13, whose libraries pip takes from NVIDIA's index, pypi.nvidia.com"),
-    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt-rtx-cu13"),
-    "torch-cuda": ("torch", "torch and onnx"),
-    "torch-cpu": ("torch", "torch and onnx"),
+    "tensorrt": (("tensorrt",), "tensorrt-cu13, whose libraries pip takes from NVIDIA's index, pypi.nvidia.com"),
+    "tensorrt-rtx": (
+        ("tensorrt_rtx_bindings", "tensorrt_rtx"),
+        "tensorrt-rtx-cu13-libs and tensorrt-rtx-cu13-bindings",
+    ),
+    "torch-cuda": (("torch",), "torch and onnx"),
+    "torch-cpu": (("torch",), "torch and onnx"),
 }
 
 
@@ -60,11 +64,12 @@ def _plugins(target: Target) -> list[str]:
 
 def _local_runtime(target: Target) -> list[str]:
     if target.python is not None:
-        there = shutil.which(str(Path(target.python).expanduser()))
-        return [] if there else [f"its interpreter {target.python}, which is not there (--set python=PATH)"]
+        program = shutil.which(str(Path(target.python).expanduser()))
+        return [] if program else [f"its interpreter {target.python}, which is not there (--set python=PATH)"]
     if target.runtime in _INTERPRETERS:
-        module, what = _INTERPRETERS[target.runtime]
-        return [] if importlib.util.find_spec(module) else [f"an interpreter with {what} (--set python=PATH)"]
+        modules, what = _INTERPRETERS[target.runtime]
+        there = any(importlib.util.find_spec(module) is not None for module in modules)
+        return [] if there else [f"an interpreter with {what} (--set python=PATH)"]
     if target.runtime not in ("onnxruntime", "onnxruntime-cuda"):
         return []
     if importlib.util.find_spec("onnxruntime") is None:

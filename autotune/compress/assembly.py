@@ -24,7 +24,8 @@ from autotune.techniques.rounding import Rounding
 Calibrate = Callable[[Recipe], Mapping[str, Range]]  # structural part of a recipe -> activation -> its range
 
 _STRUCTURES = 8  # graphs kept beside the original's: searching goes back and forth between a few
-_STRUCTURE_BYTES = 256 << 20  # of constants that these do not share with the original, together
+_STRUCTURE_BYTES = 256 << 20  # in memory, of constants that these do not share with the original, together
+_STRUCTURE_DISK = 4 << 30  # the same on disk, where those of large models lie
 
 
 @dataclass
@@ -128,14 +129,23 @@ class Assembler:
             for name in sorted(structure, key=lambda name: STAGES.index(self.techniques[name].stage)):
                 self.techniques[name].apply(plan, structure[name])
             self._structures[structure.digest] = plan.as_source(plan.layers.values())
-            while len(self._structures) > 1 and (len(self._structures) > _STRUCTURES or self._own() > _STRUCTURE_BYTES):
+            while len(self._structures) > 1 and self._too_many():
                 self._structures.popitem(last=False)
         self._structures.move_to_end(structure.digest)
         return self._structures[structure.digest]
 
-    def _own(self) -> int:
+    def _too_many(self) -> bool:
+        """Whether the kept structures take more room than they are worth."""
+        in_memory, on_disk = self._own(on_disk=False), self._own(on_disk=True)
+        return len(self._structures) > _STRUCTURES or in_memory > _STRUCTURE_BYTES or on_disk > _STRUCTURE_DISK
+
+    def _own(self, *, on_disk: bool) -> int:
         """Bytes of constants that the kept structures have for themselves."""
-        theirs = {key: size for source in self._structures.values() for key, size in source.tensors.sizes().items()}
+        theirs = {
+            key: size
+            for source in self._structures.values()
+            for key, size in source.tensors.sizes(on_disk=on_disk).items()
+        }
         return sum(theirs[key] for key in theirs.keys() - self.source.tensors.sizes().keys())
 
     def calibrate(

@@ -96,9 +96,14 @@ class Tensors(MutableMapping[str, onnx.TensorProto]):
         """Whether the other table has not only an equal tensor under the name but this one."""
         return name in self._held and self._held[name] is other._held.get(name)
 
-    def sizes(self) -> dict[int, int]:
-        """Bytes of each tensor, by an identity that tables with the same tensor share."""
-        return {id(held): self.size(name) for name, held in self._held.items()}
+    def sizes(self, *, on_disk: bool | None = None) -> dict[int, int]:
+        """Bytes of each tensor, by an identity that tables with the same tensor share; of those alone that are on disk,
+        or in memory, where that is said."""
+        return {
+            id(held): self.size(name)
+            for name, held in self._held.items()
+            if on_disk is None or isinstance(held, Stored) is on_disk
+        }
 
     def stored(self) -> Iterator[str]:
         """Names of those that are on disk."""

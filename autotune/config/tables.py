@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from autotune.config.families import Family, at, belongs_to_a_family, check_shared
 from autotune.keys import COST_METRICS, WORST, WORST_ANYWHERE, MetricKey, parse_key
@@ -125,6 +126,14 @@ class RecoverTable(_Table):
     patience: int = Field(default=6, ge=1)
     least_gain: float = Field(default=0.005, ge=0, lt=1)
     checkpoints: int = Field(default=2, ge=1, le=10)
+
+    @field_validator("cuts")
+    @classmethod
+    def _steps_for_each(cls, cuts: int, info: ValidationInfo) -> int:
+        if cuts > info.data.get("steps", cuts):
+            known = {"steps": info.data["steps"]}
+            raise PydanticCustomError("cuts", "should be at most steps ({steps}), which are shared out", known)
+        return cuts
 
 
 class PatienceTable(_Table):

@@ -103,6 +103,13 @@ class OnnxModule(torch.nn.Module):
         """Put `change` of an activation in its place, for everything that reads it."""
         self._on_write[tensor] = change
 
+    def unquantise(self) -> None:
+        """Take back all that `derive`, `on_read` and `on_write` did."""
+        self._derived.clear()
+        self._aliases.clear()
+        self._on_read.clear()
+        self._on_write.clear()
+
     # -- inside
 
     def _take(self, step: Step, values: Values) -> None:

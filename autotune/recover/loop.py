@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,10 @@ class _Pupil:
         trained = weights.prepare(self._student, layers, settings)
         self._parameters, self._names = trained.parameters, trained.names
         self._descent = Descent(trained.parameters, trained.units)
-        fake.attach(self._student, student.graph, layers, decisions, ranges, roundings, dialect)
+        self._quantise = partial(
+            fake.attach, self._student, student.graph, layers, decisions, ranges, roundings, dialect
+        )
+        self._quantise()
         self._validation = list(validation)
         if not self._validation:
             raise UsageError("recover: there are no validation samples; give some that training does not see")
@@ -138,9 +142,13 @@ class _Pupil:
         self._put(self._best)
 
     def _put(self, tensors: Iterable[Tensor]) -> None:
+        """Let the parameters be `tensors`, with new quantisers: those that were there hold scales, and what weights
+        were moved by, of the weights that are left behind."""
         with torch.no_grad():
             for parameter, tensor in zip(self._parameters, tensors, strict=True):
                 parameter.copy_(tensor)
+        self._student.unquantise()
+        self._quantise()
 
     def learn(self, step: int, batches: list[Batch], rate: float) -> float:
         """One step on the samples of `batches`: their mean loss. Raises `TrialFailure` where it is not finite."""
@@ -250,7 +258,7 @@ class _Pupil:
         name = "relative_rate" if settings.learning_rate is None else "learning_rate"
         given = settings.learning_rate or settings.relative_rate
         now = "" if given is None else f" (now {given:g})"
-        advice = f"{'set a low' if given is None else 'lower'} {name}{now}; what was found before that step stays good"
+        advice = f"{'set a low' if given is None else 'lower'} {name}{now}"
         if step == 0:
             advice = "the compressed model gives no finite answers before training; recover a milder recipe"
         message = f"recover: the {what} became {value} at step {step}; {advice}"

@@ -113,7 +113,7 @@ def static_int8(x: Tensor, scale: float) -> Tensor:
     """Symmetric int8 in [-128, 127] with a fixed scale; no gradient where the range clips."""
     inside = x.clamp(-128 * scale, 127 * scale)
     with torch.no_grad():
-        rounded = torch.round((x / scale).half().to(x.dtype)).clamp(-128, 127) * scale
+        rounded = torch.round(x / scale).clamp(-128, 127) * scale
     return straight_through(inside, rounded)
 
 
@@ -121,7 +121,7 @@ def static_e4m3(x: Tensor, scale: float) -> Tensor:
     """E4M3 with a fixed scale, rounded to nearest even and saturating at 448; no gradient where the range clips."""
     inside = x.clamp(-448 * scale, 448 * scale)
     with torch.no_grad():
-        rounded = (x / scale).half().to(x.dtype).clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) * scale
+        rounded = (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) * scale
     return straight_through(inside, rounded)
 
 

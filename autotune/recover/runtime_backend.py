@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from autotune.errors import DataError
 from autotune.recover.graph import OnnxModule
-from hwprofiles.agent import cuda, cuda_events, nvml
+from hwprofiles.agent import card_facts, cuda, cuda_events
 
 Feed = dict[str, Any]
 Tensor = torch.Tensor
@@ -29,6 +29,7 @@ _cudnn: Any = torch.backends.cudnn
 _PROGRAMS = 32  # shapes whose programs are kept
 _SHAPES = frozenset({"Shape", "Size"})  # operators whose result does not depend on the numbers that they read
 _MOST_EVENTS = 2048
+_MOST_COMPILED = 1 << 14  # programs that one process may compile
 
 
 class Unready(Exception):
@@ -74,13 +75,7 @@ def describe(options: dict[str, Any]) -> dict[str, Any]:
             f"torch {torch.__version__} in {sys.executable} cannot use the card: "
             + ("it was built without CUDA" if torch.version.cuda is None else f"it needs CUDA {torch.version.cuda}")
         )
-    try:
-        card = nvml.identity(uuid=seen["uuid"])
-    except nvml.NvmlProblem as error:
-        unknown = {"uuid_hash": "", "driver": "unknown", "power_limit_w": None, "mig": None}
-        card = {**unknown, **{key: value for key, value in seen.items() if key != "uuid"}}
-        told["card_problem"] = str(error)
-    return {**told, "accelerator": nvml.sentence(card), "card": card, "card_uuid": seen["uuid"], "timer": "cuda-events"}
+    return {**told, **card_facts.told(seen), "timer": "cuda-events"}
 
 
 def Session(path: str, options: dict[str, Any]) -> HostSession:
@@ -130,7 +125,7 @@ class HostSession:
             move(program, self._device, self._there)
             call: Callable[..., Any] = program
             if self._options["mode"] == "compiled":
-                torch._dynamo.reset()
+                _let_compile()
                 call = torch.compile(program, fullgraph=True, dynamic=False)
             while len(self._written) >= _PROGRAMS:
                 del self._written[next(iter(self._written))]
@@ -243,7 +238,7 @@ class CardSession(HostSession):
             if index:
                 events[2 * index - 1].synchronize()
         _cuda.synchronize()
-        return asked, [events[2 * i].elapsed_time(events[2 * i + 1]) / 1e3 for i in range(count)]
+        return asked, [_between(events[2 * i], events[2 * i + 1]) for i in range(count)]
 
     def _on_host(self, bound: list[_Bound], count: int) -> tuple[list[float], list[float]]:
         took = []
@@ -289,6 +284,13 @@ class _Bound:
         with _cuda.graph(graph):
             self._kept = self._call(*self._values)
         self.replay = graph.replay
+
+
+def _let_compile() -> None:
+    """Every model and shape is a program of its own, which torch counts as compiling one function again and again."""
+    limits: Any = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, _MOST_COMPILED)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, _MOST_COMPILED)
 
 
 def write_down(module: OnnxModule, feed: Mapping[str, Tensor]) -> torch.fx.GraphModule:
@@ -384,6 +386,11 @@ def explain(error: Exception) -> str:
     """One line for a person."""
     text = " ".join(str(error).split()) or type(error).__name__
     return f"the memory is used up: {text[:400]}" if classify(error, "") == "oom" else text[:600]
+
+
+def _between(start: Any, end: Any) -> float:
+    """Seconds between two events; less than a step of their clock is told as one step."""
+    return max(float(start.elapsed_time(end)) / 1e3, cuda_events.RESOLUTION)
 
 
 def _read(path: str) -> onnx.ModelProto:

@@ -71,6 +71,7 @@ class CheckReport(_Record):
     warnings: tuple[str, ...]
     slices: tuple[CheckedSlice, ...] = ()
     techniques: tuple[Offer, ...] = ()
+    finalists: int = 0  # how many are measured again at the end
 
 
 def make_report(
@@ -92,7 +93,7 @@ def make_report(
     offered = {layer: v.choices[1:] for v in formats for layer in v.layers}
     inspection = prepared.ingested.inspection
     each = sum(baseline.durations.values())
-    finalists = config.finalists.count + 1  # the original is measured again too
+    again = config.finalists.count + 1 if config.finalists.count else 0  # the original is measured again too
     warnings = [
         f"target {name}: {what} is not offered: {why}"
         for name, refused in prepared.refused.items()
@@ -123,7 +124,7 @@ def make_report(
         notes=(
             *inspection.notes,
             *told(offered_by, zeros),
-            *_about_families(prepared.families),
+            *_about_families(prepared.families, recovers=config.recover is not None),
             *recovery.check_notes(config, prepared.workload.train),
         ),
         fingerprints={name: device.fingerprint for name, device in prepared.devices.items()},
@@ -132,23 +133,27 @@ def make_report(
         seconds_per_trial=each,
         trials=config.search.trials,
         seconds_total=each
-        * (config.search.trials * (1 + SENSITIVITY_SHARE + config.search.swaps) + finalists * FINALIST_FACTOR)
+        * (config.search.trials * (1 + SENSITIVITY_SHARE + config.search.swaps) + again * FINALIST_FACTOR)
         + recovery.seconds(config, each),
         warnings=tuple(warnings),
         slices=_slices(slicing),
         techniques=offered_by,
+        finalists=config.finalists.count,
     )
 
 
-def _about_families(families: Sequence[Family]) -> list[str]:
+def _about_families(families: Sequence[Family], *, recovers: bool) -> list[str]:
     """What a study of several runtime families builds and judges, and what its keys mean."""
     if len(families) < 2:
         return []
     each = [f"{' and '.join(f.targets)} ({f.dialect} by {f.runtime}, judged on {f.judge})" for f in families]
+    first = families[0]
+    trained = f"recover: recipes are trained with the rounding of {first.judge}'s family ({first.dialect}) alone"
     return [
         f"{len(families)} runtime families, each with an artifact and a judgement of its own: {'; '.join(each)}",
         f"size_bytes and drop/worst without @target are those of {families[0].judge}'s family, {WORST_ANYWHERE} is the "
         "largest drop of all; a limit without @target holds in every family",
+        *([trained] if recovers else []),
     ]
 
 

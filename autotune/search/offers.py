@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
 from autotune.config import StudyConfig
 from autotune.keys import parse_key
 from autotune.search.prepare import Prepared
+from autotune.search.space import Spared, Variable, changed_by
 from autotune.search.zeros import STAGE, Zeros
 from autotune.techniques.protocol import RESIZING, STAGES, Stage, Technique
+from autotune.techniques.prune.units import Unit
 
 
 class _Record(BaseModel):
@@ -24,6 +26,17 @@ class LeftAlone(_Record):
     names: tuple[str, ...]
 
 
+class Part(_Record):
+    """Something that is cut as a whole, under the name of `layer`. `size` counts what `kind` says, of a block its
+    layers; `changes` are the other layers that are cut with it."""
+
+    layer: str
+    kind: str
+    size: int
+    changes: tuple[str, ...]
+    choices: tuple[str, ...]
+
+
 class Offer(_Record):
     """One technique: `decisions` is how many choices the search makes, for `layers` layers, each out of `choices` (not
     every layer has them all)."""
@@ -35,6 +48,7 @@ class Offer(_Record):
     choices: tuple[str, ...]
     left_alone: tuple[LeftAlone, ...]
     told: str = ""  # what else the technique says of itself on these targets
+    parts: tuple[Part, ...] = ()  # what it cuts, in execution order
 
 
 def notes(config: StudyConfig, found: Sequence[Offer]) -> Iterator[str]:
@@ -93,19 +107,59 @@ def _offer(prepared: Prepared, name: str) -> Offer:
         choices=tuple(dict.fromkeys(choice for variable in own for choice in variable.choices[1:])),
         left_alone=tuple(LeftAlone(reason=reason, names=tuple(names)) for reason, names in why.items()),
         told=getattr(technique, "told", str)() if own else "",
+        parts=tuple(_parts(technique, own)),
     )
 
 
-def _led(technique: Technique) -> dict[str, str]:
-    """Layer -> why it has no choice of its own, where another layer stands for all that change together."""
-    leads: Callable[[], Mapping[str, str]] = getattr(technique, "leads", dict)
-    return {layer: f"it changes with {leader}" for layer, leader in leads().items()}
+def _choices(own: Iterable[Variable]) -> dict[str, tuple[str, ...]]:
+    """Layer -> what the search may choose for it."""
+    return {layer: each.offered.get(layer, each.choices[1:]) for each in own for layer in each.layers}
+
+
+def _parts(technique: Technique, own: Sequence[Variable]) -> Iterator[Part]:
+    """The technique's units, those that the search can decide about."""
+    units: Sequence[Unit] = getattr(technique, "units", tuple)()
+    offered = _choices(own)
+    for unit in units:
+        choices = tuple(choice for choice in unit.choices if choice in offered.get(unit.layer, ()))
+        if choices:
+            others = tuple(layer for layer in unit.layers if layer != unit.layer)
+            yield Part(layer=unit.layer, kind=unit.kind, size=unit.size, changes=others, choices=choices)
+
+
+def _led(technique: Technique, own: Sequence[Variable]) -> dict[str, str]:
+    """Layer -> why it has no choice of its own, where other layers stand for all that change together."""
+    leaders: dict[str, dict[str, None]] = {}
+    for leader, choices in _choices(own).items():
+        for choice in choices:
+            for layer in changed_by(technique, leader, choice):
+                leaders.setdefault(layer, {})[leader] = None
+    return {layer: f"it changes with {_listed(tuple(its))}" for layer, its in leaders.items()}
+
+
+def _would_change(spared: Iterable[Spared]) -> dict[str, str]:
+    """Layer -> the excluded layers that what it is part of would change."""
+    excluded: dict[str, dict[str, None]] = {}
+    for each in spared:
+        for layer in each.changes:
+            excluded.setdefault(layer, {}).update(dict.fromkeys(each.excluded))
+    return {layer: f"would change the excluded {_listed(tuple(its))}" for layer, its in excluded.items()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join([*([", ".join(names[:-1])] if names[:-1] else []), *names[-1:]])
 
 
 def _reasons(prepared: Prepared, name: str, touched: set[str]) -> Iterator[tuple[str, str]]:
     """(reason, layer) of everything that the technique leaves alone."""
-    told = _led(prepared.assembler.techniques[name])
+    own = [variable for variable in prepared.space.variables if variable.technique == name]
+    spared = [each for each in prepared.space.spared if each.technique == name]
+    told = _would_change(spared) | _led(prepared.assembler.techniques[name], own)
     told |= {skipped.name: skipped.reason for skipped in prepared.left_alone.get(name, ())}
+    refused = _would_change(spared)
+    told |= {each.layer: refused[each.layer] for each in spared if each.layer not in touched}
+    told |= dict.fromkeys(prepared.space.excluded, "excluded")
     for layer in prepared.ingested.inspection.layers:
         if layer.name in touched:
             continue
@@ -113,3 +167,6 @@ def _reasons(prepared: Prepared, name: str, touched: set[str]) -> Iterator[tuple
     for other, reason in told.items():
         if other not in touched:
             yield reason, other
+    for each in spared:
+        if each.layer in touched:  # some of its choices are left
+            yield f"{_listed(each.choices)} would change the excluded {_listed(each.excluded)}", each.layer

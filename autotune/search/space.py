@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import optuna
@@ -33,12 +33,25 @@ class Variable:
 
 
 @dataclass(frozen=True)
+class Spared:
+    """Choices of a layer that are not offered, because they would change layers that are excluded."""
+
+    technique: str
+    layer: str
+    choices: tuple[str, ...]
+    changes: tuple[str, ...]  # all layers that the choices change
+    excluded: tuple[str, ...]  # those of them that are excluded
+
+
+@dataclass(frozen=True)
 class Space:
     """All variables, in execution order of their first layer within a technique."""
 
     variables: tuple[Variable, ...]
     uniform: tuple[tuple[str, Recipe], ...]  # (label, recipe): what anybody would try first
     fixed: Recipe = field(default_factory=Recipe)  # decisions for the whole graph, part of every recipe
+    excluded: tuple[str, ...] = ()  # layers that stay as they are
+    spared: tuple[Spared, ...] = ()
 
     @property
     def log10_size(self) -> float:
@@ -79,6 +92,7 @@ def build_space(
     most_blocks: int = 0,
 ) -> Space:
     """Variables of every technique: formats by layer, structure by block (at most `most_blocks`; 0: by layer as well).
+    No choice of another layer changes one that matches `exclude`.
 
     Raises `ConfigError` for a pattern that matches no layer.
     """
@@ -88,6 +102,8 @@ def build_space(
             if not fnmatch.filter(names, pattern):
                 raise ConfigError(f"{where}: pattern {pattern!r} matches no layer; " + did_you_mean(pattern, names))
     searched = [layer for layer in layers if not any(fnmatch.fnmatch(layer.name, p) for p in exclude)]
+    excluded = [layer.name for layer in layers if layer not in searched]
+    spared: list[Spared] = []
     coarse = blocks([layer.name for layer in searched], most_blocks) if most_blocks else {}
     variables: list[Variable] = []
     fixed = fixed_part(techniques)
@@ -97,6 +113,10 @@ def build_space(
         if technique.scope == "graph":
             continue
         offered = {layer.name: tuple(technique.choices(layer, capabilities)) for layer in searched}
+        lost = [each for layer in offered for each in _spared(technique, name, layer, offered[layer], excluded)]
+        spared += lost
+        gone = {(each.layer, choice) for each in lost for choice in each.choices}
+        offered = {layer: tuple(c for c in choices if (layer, c) not in gone) for layer, choices in offered.items()}
         offered = {layer: choices for layer, choices in offered.items() if choices}
         structural = technique.stage != "precision"
         for label, members in _units(list(offered), groups, coarse if structural else {}).items():
@@ -113,7 +133,24 @@ def build_space(
         [idea for name in precise for idea in ideas[name]],
         [ideas[name] for name in ideas if name not in precise],
     )
-    return Space(tuple(variables), tuple(uniform), fixed)
+    return Space(tuple(variables), tuple(uniform), fixed, tuple(excluded), tuple(spared))
+
+
+def changed_by(technique: Technique, layer: str, choice: str) -> tuple[str, ...]:
+    """The layers that a choice changes: the layer itself, and those that the technique changes along with it."""
+    more: Callable[[str, str], Collection[str]] | None = getattr(technique, "changes", None)
+    return tuple(dict.fromkeys((layer, *(more(layer, choice) if more is not None else ()))))
+
+
+def _spared(
+    technique: Technique, name: str, layer: str, choices: Sequence[str], excluded: Collection[str]
+) -> list[Spared]:
+    """What of a layer's choices would change excluded layers, choices that change the same layers together."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for choice in choices:
+        found.setdefault(changed_by(technique, layer, choice), []).append(choice)
+    hit = {changes: tuple(each for each in changes if each in excluded) for changes in found}
+    return [Spared(name, layer, tuple(found[changes]), changes, hit[changes]) for changes in found if hit[changes]]
 
 
 _FORMATS_FIRST = 4  # uniform formats that come before the first structural recipe

@@ -201,7 +201,7 @@ class Study:
         """Slices that nobody declared, as hypotheses for the held-out data."""
         assert self._slicing is not None  # made by the start
         if self.config.judge.discover:
-            progress(Progress("finalists", "looking for what the samples share on which models disagree"))
+            progress(Progress("search", "looking for what the samples share on which models disagree"))
             self._slicing.discover()
 
     def _start(self, progress: Watcher) -> tuple[Prepared, TrialRunner]:

@@ -1,12 +1,13 @@
 """What zeros buy on each target, measured: the model with most zeros against the dense one, by the ordinary protocol.
 
-Done once per target and kept in the store under "zeros/TARGET". A few pairs are enough: a kernel that skips zeros is
+Done once per target and recipe, and kept in the store under "zeros/TARGET". A few pairs are enough: a kernel that skips zeros is
 worth tens of percent, and one that does not is a tie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,7 +34,8 @@ _ALIKE = 0.01  # of the time: a difference that is no speed-up worth a word
 class Zeros(BaseModel):
     """One choice, made for every layer that has it, on one target. Downloads in bytes (zlib, level 6).
 
-    `time`: latency over that of the dense model, with its interval; None where it was not measured, for `failure`.
+    `recipe` is the digest of the recipe, and `meaning` what its techniques say beside it, as JSON. `time`: latency over
+    that of the dense model, with its interval; None where it was not measured, for `failure`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +48,8 @@ class Zeros(BaseModel):
     download: int
     time: Value | None
     failure: str = ""
+    recipe: str = ""
+    meaning: str = ""
 
     @property
     def faster(self) -> bool:
@@ -82,13 +86,18 @@ class Meta(Protocol):
 def find_out(
     config: StudyConfig, prepared: Prepared, store: Store, runner: TrialRunner, watch: Watcher
 ) -> dict[str, tuple[Zeros, ...]]:
-    """Target -> what zeros buy there; measured where it is not known of the target as it is now. Empty where the study
-    makes no zeros, or has no target whose times count."""
+    """Target -> what zeros buy there; measured where it is not known of the target and the recipe as they are now, and
+    again where that failed. Empty where the study makes no zeros, or has no target whose times count."""
     recipes = dict(_recipes(prepared))
     found: dict[str, tuple[Zeros, ...]] = {}
     for target in prepared.timed if recipes else ():
         fingerprint = prepared.devices[target].fingerprint.key
-        kept = {each.choice: each for each in known(store, target) if each.fingerprint == fingerprint}
+        kept = {
+            each.choice: each
+            for each in known(store, target)
+            if each.time is not None and each.fingerprint == fingerprint and each.choice in recipes
+            if (each.recipe, each.meaning) == _identity(prepared, recipes[each.choice])
+        }
         try:
             for choice, recipe in recipes.items():
                 if choice not in kept:
@@ -130,6 +139,16 @@ def _recipes(prepared: Prepared) -> Iterator[tuple[str, Recipe]]:
             yield choice, Recipe({**space.fixed.to_dict(), name: decisions})
 
 
+def _identity(prepared: Prepared, recipe: Recipe) -> tuple[str, str]:
+    """What tells one model of zeros from another: the recipe's digest, and what its techniques mean by it."""
+    techniques = prepared.assembler.techniques
+    said: dict[str, Callable[[], Mapping[str, str]] | None] = {
+        name: getattr(techniques[name], "meaning", None) for name in recipe
+    }
+    meanings = {name: dict(meaning()) for name, meaning in said.items() if meaning is not None}
+    return recipe.digest, json.dumps(meanings, sort_keys=True)
+
+
 def _measured(
     config: StudyConfig, prepared: Prepared, store: Store, runner: TrialRunner, target: str, choice: str, recipe: Recipe
 ) -> Zeros:
@@ -162,9 +181,10 @@ def _measured(
     finally:
         for path in paths:
             path.unlink(missing_ok=True)
+    digest, meaning = _identity(prepared, recipe)
     return Zeros(
         target=target, fingerprint=device.fingerprint.key, choice=choice, layers=len(layers), dense_download=sizes[1],
-        download=sizes[0], time=time, failure=failure,
+        download=sizes[0], time=time, failure=failure, recipe=digest, meaning=meaning,
     )  # fmt: skip
 
 

@@ -60,6 +60,10 @@ class Factorize:
         self._method = method
         self.needs_moments = method == "activation"
 
+    def meaning(self) -> dict[str, str]:
+        """What else, beside its name, says what a choice does to a model: a study must not change it on the way."""
+        return {"method": self._method, "round_to": str(self._round_to)}
+
     def survey(self, plan: Plan) -> Sequence[Skipped]:
         """Layers of the wrong kind, and those that no rank makes smaller."""
         reasons = ((layer, self._hindrance(layer)) for layer in plan.layers.values())

@@ -137,6 +137,8 @@ class Quantize:
     ) -> None:
         """`choices` restricts what is offered, or asks for more; empty: `CHOICES`. Raises `UsageError` for an unknown
         choice or rounding."""
+        if isinstance(choices, str):
+            raise UsageError(f"technique quantize: choices is {choices!r}; give a list, such as ['float16']")
         for choice in choices:
             if choice not in ALL_CHOICES:
                 raise UsageError(f"technique quantize has no choice {choice!r}; " + did_you_mean(choice, ALL_CHOICES))

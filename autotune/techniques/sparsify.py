@@ -62,6 +62,10 @@ class Sparsify:
         self._method = method
         self.needs_moments = method == "wanda"
 
+    def meaning(self) -> dict[str, str]:
+        """What else, beside its name, says what a choice does to a model: a study must not change it on the way."""
+        return {"method": self._method}
+
     def survey(self, plan: Plan) -> Sequence[Skipped]:
         """Layers too small to gain anything."""
         return [

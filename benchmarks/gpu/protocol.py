@@ -1,16 +1,18 @@
 """The measuring protocol on a card, through `torch-cuda`: is what it says true?
 
-    python benchmarks/gpu/protocol.py --out FILE [--quick]
+    python benchmarks/gpu/protocol.py --out FILE [--seconds S] [--continue FILE] [--quick]
 
-For rows of equal linear layers of 1, 10 and 100 million numbers, in float32 and in float16: the same model against
-itself (A/A: within 1 %), a model with one layer in 33 more (3 %: must be found), plain launches against CUDA graphs,
-energy of an inference by NVML, and memory by NVML beside what torch's own allocator says. Ends with 1 if A/A or the
-injected difference fail.
+For rows of equal linear layers of 1, 10 and 100 million numbers, in float32 and in float16, each eager in a CUDA graph,
+eager, and compiled: the same model against itself (A/A: within 1 %), a model with one layer in 33 more (3 %: must be
+found), energy of an inference by NVML, and memory by NVML beside what torch's own allocator says. FILE is written after
+each case. With --seconds a case has its share of what is left and says how many runs it had; --continue takes over the
+cases that an earlier call finished. Ends with 1 if A/A or the injected difference fail.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -31,59 +33,113 @@ LAYERS = 33
 WIDTHS = {"1M": 176, "10M": 552, "100M": 1744}  # 33 square weights of this width have so many numbers
 BATCH = 256
 TYPES = {"float32": (TensorProto.FLOAT, np.float32), "float16": (TensorProto.FLOAT16, np.float16)}
+MODES: dict[str, dict[str, Any]] = {
+    "graph": {"mode": "eager", "cuda_graph": True},
+    "eager": {"mode": "eager", "cuda_graph": False},
+    "compiled": {"mode": "compiled", "cuda_graph": False},
+}
+RUNS, LEAST_RUNS = 10, 3
+_LEAST_SECONDS = 40.0  # for a case
+_WHOLE_SHARE = 0.4  # of a case's time, for the measurement with memory and energy
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--continue", dest="earlier", type=Path, default=None, metavar="FILE")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument(
         "--runtime", choices=["torch-cuda", "torch-cpu"], default="torch-cuda", help="torch-cpu: a trial"
     )
     arguments = parser.parse_args()
-    runs = 2 if arguments.quick else 10
+    deadline = time.monotonic() + arguments.seconds
+    runs = 2 if arguments.quick else RUNS
     sizes = list(WIDTHS)[:1] if arguments.quick else list(WIDTHS)
-    cases: list[dict[str, Any]] = []
+    modes = [name for name in MODES if arguments.runtime == "torch-cuda" or name != "graph"]
+    wanted = [(size, kind, mode) for mode in modes for size in sizes for kind in TYPES]
+    result: dict[str, Any] = {"runtime": arguments.runtime, "layers": LAYERS, "batch": BATCH, "runs_wanted": runs}
+    result["cases"] = finished(arguments.earlier, arguments.runtime)
+    have = {(case["size"], case["type"], case["mode"]) for case in result["cases"]}
+    todo = [name for name in wanted if name not in have]
     with tempfile.TemporaryDirectory(prefix="hw-autotune-protocol-") as folder:
-        for size in sizes:
-            for kind in TYPES:
-                for graph in (True, False) if arguments.runtime == "torch-cuda" else (False,):
-                    found = case(Path(folder), size, kind, graph, runs, arguments.runtime)
-                    cases.append(found)
-                    print(f"{size} {kind} graph={graph}: {json.dumps(found['summary'])}", file=sys.stderr, flush=True)
-    result = {"runtime": arguments.runtime, "runs": runs, "layers": LAYERS, "batch": BATCH, "cases": cases}
-    arguments.out.write_text(json.dumps(result, indent=1))
-    return 0 if all(found["summary"]["as_wanted"] for found in cases) else 1
+        while todo:
+            left = deadline - time.monotonic()
+            if left < _LEAST_SECONDS / 2:
+                break
+            share = max(left / len(todo), _LEAST_SECONDS)  # less says nothing: the last ones wait for another call
+            size, kind, mode = todo.pop(0)
+            found = case(Path(folder), (size, kind, mode), runs, arguments.runtime, share)
+            result["cases"].append(found)
+            print(f"{size} {kind} {mode}: {json.dumps(found.get('summary', found))}", file=sys.stderr, flush=True)
+            write(arguments.out, result, todo)
+    write(arguments.out, result, todo)
+    return 1 if "failed" in result else 0
 
 
-def case(folder: Path, size: str, kind: str, graph: bool, runs: int, runtime: str) -> dict[str, Any]:
-    """All measurements of one model, in one setting."""
+def finished(earlier: Path | None, runtime: str) -> list[dict[str, Any]]:
+    """Cases that another call measured; those that failed are tried again."""
+    told = {} if earlier is None else json.loads(earlier.read_text())
+    return [found for found in told.get("cases", []) if "summary" in found and told.get("runtime") == runtime]
+
+
+def write(out: Path, result: dict[str, Any], todo: list[tuple[str, str, str]]) -> None:
+    """What there is up to now, with what was not run by name; whole or not at all."""
+    result["summary"] = summary(result["cases"])
+    result["not_run"] = [f"{size} {kind} {mode}: no time was left" for size, kind, mode in todo]
+    bad = [*result["summary"]["not_as_wanted"], *result["summary"]["failed"]]
+    if bad:
+        result["failed"] = f"{len(bad)} of {len(result['cases'])} cases: {'; '.join(bad)}"[:600]
+    part = out.with_name(out.name + ".part")
+    part.write_text(json.dumps(result, indent=1))
+    part.replace(out)
+
+
+def case(
+    folder: Path, name: tuple[str, str, str], runs: int, runtime: str, seconds: float = float("inf")
+) -> dict[str, Any]:
+    """All measurements of one model, in one setting, in about `seconds`; a failure is told and stops nothing."""
+    size, kind, mode = name
     base, more = model(folder, size, kind, LAYERS), model(folder, size, kind, LAYERS + 1)
     feeds = [
         {"x": np.random.default_rng(seed).standard_normal((BATCH, WIDTHS[size])).astype(TYPES[kind][1])}
         for seed in range(4)
     ]
     device_name = "cuda" if runtime == "torch-cuda" else "cpu"
-    target = Target(name="card", runtime=runtime, provider=device_name, timeout=600, options={"cuda_graph": graph})
-    same, added, records = [], [], []
-    began = time.perf_counter()
-    for number in range(runs):
-        scenario = SEARCH.model_copy(update={"seed": number, "memory_runs": 0})
-        with open_device(target, work=folder / "work") as device:
-            same.append(ratio(device.measure(base, feeds, baseline=base, scenario=scenario)))
-            added.append(ratio(device.measure(more, feeds, baseline=base, scenario=scenario)))
-    with open_device(target, work=folder / "work") as device:
-        whole = device.measure(base, feeds, scenario=energy_scenario())
-    records.append(whole)
-    if whole.failure is not None or whole.latency is None:
-        raise SystemExit(f"{size} {kind}: {whole.failure}")
+    target = Target(name="card", runtime=runtime, provider=device_name, timeout=600, options=MODES[mode])
+    told: dict[str, Any] = {"size": size, "type": kind, "mode": mode, "options": MODES[mode]}
+    began = time.monotonic()
+    same: list[dict[str, Any]] = []
+    added: list[dict[str, Any]] = []
+    # A process for each run, unless time is short: starting one takes about as long as a comparison then.
+    fresh = seconds >= 300
+    with contextlib.ExitStack() as stack:
+        device = stack.enter_context(open_device(target, work=folder / "work"))
+        whole = device.measure(base, feeds, scenario=energy_scenario(_WHOLE_SHARE * seconds))
+        if whole.failure is not None or whole.latency is None:
+            return {**told, "failed": str(whole.failure)}
+        runs_began = time.monotonic()
+        for number in range(runs):
+            left = seconds - (time.monotonic() - began)
+            if number >= min(LEAST_RUNS, runs) and left < (time.monotonic() - runs_began) / number:
+                break
+            # Of a run's time each of both comparisons has a half, of which warming up takes a part.
+            longest = min(60.0, max(3.0, left / (runs - number) / 3))
+            scenario = SEARCH.model_copy(update={"seed": number, "memory_runs": 0, "max_seconds": longest})
+            if fresh:
+                stack.close()
+                device = stack.enter_context(open_device(target, work=folder / "work"))
+            for compared, answers in ((base, same), (more, added)):
+                found = device.measure(compared, feeds, baseline=base, scenario=scenario)
+                if found.ratio is None:
+                    return {**told, "failed": str(found.failure)}
+                answers.append(ratio(found))
     within = sum(abs(run["ratio"] - 1) <= 0.01 for run in same)
-    found = sum(run["low"] > 1 for run in added)
+    seen = sum(run["low"] > 1 for run in added)
     card = whole.accelerator
     return {
-        "size": size,
-        "type": kind,
-        "cuda_graph_asked_for": graph,
+        **told,
+        "process_for_each_run": fresh,
         "same_model": same,
         "one_layer_more": added,
         "latency": whole.latency.median.model_dump(),
@@ -95,24 +151,103 @@ def case(folder: Path, size: str, kind: str, graph: bool, runs: int, runtime: st
         "file_bytes": base.stat().st_size,
         "summary": {
             "median_seconds": whole.latency.median.value,
-            "same_within_1_percent": f"{within} of {runs}",
-            "one_layer_more_found": f"{found} of {runs}",
-            "one_layer_more_ratio": sorted(run["ratio"] for run in added)[runs // 2],
-            "as_wanted": within >= 0.9 * runs and found >= 0.9 * runs,
+            "same_within_1_percent": f"{within} of {len(same)}",
+            "one_layer_more_found": f"{seen} of {len(added)}",
+            "one_layer_more_ratio": sorted(run["ratio"] for run in added)[len(added) // 2],
+            "as_wanted": within >= 0.9 * len(same) and seen >= 0.9 * len(added),
+            "memory": memory(whole, base.stat().st_size),
+            "energy": energy(whole),
         },
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def energy_scenario() -> Scenario:
-    """One measurement with memory and energy."""
-    return SEARCH.model_copy(update={"energy_seconds": 12.0, "memory_runs": 1})
+def memory(whole: Measurement, file_bytes: int) -> dict[str, Any] | str:
+    """What NVML says that the process took, over what torch's allocator says; or why there is no such number."""
+    if whole.accelerator is None:
+        return "not a card"
+    found = whole.accelerator.memory
+    if found.weights is None or found.activations is None:
+        return "torch's allocator did not tell"
+    told = {
+        "torch_weights": found.weights,
+        "torch_activations": found.activations,
+        "weights_over_file": found.weights / file_bytes,
+        "process": found.process,
+        "process_source": found.process_source,
+    }
+    if found.process is None:
+        return {**told, "process_over_torch": None}
+    # Above 1 by what a process with CUDA costs however small the model is: see `memory_growth` for that without it.
+    return {**told, "process_over_torch": found.process / max(1, found.weights + found.activations)}
+
+
+def energy(whole: Measurement) -> dict[str, Any] | str:
+    """Energy of an inference, and the mean power above rest that it amounts to; or why there is none."""
+    if whole.energy is None or whole.latency is None:
+        return "no counter that could be read"
+    found, seconds = whole.energy, whole.latency.median.value
+    return {
+        **found.joules.model_dump(),
+        "idle_watts": found.idle_watts,
+        "watts_above_idle": found.joules.value / seconds,
+        "source": found.source,
+    }
+
+
+def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """All cases side by side: modes against each other, and memory from the smallest to the largest model."""
+    done = [found for found in cases if "summary" in found]
+    medians: dict[str, dict[str, float]] = {}
+    for found in done:
+        medians.setdefault(f"{found['size']} {found['type']}", {})[found["mode"]] = found["summary"]["median_seconds"]
+    faster = {
+        name: {mode: by["eager"] / seconds for mode, seconds in by.items() if mode != "eager"}
+        for name, by in medians.items()
+        if "eager" in by
+    }
+    growth: dict[str, Any] = {}
+    for kind, mode in sorted({(found["type"], found["mode"]) for found in done}):
+        told = [
+            found["summary"]["memory"]
+            for size in WIDTHS
+            for found in done
+            if (found["size"], found["type"], found["mode"]) == (size, kind, mode)
+        ]
+        told = [entry for entry in told if isinstance(entry, dict) and entry["process"] is not None]
+        if len(told) >= 2:
+            ours = told[-1]["process"] - told[0]["process"]
+            torch = sum(told[-1][key] - told[0][key] for key in ("torch_weights", "torch_activations"))
+            growth[f"{kind} {mode}"] = {"process": ours, "torch": torch, "ratio": ours / max(1, torch)}
+    return {
+        "cases": len(done),
+        "not_as_wanted": [
+            f"{found['size']} {found['type']} {found['mode']}: A/A or the injected 3 % not as wanted"
+            for found in done
+            if not found["summary"]["as_wanted"]
+        ],
+        "failed": [
+            f"{found['size']} {found['type']} {found['mode']}: {found['failed']}"
+            for found in cases
+            if "failed" in found
+        ],
+        "median_seconds": medians,
+        "times_as_fast_as_eager": faster,
+        "memory_growth": growth,
+    }
+
+
+def energy_scenario(seconds: float) -> Scenario:
+    """One measurement with memory and energy, in about so many seconds: rest and load take half of it each."""
+    longest = min(12.0, max(3.0, seconds / 4))
+    return SEARCH.model_copy(
+        update={"energy_seconds": longest, "memory_runs": 1, "max_seconds": min(60.0, max(3.0, seconds / 3))}
+    )
 
 
 def ratio(found: Measurement) -> dict[str, Any]:
     """What one comparison says."""
-    if found.ratio is None:
-        raise SystemExit(str(found.failure))
+    assert found.ratio is not None  # the caller looked
     estimate = found.ratio.estimate
     return {
         "ratio": estimate.value,

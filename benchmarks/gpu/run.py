@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -10,13 +11,29 @@ import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import environments
+import steps
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+STEPS = ("tests", "protocol", "study", "tensorrt", "comparison")  # in the order of what they are worth
+PATIENCE = {"tests": 1200, "protocol": 3600, "study": 5400, "tensorrt": 5400, "comparison": 1800}  # seconds
+_SEARCH = ("numpy", "onnx", "onnxruntime", "onnx_ir", "ml_dtypes", "pydantic", "scipy", "torch", "onnxscript")
+_STUDY = (*_SEARCH, "optuna", "sqlalchemy", "alembic", "typer", "rich", "plotly", "sklearn")
+# Modules without which a step cannot begin.
+NEEDS = {
+    "tests": (*_SEARCH, "pytest"),
+    "protocol": ("numpy", "onnx", "onnxruntime", "ml_dtypes", "pydantic", "torch"),
+    "study": _STUDY,
+    "tensorrt": _STUDY,
+    "comparison": _STUDY,
+}
+_SPARE = 20.0  # seconds of a budget that are kept for writing
+_LEAST = 30.0  # seconds that a step is worth beginning with
 
 
 def device_side(name: str) -> Any:
@@ -30,74 +47,111 @@ def device_side(name: str) -> Any:
 
 cuda, nvml = device_side("cuda"), device_side("nvml")
 
-# Environment -> what pip is to find among the wheels. An environment holds only one onnxruntime.
-ENVIRONMENTS = {
-    "main": [
-        "numpy",
-        "onnx",
-        "onnxruntime",
-        "pydantic",
-        "pytest",
-        "scikit-learn",
-        "nvidia-ml-py",
-        "hw-autotune[torch]",
-    ],
-    "ort-cuda": ["numpy", "nvidia-ml-py", "onnxruntime-gpu[cuda,cudnn]"],
-    "tensorrt-rtx": ["numpy", "nvidia-ml-py", "cuda-bindings", "tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings"],
-    "tensorrt": ["numpy", "nvidia-ml-py", "cuda-bindings", "tensorrt-cu13"],
-}
-STEPS = ("tests", "protocol", "study", "tensorrt", "comparison")  # in the order of what they are worth
-PATIENCE = {"tests": 1200, "protocol": 2400, "study": 5400, "tensorrt": 5400, "comparison": 1200}  # seconds
+
+def arguments() -> argparse.Namespace:
+    """The command line; ends with 2 for one that makes no sense."""
+    parser = argparse.ArgumentParser(prog="benchmarks/gpu/run.sh", description=__doc__)
+    parser.add_argument("wheels", type=Path)
+    parser.add_argument("result", type=Path, nargs="?", default=None)
+    parser.add_argument("--steps", default=",".join(STEPS), help="those of this call; the others stay as they are")
+    parser.add_argument("--seconds", type=float, default=None, help="for all of this call; steps are cut short to fit")
+    parser.add_argument("--keep", type=Path, default=None, metavar="FOLDER", help="environments and studies, for more")
+    parser.add_argument("--quick", action="store_true", help="few runs: does everything work at all?")
+    parser.add_argument("--study", default="spam", help="a ready-made study for study, tensorrt and comparison")
+    parser.add_argument("--trial", action="store_true", help="try the script itself, with the CPU in the card's place")
+    parser.add_argument("--wheels-needed", action="store_true", help="print the commands that fill the folder; no more")
+    parser.add_argument(
+        "--for", dest="version", metavar="3.12", help="with it: another machine's Python, on x86-64 Linux"
+    )
+    found = parser.parse_args()
+    found.chosen = found.steps.split(",")
+    if unknown := [step for step in found.chosen if step not in STEPS]:
+        parser.error(f"no step {unknown[0]!r}; known: {', '.join(STEPS)}")
+    if not found.wheels_needed and not found.wheels.is_dir():
+        parser.error(f"{found.wheels} is no folder; `--wheels-needed` says what belongs there")
+    return found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("wheels", type=Path)
-    parser.add_argument("result", type=Path, nargs="?", default=None)
-    parser.add_argument("--steps", default=",".join(STEPS))
-    parser.add_argument("--quick", action="store_true", help="few runs: does everything work at all?")
-    parser.add_argument("--study", default="spam", help="a ready-made study for the steps study and tensorrt")
-    arguments = parser.parse_args()
-    chosen = [step for step in STEPS if step in arguments.steps.split(",")]
+    given = arguments()
+    if given.wheels_needed:
+        print("\n".join(environments.commands(str(given.wheels), given.version)))
+        return 0
     began = time.monotonic()
-    result: dict[str, Any] = {
+    deadline = began + (given.seconds or float("inf"))
+    steps.adopt()
+    seen = (
+        {"trial": "the CPU stands in the card's place: nothing here is a number of a card"} if given.trial else card()
+    )
+    path = given.result
+    if path is None and "card" in seen:
+        path = HERE / "results" / (str(seen["card"]["name"]).lower().replace(" ", "-") + ".json")
+    result = merged(path, seen)
+    call = {
         "command": " ".join(["benchmarks/gpu/run.sh", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "quick": arguments.quick,
-        **card(),
+        "quick": given.quick,
     }
-    with tempfile.TemporaryDirectory(prefix="hw-autotune-gpu-") as folder:
-        work = Path(folder)
-        if "no_card" in result:
-            why = dict.fromkeys(STEPS, f"no card: {result['no_card']}")
-            result["environments"] = {}
-        else:
-            result["environments"] = {name: environment(name, arguments.wheels, work) for name in ENVIRONMENTS}
-            if "nvml" in result and "python" in result["environments"]["main"]:
-                result |= asked_again(result["environments"]["main"]["python"])
-            why = {step: "not asked for" for step in STEPS if step not in chosen}
-            if "not_installed" in result["environments"]["main"]:
-                reason = f"environment main: {result['environments']['main']['not_installed']}"
-                why |= dict.fromkeys(chosen, reason)
-        result["steps"] = {
-            step: {"not run": why[step]} if step in why else run(step, work, arguments, result["environments"])
-            for step in STEPS
-        }
-    result["seconds"] = round(time.monotonic() - began, 1)
-    text = json.dumps(result, indent=1) + "\n"
-    path = arguments.result
-    if path is None and "no_card" not in result:
-        path = HERE / "results" / (result["card"]["name"].lower().replace(" ", "-") + ".json")
-    if path is None:
-        sys.stdout.write(text)
+    result |= {**call, **seen}
+    result.setdefault("steps", {step: {"not run": "not asked for"} for step in STEPS})
+    if "no_card" in seen:
+        result["environments"] = {}
+        result["steps"] |= {step: {"not run": f"no card: {seen['no_card']}"} for step in given.chosen}
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        with contextlib.ExitStack() as stack:
+            work = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hw-autotune-gpu-")))
+            work = work.absolute()
+            work.mkdir(parents=True, exist_ok=True)
+            result["environments"] = made = {}
+            for name in environments.NAMES:
+                made[name] = environments.make(name, given.wheels, work / name)
+                print(f"environment {name}: {made[name].get('not_installed', 'made')}", file=sys.stderr, flush=True)
+            if "nvml" in result and "python" in made["main"]:
+                result |= asked_again(made["main"]["python"])
+            write(result, path)
+            for step in [name for name in STEPS if name in given.chosen]:
+                before = result["steps"].get(step, {})
+                told = one(step, work, given, made, deadline, before if before.get("commit") == call["commit"] else {})
+                if "not run" in told and "not run" not in before and before:
+                    told = {**before, "not run again": told["not run"]}
+                else:
+                    told |= call
+                result["steps"][step] = told
+                write(result, path)
+                outcome = told.get("not run") or told.get("failed") or told.get("not run again") or "ran"
+                print(f"{step}: {outcome}", file=sys.stderr, flush=True)
+    result["calls"] = [*result.get("calls", []), {**call, "seconds": round(time.monotonic() - began, 1)}]
+    write(result, path)
+    if path is None:
+        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    else:
         print(f"written to {path}")
-    for step, told in result["steps"].items():
-        print(f"{step}: {told.get('not run') or told.get('failed') or 'ran'}", file=sys.stderr)
-    return 1 if any("failed" in told for told in result["steps"].values()) else 0
+    return 1 if any("failed" in result["steps"][step] for step in given.chosen) else 0
+
+
+def merged(path: Path | None, seen: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier call wrote, if that was on the same card; refused (exit 2) if it was another one."""
+    if path is None or not path.is_file():
+        return {}
+    before = json.loads(path.read_text())
+    names = [str(found.get("card", {}).get("name", "none")) for found in (before, seen)]
+    if "card" not in before and "trial" not in before:
+        return {}
+    if names[0] != names[1]:
+        print(f"{path} is of another card ({names[0]}, here: {names[1]}); name another file", file=sys.stderr)
+        raise SystemExit(2)
+    return dict(before)
+
+
+def write(result: dict[str, Any], path: Path | None) -> None:
+    """Whole or not at all."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.replace(path)
 
 
 def card() -> dict[str, Any]:
@@ -120,98 +174,60 @@ def asked_again(python: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of this source, with "+changes" if it is not what was committed; "unknown" outside of a repository."""
+    """Of this source, with "+changes" if it is not what was committed. HW_AUTOTUNE_COMMIT says it where git cannot."""
+    if told := os.environ.get("HW_AUTOTUNE_COMMIT"):
+        return told
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return "unknown: set HW_AUTOTUNE_COMMIT where there is no repository"
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
-def environment(name: str, wheels: Path, work: Path) -> dict[str, Any]:
-    """A virtual environment with what it needs from the wheels and from what is installed; its versions, or why not."""
-    folder = work / name
-    python = folder / "bin" / "python"
-    commands = [
-        [sys.executable, "-m", "venv", "--system-site-packages", str(folder)],
-        [
-            str(python),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-index",
-            "--find-links",
-            str(wheels),
-            *ENVIRONMENTS[name],
-        ],
-    ]
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = [line for line in (done.stderr + done.stdout).splitlines() if "ERROR" in line or "Error" in line]
-            return {"not_installed": (said or ["pip failed"])[-1].strip()[:400]}
-    listed = subprocess.run(
-        [str(python), "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True
-    )
-    wanted = ("torch", "onnx", "numpy", "tensorrt", "nvidia", "cuda", "hw-autotune")
-    versions = {entry["name"]: entry["version"] for entry in json.loads(listed.stdout)}
-    return {
-        "python": str(python),
-        "versions": {name: version for name, version in versions.items() if name.lower().startswith(wanted)},
-    }
-
-
-def run(step: str, work: Path, arguments: argparse.Namespace, environments: dict[str, Any]) -> dict[str, Any]:
-    """One step in a process of its own: what it found, or why it did not run."""
-    python = environments["main"]["python"]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(work / "cache")}
-    variables["XDG_CONFIG_HOME"] = str(work / "config")
-    for name in ("ort-cuda", "tensorrt-rtx", "tensorrt"):
-        if "python" in environments[name]:
-            variables[f"HW_AUTOTUNE_{name.upper().replace('-', '_')}_PYTHON"] = environments[name]["python"]
+def one(
+    step: str, work: Path, given: argparse.Namespace, made: dict[str, Any], deadline: float, before: dict[str, Any]
+) -> dict[str, Any]:
+    """One step: what it found, or why it did not run. `before`: what an earlier call of the same commit found."""
+    limit = min(PATIENCE[step], deadline - time.monotonic() - _SPARE)
+    if limit < _LEAST:
+        return {"not run": "no time was left of --seconds"}
+    if "not_installed" in made["main"]:
+        return {"not run": f"environment main: {made['main']['not_installed']}"}
+    python = made["main"]["python"]
+    if lacks := environments.lacking(python, NEEDS[step]):
+        return {"not run": f"environment main lacks {', '.join(lacks)}"}
+    variables = {**os.environ, "XDG_CACHE_HOME": str(work / "cache"), "XDG_CONFIG_HOME": str(work / "config")}
+    variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    for name in environments.WAYS:
+        if "python" in made[name]:
+            variables[f"HW_AUTOTUNE_{name.upper().replace('-', '_')}_PYTHON"] = made[name]["python"]
     out = work / f"{step}.json"
+    quick = ["--quick"] if given.quick else []
     if step == "tests":
-        command = [python, "-m", "pytest", "-q", "-rs", "-m", "gpu", f"--junitxml={out}", "tests/device/gpu"]
-    elif step == "protocol":
-        command = [python, str(HERE / "protocol.py"), "--out", str(out), *(["--quick"] if arguments.quick else [])]
-    else:
-        command = [python, str(HERE / "study.py"), step, "--study", arguments.study, "--work", str(work / "studies")]
-        command += ["--out", str(out), *(["--quick"] if arguments.quick else [])]
-    began = time.monotonic()
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=PATIENCE[step], check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": f"it took longer than {PATIENCE[step]} s"}
-    seconds = round(time.monotonic() - began, 1)
-    last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["it said nothing"]
-    if not out.is_file():
-        return {"failed": f"exit code {done.returncode}: {last[0][:400]}", "seconds": seconds}
-    found = tests(out) if step == "tests" else json.loads(out.read_text())
-    if done.returncode and "failed" not in found and "not run" not in found:
-        found["failed"] = f"exit code {done.returncode}: {last[0][:400]}"
-    return {**found, "seconds": seconds}
-
-
-def tests(report: Path) -> dict[str, Any]:
-    """Counts out of pytest's report, every failure by name, every skipped test with its reason."""
-    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
-    found: dict[str, Any] = {"passed": 0, "skipped": {}, "failures": {}}
-    for case in cases:
-        name = f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name')}"
-        skipped, broken = case.find("skipped"), [*case.findall("failure"), *case.findall("error")]
-        if broken:
-            found["failures"][name] = (broken[0].get("message") or "")[:400]
-        elif skipped is not None:
-            found["skipped"][name] = (skipped.get("message") or "")[:400]
-        else:
-            found["passed"] += 1
-    if found["failures"]:
-        found["failed"] = f"{len(found['failures'])} of {len(cases)} tests"
-    return found
+        out = out.with_suffix(".xml")
+        command = [python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-m", "gpu", f"--junitxml={out}"]
+        return steps.run([*command, "tests/device/gpu"], ROOT, variables, out, limit)
+    if step == "protocol":
+        command = [python, str(HERE / "protocol.py"), "--out", str(out), "--seconds", f"{limit - _SPARE:.0f}", *quick]
+        if before.get("cases") and before.get("quick") == given.quick:
+            earlier = work / "earlier.json"
+            earlier.write_text(json.dumps(before))
+            command += ["--continue", str(earlier)]
+        command += ["--runtime", "torch-cpu"] if given.trial else []
+        return steps.run(command, ROOT, variables, out, limit)
+    study, instead = given.study, ""
+    if study == "spam":
+        more, instead = environments.with_spam(given.wheels, python)
+        study = "digits" if instead else study
+        variables |= more
+    if study == "digits" and (lacks := environments.lacking(python, ("PIL",))):
+        return {"not run": f"environment main lacks {', '.join(lacks)} for the study digits; spam: {instead}"}
+    command = [python, str(HERE / "study.py"), step, "--study", study, "--work", str(work / "studies")]
+    command += ["--out", str(out), "--seconds", f"{limit - _SPARE:.0f}", *quick]
+    command += ["--as", "local"] if given.trial else []
+    found = steps.run(command, ROOT, variables, out, limit)
+    return {**found, "instead_of_spam": instead} if instead else found
 
 
 if __name__ == "__main__":

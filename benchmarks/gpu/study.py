@@ -1,11 +1,12 @@
 """A study on a card: searched, measured and judged there, and its answers held against the CPU's.
 
-    python benchmarks/gpu/study.py study|tensorrt|comparison --study spam --work FOLDER --out FILE [--quick]
+    python benchmarks/gpu/study.py study|tensorrt|comparison --study spam --work FOLDER --out FILE [--seconds S]
+        [--quick]
 
 `study`: quantisation (float16, 8 bit, mixed) by ONNX Runtime's CUDA provider. `tensorrt`: the same by TensorRT, or by
 TensorRT-RTX where only that is there; the numbers say which. `comparison`: one study whose targets are this machine's
-CPU and the card. The interpreters are named in the environment, see `run.py`. `--as TARGET` tries the script itself
-with any other target in the card's place; what comes out then says so.
+CPU and the card, with fewer trials. The interpreters are named in the environment, see `run.py`. `--as TARGET` tries
+the script itself with any other target in the card's place; what comes out then says so.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,18 @@ TENSORRT = {
     "TENSORRT": {"runtime": "tensorrt", "dialect": "tensorrt", "provider": "TensorRT"},
     "TENSORRT_RTX": {"runtime": "tensorrt-rtx", "dialect": "tensorrt", "provider": "TensorRT-RTX"},
 }
+# Dialect -> choices of other dialects that its runtime would not compute, and why (docs/gpu.md, Dialect).
+NOT_OFFERED = {
+    "ort-cuda": {
+        choice: f"not offered: ONNX Runtime's CUDA provider has no fused integer kernels; {what}"
+        for choice, what in {
+            "int8-static": "between QuantizeLinear and DequantizeLinear it would compute in float, and convert besides",
+            "int8-dynamic": "DynamicQuantizeLinear and MatMulInteger would run on the CPU, with copies",
+        }.items()
+    }
+}
+_SEARCH_SHARE = 0.55  # of the time that there is; the rest is for finalists and parity
+_LAST = 30.0  # seconds that a command may go on after it was asked to stop
 
 
 def main() -> int:
@@ -35,26 +50,43 @@ def main() -> int:
     parser.add_argument("--study", default="spam")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop the search so that all fits")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--as", dest="instead", metavar="TARGET", default="")
     arguments = parser.parse_args()
+    deadline = time.monotonic() + arguments.seconds
     profile = {"copy of": arguments.instead} if arguments.instead else wanted(arguments.step)
     if "not run" in profile:
         arguments.out.write_text(json.dumps(profile))
         return 0
     folder = prepare(arguments, profile)
     store = folder / "store.db"
-    trials = "4" if arguments.quick else "40"
-    found: dict[str, Any] = {"target": profile, "study": arguments.study, "trials": int(trials)}
-    ran = autotune("run", str(folder), "--store", str(store), "--trials", trials, "--json")
-    found["run"] = ran
+    trials = 4 if arguments.quick else 12 if arguments.step == "comparison" else 40
+    found: dict[str, Any] = {"target": profile, "study": arguments.study, "trials": trials}
+    if profile.get("dialect") in NOT_OFFERED:
+        found["not_offered"] = NOT_OFFERED[profile["dialect"]]
+
+    def note(key: str, told: dict[str, Any]) -> dict[str, Any]:
+        found[key] = told
+        if "failed" in told and key == "run":
+            found["failed"] = told["failed"]
+        part = arguments.out.with_name(arguments.out.name + ".part")
+        part.write_text(json.dumps(found, indent=1))
+        part.replace(arguments.out)
+        return told
+
+    note("run", {"not finished": "the search was going on"})
+    words = ["run", str(folder), "--store", str(store), "--trials", str(trials), "--json"]
+    if arguments.seconds < float("inf"):  # the finalists are measured after that
+        words += ["--hours", f"{_SEARCH_SHARE * arguments.seconds / 3600:.5f}"]
+    ran = note("run", autotune(*words, deadline=deadline))
+    front = ran.get("said")
     if "failed" in ran:
-        found["failed"] = ran["failed"]
-    elif arguments.step != "comparison":
-        best = chosen(ran.get("said"))
+        front = note("front", autotune("front", str(folder), "--store", str(store), "--json")).get("said")
+    if arguments.step != "comparison" and chosen(front):
         where = ("--store", str(store), "--folder", str(folder), "--target", CARD, "--target", "local")
-        found["parity"] = autotune("parity", f"{folder}:{best}", *where, "--samples", "64", "--json")
-    arguments.out.write_text(json.dumps(found, indent=1))
+        spec = f"{folder}:{chosen(front)}"
+        note("parity", autotune("parity", spec, *where, "--samples", "64", "--json", deadline=deadline))
     return 1 if "failed" in found else 0
 
 
@@ -74,9 +106,9 @@ def prepare(arguments: argparse.Namespace, profile: dict[str, Any]) -> Path:
     """A folder with the study's task, the card's target, and settings that search quantisation on it."""
     original = STUDIES / arguments.study
     settings = tomllib.loads((original / "study.toml").read_text())
-    folder = arguments.work / f"{arguments.study}-{arguments.step}"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(original, folder, ignore=shutil.ignore_patterns("__pycache__", "study.toml"))
+    folder: Path = arguments.work / f"{arguments.study}-{arguments.step}"
+    # A store that is there already is gone on with.
+    shutil.copytree(original, folder, ignore=shutil.ignore_patterns("__pycache__", "study.toml"), dirs_exist_ok=True)
     targets = ["local", CARD] if arguments.step == "comparison" else [CARD]
     tables = {name: dict(settings.get(name, {})) for name in ("judge", "measure", "remeasure")}
     if arguments.quick:
@@ -114,14 +146,33 @@ def prepare(arguments: argparse.Namespace, profile: dict[str, Any]) -> Path:
     return folder
 
 
-def autotune(*words: str) -> dict[str, Any]:
+def autotune(*words: str, deadline: float = float("inf")) -> dict[str, Any]:
     """What a command says, or how it failed; its exit codes 0, 1 and 3 are answers."""
-    done = subprocess.run([sys.executable, "-m", "autotune.cli", *words], capture_output=True, text=True, check=False)
-    told: dict[str, Any] = {"command": " ".join(words), "exit": done.returncode}
+    told: dict[str, Any] = {"command": " ".join(words)}
+    left = deadline - time.monotonic()
+    if left < 5:
+        return {**told, "not run": "no time was left"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autotune.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
-        told["said"] = json.loads(done.stdout)
+        out, err = process.communicate(timeout=None if left == float("inf") else left)
+        late = ""
+    except subprocess.TimeoutExpired:
+        late = f"it was ended after {left:.0f} s: "
+        process.send_signal(signal.SIGINT)  # what it has is in the store
+        try:
+            out, err = process.communicate(timeout=_LAST)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+    told["exit"] = process.returncode
+    try:
+        told["said"] = json.loads(out)
+        if late:
+            told["cut short"] = late.removesuffix(": ")
     except ValueError:
-        told["failed"] = (done.stderr.strip() or done.stdout.strip() or "it said nothing")[-600:]
+        told["failed"] = late + (err.strip() or out.strip() or "it said nothing")[-600:]
     return told
 
 

@@ -41,12 +41,12 @@ class Watched:
         told = self.reading() or {}
         return {key: told.get(key) for key in ("clock_hz", "temperature_c", "reasons")}
 
-    def memory(self) -> tuple[int | None, str]:
-        """Bytes that this process holds on the card, and where that was read."""
+    def memory(self) -> dict[str, int | None]:
+        """Bytes that are held on the card, by where that was read; see `nvml.Card.held_bytes`. Raises `CardLost`."""
         if self.card is None:
-            return None, ""
+            return {}
         try:
-            return self.card.process_bytes(os.getpid())
+            return self.card.held_bytes(os.getpid())
         except nvml.NvmlProblem as error:
             raise CardLost(str(error)) from error
 
@@ -88,12 +88,14 @@ def about(session: Any, feed: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def grown(before: tuple[int | None, str], after: tuple[int | None, str]) -> dict[str, Any]:
-    """`process` and `process_source` of `hwprofiles.measurement.AcceleratorMemory`."""
-    (start, _), (end, source) = before, after
-    if start is None or end is None or before[1] != source:
-        return {"process": None, "process_source": ""}
-    return {"process": max(0, end - start), "process_source": source}
+def grown(before: dict[str, int | None], after: dict[str, int | None]) -> dict[str, Any]:
+    """`process` and `process_source` of `hwprofiles.measurement.AcceleratorMemory`: by the first source that told both
+    times, the process's before the device's."""
+    for source, end in after.items():
+        start = before.get(source)
+        if start is not None and end is not None:
+            return {"process": max(0, end - start), "process_source": source}
+    return {"process": None, "process_source": ""}
 
 
 def _agents() -> list[int]:

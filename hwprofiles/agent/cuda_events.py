@@ -10,6 +10,8 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
+RESOLUTION = 0.5e-6  # seconds, of an event's time stamp (CUDA Runtime API, cudaEventElapsedTime)
+
 _ORDERED = 0  # cudaStreamDefault: takes turns with the default stream, on which a runtime copies arrays
 _MAJORS = (13, 12, 11)
 
@@ -44,7 +46,7 @@ def refuse_broken(error: Exception) -> None:
 
 
 class Clock:
-    """A stream, and events on it that the card itself stamps. Resolution about half a microsecond."""
+    """A stream, and events on it that the card itself stamps, to `RESOLUTION`."""
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
@@ -69,11 +71,11 @@ class Clock:
         self._do("cudaEventSynchronize", self._events[number])
 
     def seconds(self, pairs: Sequence[tuple[int, int]]) -> list[float]:
-        """Between two events each, which must have happened."""
+        """Between two events each, which must have happened; less than a step of their clock is told as one step."""
         found, between = [], ctypes.c_float()
         for start, end in pairs:
             self._do("cudaEventElapsedTime", ctypes.byref(between), self._events[start], self._events[end])
-            found.append(between.value / 1e3)
+            found.append(max(between.value / 1e3, RESOLUTION))
         return found
 
     def _do(self, name: str, *arguments: Any) -> None:

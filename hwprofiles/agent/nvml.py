@@ -113,21 +113,26 @@ class Card:
         spent = self._ask("nvmlDeviceGetTotalEnergyConsumption", self._card)
         return None if spent is None else spent / 1e3
 
-    def process_bytes(self, pid: int) -> tuple[int | None, str]:
-        """What process `pid` holds on the card, and where that was read.
+    def held_bytes(self, pid: int) -> dict[str, int | None]:
+        """What is held on the card: "nvml:process" by process `pid`, "nvml:device" by everybody.
 
-        "nvml:process", or "nvml:device" (everybody's memory, of which only a difference means something) where the
-        driver does not tell processes apart: in containers, with MIG, on Windows.
+        Of the latter only a difference means something. The former is None where the driver does not tell processes
+        apart: in containers, with MIG, on Windows; it may be known before a process uses the card and not afterwards.
         """
+        return {"nvml:process": self._process_bytes(pid), "nvml:device": self._device_bytes()}
+
+    def _process_bytes(self, pid: int) -> int | None:
         processes = self._processes()
-        if processes is not None:
-            mine = [process["bytes"] for process in processes if process["pid"] == pid]
-            if mine and None not in mine:
-                return sum(mine), "nvml:process"
-            if not mine and not in_container():
-                return 0, "nvml:process"
+        if processes is None:
+            return None
+        mine = [process["bytes"] for process in processes if process["pid"] == pid]
+        if mine:
+            return None if None in mine else sum(mine)
+        return None if in_container() else 0
+
+    def _device_bytes(self) -> int | None:
         memory = self._ask("nvmlDeviceGetMemoryInfo", self._handle)
-        return (None, "") if memory is None else (int(memory.used), "nvml:device")
+        return None if memory is None else int(memory.used)
 
     def _instance(self) -> bool:
         return bool(self._ask("nvmlDeviceIsMigDeviceHandle", self._handle))

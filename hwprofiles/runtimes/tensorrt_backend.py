@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy
 
-from hwprofiles.agent import cuda, nvml
+from hwprofiles.agent import card_facts, cuda, cuda_events
 from hwprofiles.runtimes import tensorrt_build, tensorrt_engines, tensorrt_layers
+from hwprofiles.runtimes.tensorrt_buffers import Buffers
 from hwprofiles.runtimes.tensorrt_build import BuildProblem
+from hwprofiles.runtimes.tensorrt_opened import Opened, TensorRtProblem
 
 Feed = dict[str, Any]
 
@@ -29,44 +31,20 @@ _TRANSFERS = 3  # inferences with their copies, timed after each block
 _SETS = 256 << 20  # bytes of buffers that inputs are spread over, beyond the first two sets
 _CHOOSING = 50  # inferences that tell which of several builds is the fastest
 
-# TensorRT's element types in numpy. bfloat16 is none there: values go in and out as float32.
-_NUMPY = {
-    "FLOAT": numpy.float32,
-    "HALF": numpy.float16,
-    "BF16": numpy.float32,
-    "INT8": numpy.int8,
-    "UINT8": numpy.uint8,
-    "INT32": numpy.int32,
-    "INT64": numpy.int64,
-    "BOOL": numpy.bool_,
-}
-
-
-class TensorRtProblem(Exception):
-    """One line for a person. `kind` is that of a Failure; `advised`: it says what to do."""
-
-    def __init__(self, kind: str, message: str, advised: bool = False) -> None:
-        super().__init__(" ".join(message.split())[:600])
-        self.kind = kind
-        self.advised = advised
-
-
 ERRORS: tuple[type[Exception], ...] = (TensorRtProblem, BuildProblem, cuda.CudaProblem, MemoryError)
 
 
 def describe(options: dict[str, Any]) -> dict[str, Any]:
     """What would run a model here. Raises `CudaProblem` without a card, `TensorRtProblem` without TensorRT."""
-    card = _card(options)
-    trt = _load(options)
+    told = _card(options)
+    card, trt = told["card"], _load(options)
     return {
+        **told,
         "runtime": options["runtime"],
         "version": str(trt.__version__),
         "providers": [options["provider"]],
         "compiled": [options["provider"]],
         "build": "CUDA {}, {}".format(card["cuda"], _spell(options["builder"])),
-        "accelerator": nvml.sentence(card),
-        "card": card,
-        "card_uuid": card["uuid"],
         "timer": "cuda-events",
         "builds": options["builds"],
         "arena": "default",
@@ -76,20 +54,33 @@ def describe(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check(options: dict[str, Any]) -> None:
+    """Raise `TensorRtProblem` where TensorRT-RTX has no kernels for the card: it lists those that it has some for."""
+    if options["runtime"] != "tensorrt-rtx":
+        return
+    trt, capability = _load(options), _card(options)["card"]["compute_capability"]
+    if tensorrt_build.listed(trt, capability) is not None:
+        return
+    try:
+        _open_engines(options).try_card()
+    except BuildProblem as error:
+        raise TensorRtProblem(
+            "unavailable",
+            f"TensorRT-RTX {trt.__version__} has no kernels for compute capability {capability}: use the runtime "
+            f"tensorrt or onnxruntime-cuda for this card ({error})",
+            True,
+        ) from error
+
+
 def _card(options: dict[str, Any]) -> dict[str, Any]:
-    """What CUDA and, where it can be asked, the driver say of the card. Raises `CudaProblem`."""
+    """What `card_facts.told` gives. Raises `CudaProblem`."""
     try:
         found = cuda.probe(_LEAST_CUDA)
     except cuda.CudaProblem as error:
         if not tensorrt_build.installed(options["runtime"]):
             raise cuda.CudaProblem(error.kind, f"{error}; {_missing(options, '')}") from error
         raise
-    try:
-        named = nvml.open_card(uuid=found["uuid"]).identity()
-    except nvml.NvmlProblem:
-        unknown = {"driver": "CUDA " + found["cuda"], "uuid_hash": "", "power_limit_w": None, "mig": None}
-        return {**unknown, **found}
-    return {**found, **{key: value for key, value in named.items() if value not in ("", None) or key not in found}}
+    return card_facts.told(found)
 
 
 def _load(options: dict[str, Any]) -> Any:
@@ -105,8 +96,9 @@ def _missing(options: dict[str, Any], why: str) -> str:
 
 
 def _open_engines(options: dict[str, Any]) -> tensorrt_engines.Engines:
-    card, trt = _card(options), _load(options)
-    identity = [str(trt.__version__), card["name"], card["compute_capability"], card["driver"], card["memory_bytes"]]
+    card, trt = _card(options)["card"], _load(options)
+    keys = ("name", "compute_capability", "driver", "cuda", "memory_bytes")
+    identity = [str(trt.__version__), *(card[key] for key in keys)]
     request = {
         "runtime": options["runtime"],
         "builder": options["builder"],
@@ -119,42 +111,12 @@ def _open_engines(options: dict[str, Any]) -> tensorrt_engines.Engines:
     )
 
 
-class _Opened:
-    """An engine that is loaded and ready to run."""
-
-    def __init__(self, trt: Any, built: tensorrt_engines.Engine, provider: str) -> None:
-        self.log = tensorrt_build.messages(trt)
-        runtime = trt.Runtime(self.log)
-        self.engine = runtime.deserialize_cuda_engine(built.plan)
-        if self.engine is None:
-            raise TensorRtProblem("unavailable", f"{provider} does not load the engine: {_last(self.log)}")
-        self.context = self.engine.create_execution_context()
-        if self.context is None:
-            raise TensorRtProblem(_kind(self.log, "oom"), f"no execution context: {_last(self.log)}")
-        self._runtime = runtime  # must live as long as the engine
-
-    def start(self, stream: int) -> None:
-        """Put one inference on the stream."""
-        if not self.context.execute_async_v3(stream):
-            raise TensorRtProblem(_kind(self.log, "crash"), f"the inference was refused: {_last(self.log)}")
-
-
-class _Set:
-    """Buffers of one feed on the card and here, and how to start an inference with them."""
-
-    def __init__(self) -> None:
-        self.inputs: list[tuple[str, Any, Any]] = []  # name, memory here, memory there
-        self.outputs: list[tuple[str, Any, Any, Any, tuple[int, ...]]] = []  # and element type and shape
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.replay: Any = None
-
-
 class Session:
     """A model as an engine on the card. `conditions` and `notes` say how it really runs."""
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
         self._path = path
-        self._provider = options["provider"]
+        self._product, self._provider = options["runtime"], options["provider"]
         self._engines = _open_engines(options)
         self._trt = _load(options)
         self._cuda: Any = None  # not before the engine is built: until then the card's memory is the builder's
@@ -162,11 +124,11 @@ class Session:
         self._notes: list[str] = []
         self.load_seconds = 0.0
         self.first_seconds = 0.0
-        self._sets: list[_Set] = []
+        self._sets: list[tuple[Buffers, Any]] = []  # with the function that replays their graph, or None
         self._loaded: Any = None  # the feeds that are in the sets
         self._replays = 0  # inferences between two events; 0: not known yet
         self._events: list[Any] = []
-        self._opened: _Opened | None = None
+        self._opened: Opened | None = None
         self._shapes: dict[str, list[list[int]]] = {}
         if options.get("shapes"):
             self._open(tensorrt_engines.ranges(options["shapes"]))
@@ -218,13 +180,7 @@ class Session:
     def accelerator_memory(self, feed: Feed) -> dict[str, int | None]:
         """Bytes of the plan, of its weights, and of what the engine reserves for activations."""
         self._fit([feed])
-        engine = self._ready().engine
-        weights = int(engine.get_engine_stat(self._trt.EngineStat.TOTAL_WEIGHTS_SIZE))
-        return {
-            "plan": len(self._engine.plan),
-            "weights": weights if weights >= 0 else None,
-            "activations": int(engine.device_memory_size_v2),
-        }
+        return {"plan": len(self._engine.plan), **self._ready().memory()}
 
     def builds(self) -> list[dict[str, Any]]:
         """Every build that was tried for this engine; the first is the one that runs."""
@@ -239,25 +195,20 @@ class Session:
         """Every layer of the engine as a Kernel. Their seconds are from runs that the profiler watches, one by one."""
         self._fit([feed])
         opened = self._ready()
-        inspector = opened.engine.create_engine_inspector()
-        inspector.execution_context = opened.context
-        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        found = tensorrt_layers.inspected(text) or self._engine.layers
+        found = opened.layers() or self._engine.layers
         if not found:
             raise TensorRtProblem("unsupported", f"{self._provider} does not tell the layers of its engine")
         self._run(feed)  # what is loaded at the first run must not count as a layer's time
-        profiler = _profiler(self._trt)
-        opened.context.profiler = profiler
-        opened.context.enqueue_emits_profile = True
+        totals = opened.profile()
         for _ in range(runs):
             self._run(feed)
-        seconds = {name: total / runs for name, total in profiler.seconds.items()}
+        seconds = {name: total / runs for name, total in totals.items()}
         return [
             tensorrt_layers.kernel(told, self._provider, self._engine.types, seconds.get(str(told.get("Name")), 0.0))
             for told in found
         ]
 
-    def _ready(self) -> _Opened:
+    def _ready(self) -> Opened:
         if self._opened is None:
             raise TensorRtProblem("bad_model", "the model was opened without the shapes of its inputs")
         return self._opened
@@ -269,17 +220,20 @@ class Session:
         self._cuda = self._cuda or cuda.open_cuda()
         start = time.perf_counter()
         try:
-            self._opened = _Opened(self._trt, self._engine, self._provider)
+            self._opened = self._load_engine()
         except TensorRtProblem as error:
             if self._engine.seconds or error.kind != "unavailable":
                 raise
             why = f"the engine in the cache could not be loaded and was built anew: {error}"
             self._engine = self._engines.again(self._path, shapes, why)
             start = time.perf_counter()
-            self._opened = _Opened(self._trt, self._engine, self._provider)
+            self._opened = self._load_engine()
         self.load_seconds = time.perf_counter() - start
         self._shapes = shapes
         self.first_seconds = 0.0
+
+    def _load_engine(self) -> Opened:
+        return Opened(self._trt, self._engine.plan, self._product, self._engine.kernels)
 
     def _fit(self, feeds: list[Feed]) -> None:
         """See that the engine takes these feeds. Raises `BuildProblem` if the model does not."""
@@ -294,56 +248,17 @@ class Session:
 
     def _run(self, feed: Feed) -> list[Any]:
         start = time.perf_counter()
-        buffers = self._place(feed)
-        self._address(buffers)
-        for _, here, there in buffers.inputs:
-            self._cuda.upload(there, here)
+        buffers = Buffers(self._ready(), self._cuda, feed)
+        buffers.address()
+        buffers.upload()
         self._ready().start(self._cuda.stream)
-        for _, here, there, _, _ in buffers.outputs:
-            self._cuda.download(here, there)
+        buffers.download()
         self._cuda.synchronize()
-        self.first_seconds = self.first_seconds or time.perf_counter() - start
-        found = {name: _read(here, kind, shape) for name, here, _, kind, shape in buffers.outputs}
+        if not self.first_seconds:
+            self.first_seconds = time.perf_counter() - start
+            self._keep_kernels()
+        found = buffers.answers()
         return [found[port["name"]] for port in self.outputs]
-
-    def _place(self, feed: Feed) -> _Set:
-        """Buffers for a feed, with its values already in those of this machine."""
-        opened, trt = self._ready(), self._trt
-        found = _Set()
-        names = [opened.engine.get_tensor_name(index) for index in range(opened.engine.num_io_tensors)]
-        for name in names:
-            if opened.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
-                data = _typed(feed[name], name, opened.engine.get_tensor_dtype(name).name)
-                here = self._cuda.pinned(data.nbytes)
-                here.array[:] = data.reshape(-1).view(numpy.uint8)
-                found.inputs.append((name, here, self._cuda.buffer(data.nbytes)))
-                found.shapes[name] = tuple(data.shape)
-                if not opened.context.set_input_shape(name, tuple(data.shape)):
-                    raise TensorRtProblem(
-                        "bad_model", f"input {name!r} may not be {list(data.shape)}: {_last(opened.log)}"
-                    )
-        missing = opened.context.infer_shapes()
-        if missing:
-            raise TensorRtProblem("bad_model", f"the shapes of the inputs do not decide on {', '.join(missing)}")
-        for name in names:
-            if opened.engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
-                shape = tuple(opened.context.get_tensor_shape(name))
-                if any(size < 0 for size in shape):
-                    raise TensorRtProblem("unsupported", f"the shape of output {name!r} depends on the data")
-                kind = opened.engine.get_tensor_dtype(name).name
-                size = _bytes(kind, shape, name)
-                found.outputs.append((name, self._cuda.pinned(size), self._cuda.buffer(size), kind, shape))
-        return found
-
-    def _address(self, buffers: _Set) -> None:
-        """Tell the context where the inputs and outputs of the next inference lie."""
-        context = self._ready().context
-        for name, shape in buffers.shapes.items():
-            context.set_input_shape(name, shape)
-        for name, _, there in buffers.inputs:
-            context.set_tensor_address(name, there.pointer)
-        for name, _, there, _, _ in buffers.outputs:
-            context.set_tensor_address(name, there.pointer)
 
     def _spread(self, feeds: list[Feed]) -> None:
         """Each feed in buffers of its own on the card, at least two sets, each with its graph if there can be one."""
@@ -352,24 +267,21 @@ class Session:
         self._sets, self._loaded = [], feeds
         used = 0
         for index in range(max(2, len(feeds))):
-            buffers = self._place(feeds[index % len(feeds)])
-            used += sum(there.size for _, _, there in buffers.inputs)
-            used += sum(there.size for _, _, there, _, _ in buffers.outputs)
-            for _, here, there in buffers.inputs:
-                self._cuda.upload(there, here)
-            self._address(buffers)
+            buffers = Buffers(self._ready(), self._cuda, feeds[index % len(feeds)])
+            used += buffers.size
+            buffers.upload()
+            buffers.address()
             start = time.perf_counter()
             self._ready().start(self._cuda.stream)  # the first inference loads what it needs: no graph can hold that
             self._cuda.synchronize()
             self.first_seconds = self.first_seconds or time.perf_counter() - start
-            buffers.replay = self._capture()
-            self._sets.append(buffers)
+            self._sets.append((buffers, self._capture()))
             if len(self._sets) >= 2 and used > _SETS:
                 self._note(f"{len(self._sets)} of {len(feeds)} inputs were used: more would not fit beside the model")
                 break
-        if any(buffers.replay is None for buffers in self._sets):
-            for buffers in self._sets:
-                buffers.replay = None  # one protocol for all
+        if any(replay is None for _, replay in self._sets):
+            self._sets = [(buffers, None) for buffers, _ in self._sets]  # one protocol for all
+        self._keep_kernels()
 
     def _capture(self) -> Any:
         """A graph of one inference, or None where the engine takes none."""
@@ -377,6 +289,8 @@ class Session:
             return None
         opened = self._ready()
         try:
+            if not opened.may_be_captured(self._cuda.stream):
+                raise TensorRtProblem("unsupported", f"{self._provider} says that this inference cannot be captured")
             return self._cuda.capture(lambda: opened.start(self._cuda.stream))
         except (TensorRtProblem, cuda.CudaProblem) as error:
             if getattr(error, "kind", "") == "oom":
@@ -385,11 +299,11 @@ class Session:
             self._note(f"no CUDA graph could be captured, inferences are asked for one by one: {error}")
             return None
 
-    def _start(self, buffers: _Set) -> None:
-        if buffers.replay is not None:
-            buffers.replay()
+    def _start(self, buffers: Buffers, replay: Any) -> None:
+        if replay is not None:
+            replay()
         else:
-            self._address(buffers)
+            buffers.address()
             self._ready().start(self._cuda.stream)
 
     def _time(self, samples: int, replays: int) -> tuple[list[float], list[float]]:
@@ -405,27 +319,31 @@ class Session:
                 record(self._events[2 * index])
                 start = clock()
                 for _ in range(replays):
-                    self._start(self._sets[turn % len(self._sets)])
+                    self._start(*self._sets[turn % len(self._sets)])
                     turn += 1
                 enqueue.append((clock() - start) / replays)
                 record(self._events[2 * index + 1])
             self._cuda.synchronize()
             for index in range(size):
                 spent = self._cuda.elapsed(self._events[2 * index], self._events[2 * index + 1])
-                wall.append(max(spent, 1e-9) / replays)
+                wall.append(max(spent, cuda_events.RESOLUTION) / replays)
         return wall, enqueue
 
     def _with_copies(self, turn: int) -> float:
         """Seconds from the inputs here to the outputs here."""
-        buffers = self._sets[turn % len(self._sets)]
+        buffers, replay = self._sets[turn % len(self._sets)]
         start = time.perf_counter()
-        for _, here, there in buffers.inputs:
-            self._cuda.upload(there, here)
-        self._start(buffers)
-        for _, here, there, _, _ in buffers.outputs:
-            self._cuda.download(here, there)
+        buffers.upload()
+        self._start(buffers, replay)
+        buffers.download()
         self._cuda.synchronize()
         return time.perf_counter() - start
+
+    def _keep_kernels(self) -> None:
+        try:
+            self._ready().keep_kernels()
+        except OSError as error:
+            self._note(f"what {self._provider} compiled was not kept: {error.strerror}")
 
     def _note(self, text: str) -> None:
         if text not in self._notes:
@@ -468,59 +386,6 @@ def classify(error: Exception, stage: str) -> str:
 def explain(error: Exception) -> str:
     """One line for a person."""
     return " ".join(str(error).split())[:600]
-
-
-def _profiler(trt: Any) -> Any:
-    """Adds up what TensorRT tells of its layers' times: `seconds` by layer."""
-
-    class Profiler(trt.IProfiler):  # type: ignore[misc]  # the module is only known here
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-            self.seconds: dict[str, float] = {}
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            self.seconds[layer_name] = self.seconds.get(layer_name, 0.0) + ms / 1e3
-
-    return Profiler()
-
-
-def _typed(value: Any, name: str, kind: str) -> Any:
-    """An input as the engine takes it. Raises `TensorRtProblem` for another element type."""
-    if kind not in _NUMPY:
-        raise TensorRtProblem("unsupported", f"input {name!r} is of the type {kind}")
-    if value.dtype != _NUMPY[kind]:
-        raise TensorRtProblem(
-            "bad_model", f"input {name!r} is {value.dtype}; the model takes {numpy.dtype(_NUMPY[kind])}"
-        )
-    data = numpy.ascontiguousarray(value)
-    if kind != "BF16":
-        return data
-    bits = data.view(numpy.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(numpy.uint16)  # to nearest, ties to even
-
-
-def _bytes(kind: str, shape: tuple[int, ...], name: str) -> int:
-    if kind not in _NUMPY:
-        raise TensorRtProblem("unsupported", f"output {name!r} is of the type {kind}")
-    width = 2 if kind == "BF16" else numpy.dtype(_NUMPY[kind]).itemsize
-    return int(numpy.prod(shape, dtype=numpy.int64)) * width
-
-
-def _read(memory: Any, kind: str, shape: tuple[int, ...]) -> Any:
-    """What came back, as an array of its own."""
-    if kind == "BF16":
-        bits = memory.array.view(numpy.uint16).astype(numpy.uint32) << 16
-        return bits.view(numpy.float32).reshape(shape)
-    return memory.array.view(_NUMPY[kind]).reshape(shape).copy()
-
-
-def _kind(log: Any, otherwise: str) -> str:
-    text = " ".join(log.errors[-3:]).lower()
-    return "oom" if "memory" in text and ("out of" in text or "alloc" in text) else otherwise
-
-
-def _last(log: Any) -> str:
-    return " ".join(log.errors[-1].split()) if log.errors else "it does not say why"
 
 
 def _spell(options: dict[str, Any]) -> str:

@@ -79,7 +79,8 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
 
     `runtime` "tensorrt" or "tensorrt-rtx"; `shapes`: input -> least, usual and greatest dimensions, for inputs whose
     dimensions are not fixed; `builder`: options of the target; `capability` "8.9" to build for another card than the
-    one here (TensorRT-RTX only); `timing_cache`: a file that is read and written, "" for none. Returns `inputs`,
+    one here (TensorRT-RTX only); `timing_cache`: a file that is read and written, "" for none; `load` true: the engine
+    must also load on the card here. Returns `inputs`,
     `outputs`, `version`, `seconds`, `types` (ONNX node -> layer type), `layers`, `notes`. Raises `BuildProblem`.
     """
     try:
@@ -120,13 +121,31 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     if plan is None:
         raise _no_engine(log)
     result["seconds"] = time.perf_counter() - start
+    if request.get("load"):
+        _load_plan(trt, log, plan)
     Path(request["plan"]).write_bytes(memoryview(plan))
     if cache is not None:
         cache = config.get_timing_cache()
-        _save(Path(request["timing_cache"]), memoryview(cache.serialize()))
+        save(Path(request["timing_cache"]), memoryview(cache.serialize()))
     result["layers"] = [layer for text in log.layers for layer in tensorrt_layers.logged(text)]
     notes += [" ".join(text.split())[:200] for text in log.warned[:3]]
     return result
+
+
+def listed(trt: Any, capability: str) -> Any:
+    """The card that TensorRT-RTX builds for by this name ("8.9"); None for one that it does not list."""
+    known = trt.ComputeCapability.__members__
+    name = "SM" + capability.replace(".", "")
+    return known[name] if name in known else None
+
+
+def _load_plan(trt: Any, log: Any, plan: Any) -> None:
+    """Raise `BuildProblem` unless the engine can be loaded here."""
+    runtime = trt.Runtime(log)
+    engine = runtime.deserialize_cuda_engine(plan)
+    context = None if engine is None else engine.create_execution_context()
+    if context is None:
+        raise BuildProblem("unavailable", f"the engine that was built cannot be loaded: {_said(log)}")
 
 
 def _configure(trt: Any, config: Any, request: dict[str, Any], notes: list[str]) -> None:
@@ -144,13 +163,12 @@ def _configure(trt: Any, config: Any, request: dict[str, Any], notes: list[str])
     if wanted.get("sparse", False):
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if request["runtime"] == "tensorrt-rtx":
-        name = "SM" + request.get("capability", "").replace(".", "")
-        known = trt.ComputeCapability.__members__
-        if name in known:
+        capability = request.get("capability", "")
+        if capability:
             config.num_compute_capabilities = 1
-            config.set_compute_capability(known[name], 0)
-        elif name != "SM":
-            notes.append(f"TensorRT-RTX does not list {name}; its engine is made for the cards that it lists")
+            config.set_compute_capability(listed(trt, capability) or trt.ComputeCapability.CURRENT, 0)
+            if listed(trt, capability) is None:
+                notes.append(f"TensorRT-RTX does not list compute capability {capability}; built for the card there")
 
 
 def _shape(builder: Any, network: Any, config: Any, shapes: dict[str, list[list[int]]]) -> None:
@@ -238,8 +256,8 @@ def _said(log: Any) -> str:
     return " ".join(log.errors[-1].split()) if log.errors else ""
 
 
-def _save(path: Path, data: Any) -> None:
-    """Whole or not at all: a neighbour may be reading it."""
+def save(path: Path, data: Any) -> None:
+    """Write a file whole or not at all: a neighbour may be reading it. Raises OSError."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(data)
     part.replace(path)

@@ -20,8 +20,14 @@ from typing import Any
 from hwprofiles.runtimes import tensorrt_build
 from hwprofiles.runtimes.tensorrt_build import BuildProblem
 
-# What the child runs. Its modules come from where ours came from: the agent's archive, or a folder.
-_PROGRAM = "import sys; sys.path.append({!r}); from hwprofiles.runtimes.tensorrt_build import main; main()"
+# What the child runs. Its modules come from where ours came from, the agent's archive or a folder: neither the current
+# folder nor PYTHONPATH comes before.
+_PROGRAM = "import sys; sys.path.insert(0, {!r}); from hwprofiles.runtimes.tensorrt_build import main; main()"
+# An ONNX model: y = MatMul(x, x) for x of 16 times 16.
+_SMALL = (
+    b'\x08\x08\x12\x00:@\n\x11\n\x01x\n\x01x\x12\x01y"\x06MatMul\x12\x01gZ\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08'
+    b"\x10\n\x02\x08\x10b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x10\n\x02\x08\x10B\x04\n\x00\x10\x11"
+)
 _SHARED = ("runtime", "builder", "capability")  # of a request: options that every engine of a target has in common
 
 
@@ -29,7 +35,8 @@ class Engine:
     """A plan with what is known of it. `seconds` that building took; 0 where it came out of the cache.
 
     `inputs`, `outputs`: ports of the model; `types`: ONNX node -> layer type; `layers`: as the builder logged them;
-    `builds`: `hwprofiles.measurement.Build` of each build that was tried, this one first.
+    `builds`: `hwprofiles.measurement.Build` of each build that was tried, this one first; `kernels`: where TensorRT-RTX
+    may keep what it compiles for it.
     """
 
     def __init__(self, plan: bytes, facts: Mapping[str, Any], seconds: float) -> None:
@@ -41,6 +48,7 @@ class Engine:
         self.types: dict[str, str] = dict(facts["types"])
         self.layers: list[dict[str, Any]] = list(facts["layers"])
         self.builds: list[dict[str, Any]] = list(facts.get("builds", ()))
+        self.kernels: Path | None = None
 
 
 class Engines:
@@ -102,6 +110,13 @@ class Engines:
         engine.builds = [{"digest": engine.digest, "seconds": engine.seconds, "latency": None}]
         return engine
 
+    def try_card(self) -> None:
+        """Build a small engine for the card here and load it, in a process of its own. Raises `BuildProblem`."""
+        with tempfile.TemporaryDirectory(prefix="engine-", dir=str(self._scratch)) as folder:
+            model = Path(folder) / "model.onnx"
+            model.write_bytes(_SMALL)
+            self._child({"model": str(model), "shapes": {}, "plan": str(Path(folder) / "plan"), "load": True})
+
     def _find(self, key: str) -> Engine | None:
         """What lies in the cache, if it is what was put there."""
         if self._folder is None:
@@ -111,6 +126,7 @@ class Engines:
             facts, plan = json.loads(facts_file.read_text()), plan_file.read_bytes()
             engine = Engine(plan, facts, 0.0)
             if engine.digest == facts["digest"]:
+                engine.kernels = self._folder / f"{key}.kernels"
                 os.utime(str(plan_file))
                 return engine
         except FileNotFoundError:
@@ -123,6 +139,7 @@ class Engines:
     def _keep(self, key: str, engine: Engine) -> Engine:
         if self._folder is None:
             return engine
+        engine.kernels = self._folder / f"{key}.kernels"
         facts = {name: getattr(engine, name) for name in ("digest", "inputs", "outputs", "types", "layers", "builds")}
         try:
             self._make_room(len(engine.plan))
@@ -148,7 +165,7 @@ class Engines:
         for _, size, path in sorted(files):
             if total <= self._limit:
                 return
-            for gone in (path, path.with_suffix(".json")):
+            for gone in (path, path.with_suffix(".json"), path.with_suffix(".kernels")):
                 gone.unlink(missing_ok=True)
             total -= size
 

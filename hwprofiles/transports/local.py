@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from hwprofiles.agent import codes
 from hwprofiles.errors import TargetUnavailable
+from hwprofiles.registry import RUNTIMES, load_plugin
 from hwprofiles.target import Target
 from hwprofiles.transports.protocol import Ending
 from hwprofiles.transports.remote_options import Options
@@ -92,13 +94,23 @@ class LocalTransport:
         except (FileNotFoundError, PermissionError) as error:
             raise TargetUnavailable(
                 f"target {target.name!r}: cannot start the interpreter {interpreter!r} ({error.strerror}); "
-                "set `python` in its profile to a Python that has the runtime"
+                f"{_remedy(target, interpreter)}, or set `python` in its profile to a Python that has the runtime"
             ) from error
         channel = LocalChannel(process)
         for descriptor in (channel.requests, channel.replies):
             with contextlib.suppress(OSError, AttributeError):  # a user may run out of large pipes; small ones work too
                 fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE)
         return channel
+
+
+def _remedy(target: Target, interpreter: str) -> str:
+    """How to make that interpreter, with what the runtime needs in it."""
+    runtime = load_plugin(RUNTIMES, target.runtime, target=target.name)
+    hint = f"install what it needs: {runtime.install_hint(target)}"
+    path = Path(interpreter)
+    if path.parent.name == "bin" and path.is_absolute() and not path.exists():
+        return f"make it with `python3 -m venv {shlex.quote(str(path.parents[1]))}`, and {hint}"
+    return hint
 
 
 def write_once(folder: Path, program: bytes) -> Path:

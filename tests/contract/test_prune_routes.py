@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch_pruning", reason="needs hw-autotune[torch-pruning]")
 
+from autotune.compress import ingest_large, scratch  # noqa: E402
 from autotune.compress.assembly import Assembler  # noqa: E402
 from autotune.compress.dialects.ort_cpu import OrtCpu  # noqa: E402
 from autotune.compress.ingest import Ingested, load_model  # noqa: E402
@@ -213,6 +214,16 @@ def test_the_module_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(module_route, "export", export)
     assert it.by("torch-pruning", tmp_path)[0].assemble(recipe) == first
+
+
+def test_the_export_of_a_large_module_lies_on_disk_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe({"prune": {"first": "cut-50%"}})
+    expected = case("residual").by("torch-pruning")[0].assemble(recipe)
+    monkeypatch.setattr(ingest_large, "LARGE_MODEL", 1)
+    monkeypatch.setattr(scratch, "LARGE", 64)
+    made = case.__wrapped__("residual").by("torch-pruning")[0]
+    assert made.assemble(recipe) == expected
+    assert "first.weight" in made.structured(recipe).tensors.stored()
 
 
 def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:

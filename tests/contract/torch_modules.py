@@ -92,6 +92,20 @@ class Mixing(nn.Module):
         return self.head(F.relu(self.second(self.first(x).softmax(1))))
 
 
+class Silent(nn.Module):
+    """A second answer that is zero, until a cut changes the width that its forward looks at; the first one does not
+    read what is cut. `answers`: whether the first one is anything but zero."""
+
+    def __init__(self, answers: bool = True) -> None:
+        super().__init__()
+        self.first, self.head, self.other = nn.Linear(24, 32), nn.Linear(32, 4), nn.Linear(24, 4)
+        self.answers = answers
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = F.relu(self.first(x))
+        return self.other(x) * float(self.answers), self.head(hidden) * 0.0 + (32 - hidden.shape[1])
+
+
 class Undifferentiable(nn.Module):
     """A forward without gradients."""
 

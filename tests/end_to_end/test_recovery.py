@@ -204,6 +204,15 @@ def test_check_says_what_recovery_takes(tmp_path: Path) -> None:
         assert not [note for note in study.check().notes if "recover" in note]
 
 
+def test_where_none_is_worth_training_it_says_why(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    assert not recovered(run(tmp_path / "s.db", told.append, config_=config(judge={"limit": 0.001, "workers": 1})))
+    (said,) = [each.message for each in told if each.stage == "recover"]
+    assert said.startswith("no recipe promises to gain by training: the mildest loss is ")
+    assert said.endswith("too much to be trained back to the limit of 0.1 pt; allow milder choices in [techniques], or "
+                         "raise search.trials")  # fmt: skip
+
+
 # --- interruptions
 
 
@@ -285,6 +294,7 @@ def test_a_loss_that_becomes_nan_fails_the_attempt_and_not_the_study(tmp_path: P
     (failed,) = [trial for trial in trials if trial.state == "failed"]
     assert failed.failure is not None and failed.failure.kind == "nonfinite" and failed.failure.stage == "recover"
     assert "step" in failed.failure.message and "\n" not in failed.failure.message
+    assert failed.failure.message.endswith("; what was found before that stays good")
     assert failed.proposer.startswith("recover of trial")
     before = [trial for trial in recovered(trials) if trial.state == "complete"]
     assert before, "the checkpoint from before stays, and is a trial"
@@ -300,6 +310,7 @@ def test_a_loss_that_raises_fails_the_attempt_with_its_cause(tmp_path: Path) -> 
     trials = run(tmp_path / "s.db", workload_=workload(loss=broken))
     (failed,) = [trial for trial in trials if trial.state == "failed"]
     assert failed.failure is not None and "logits" in failed.failure.message
+    assert "stays good" not in failed.failure.message
     assert failed.failure.traceback is not None and "broken" in failed.failure.traceback
 
 

@@ -24,7 +24,7 @@ def training_data() -> Dataset:
     return Dataset("train", [Sample(f"train{i}", {"x": x}, 0, {"side": "left"}) for i, x in enumerate(pictures)])
 
 
-def config(trials: int) -> StudyConfig:
+def config(trials: int, learning_rate: float = 3e-3) -> StudyConfig:
     return StudyConfig.model_validate(
         {
             "name": "tiny",
@@ -40,7 +40,7 @@ def config(trials: int) -> StudyConfig:
             "recover": {
                 "start": 3600.0,
                 "start_steps": 60,
-                "learning_rate": 3e-3,
+                "learning_rate": learning_rate,
                 "minutes": 60.0,
                 "steps": 10,
                 "count": 1,
@@ -121,3 +121,12 @@ def test_a_loss_that_breaks_is_told_with_its_place_and_the_trial_goes_on(tmp_pat
     assert "KeyError" in broken and "test_starting.py:" in broken and broken.endswith("it is tried as it is")
     structured = [t for t in trials if "factorize" in t.recipe]
     assert structured and all(t.state == "complete" and "recover" not in t.recipe for t in structured)
+
+
+def test_a_rate_that_is_too_high_is_told_and_nothing_is_said_to_be_kept(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    made = tiny.workload(train=training_data())
+    with Study.open(config(3, learning_rate=1e30), made, store=tmp_path / "store.db") as study:
+        study.run(told.append, threading.Event())
+    broken = [each.message for each in told if each.message.startswith("a new structure: ")]
+    assert broken and all(each.endswith("lower learning_rate (now 1e+30); it is tried as it is") for each in broken)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from autotune.compress.ingest import Ingested, load_model
 from autotune.compress.modules.groups import ModuleGroups
 from autotune.compress.modules.tracing import NotFollowed, Tracing, load_library
 from autotune.compress.modules.trial import TrialCut
+from autotune.compress.plan import Source
 from autotune.compress.torch_export import as_arguments, export
 from autotune.errors import DataError, TrialFailure
 from autotune.techniques.protocol import Plan
@@ -95,8 +95,9 @@ def _put(plan: Plan, made: Ingested, keep: Mapping[Port, np.ndarray]) -> None:
     if {value.name for value in graph.output} != plan.output_names():
         raise _failure("prune through torch-pruning: the export of the cut module has other outputs")
     plan.nodes = list(graph.node)
-    for tensor in graph.initializer:
-        plan.set_tensor(tensor.name, numpy_helper.to_array(tensor))
+    tensors = Source.of(made.model, made.inspection.layers).tensors  # of a large export they lie in a scratch file
+    for name in tensors:
+        plan.set_tensor(name, tensors.array(name))
     plan.layers = {layer.name: layer for layer in made.inspection.layers}
 
 

@@ -46,8 +46,13 @@ class TrialCut:
     attributes: dict[str, tuple[Attribute, ...]] = field(default_factory=dict)  # leading layer -> what follows its cut
 
     def cut(self, removed: Removed) -> torch.nn.Module:
-        """A cut copy. Raises `NotFollowed` where it does not compute what it should."""
+        """A cut copy. Raises `NotFollowed` where it does not compute what it should, and where nothing could tell."""
         tracing = Tracing(copy.deepcopy(self.module), self.inputs)
+        if self._silent:
+            raise NotFollowed(
+                "the module answers zero on the example inputs, so no cut can be held against it; give inputs, or "
+                "weights of the last layers, on which it does not"
+            )
         going = {layer: tracing.members(layer, list(map(int, at))) for layer, at in removed.items()}
         for layer, at in removed.items():
             own = {int(each) for m in going[layer] if m.layer == layer and m.makes for each in m.at}
@@ -105,6 +110,12 @@ class TrialCut:
             takes = False
         return [self.inputs, second] if takes else [self.inputs]
 
+    @functools.cached_property
+    def _silent(self) -> bool:
+        """Whether every output is zero on every input."""
+        found = [tensor for inputs in self._all_inputs for tensor in self._outputs(self.module, inputs)]
+        return not any(bool((tensor != 0).any()) for tensor in found)
+
     def _outputs(self, module: torch.nn.Module, inputs: Sequence[Any]) -> list[torch.Tensor]:
         import torch
 
@@ -122,8 +133,10 @@ class TrialCut:
             if [tensor.shape for tensor in found] != [tensor.shape for tensor in wanted]:
                 return "cutting it changes the shape of the outputs"
             for one, other in zip(found, wanted, strict=True):
-                scale = float(other.abs().max()) if other.numel() else 0.0
-                if scale and not float((one - other).abs().max()) <= _SAME * scale:
+                if not other.numel():
+                    continue
+                scale = float(other.abs().max())  # where it is 0, zeros are asked for
+                if not float((one - other).abs().max()) <= _SAME * scale:
                     return "what is left would compute something else than the model without what is gone"
         return ""
 

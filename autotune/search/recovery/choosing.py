@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autotune import pareto
 from autotune.config import StudyConfig
@@ -29,10 +29,8 @@ def candidates(
     keys = list(objectives)
     if all(key.name in COST_METRICS for key in keys):
         keys.append(_DROP)
-    searched = [t for t in trials if t.number and t.state == "complete" and not t.recovered]
-    searched = [t for t in searched if all(str(key) in t.metrics for key in keys)]
-    fixed = {text: limit for text, limit in config.limits.items() if parse_key(text).name in COST_METRICS}
-    hopeful = {t.number: t for t in (pareto.within(searched, fixed) if fixed else searched)}
+    searched = _searched(trials, keys)
+    hopeful = {t.number: t for t in _affordable(searched, _fixed(config))}
     corners, scales = corner(config, original, keys)
     for place, key in enumerate(keys):
         if key == _DROP:
@@ -56,6 +54,46 @@ def candidates(
         front.append(waiting[best])
         chosen.append(hopeful[waiting.pop(best).number])
     return chosen
+
+
+def why_none(trials: Sequence[Trial], config: StudyConfig) -> str:
+    """Where `candidates` gives none: why that is, and what would change it."""
+    searched, fixed = _searched(trials, [_DROP]), _fixed(config)
+    if not searched:
+        return "the search has no complete trial; raise search.trials"
+    many = f"all {len(searched)} complete trials" if len(searched) > 1 else "the one complete trial"
+    affordable = _affordable(searched, fixed)
+    if not affordable:
+        return f"training changes neither size nor time, and {many} break {' or '.join(fixed)}; relax that limit"
+    losses = [loss for loss in (t.metrics[str(_DROP)].value for t in affordable) if loss > 0]
+    if not losses:
+        return "no trial loses anything, so there is nothing to win back; allow stronger choices in [techniques]"
+    limit = config.limits[str(_DROP)]
+    least = min(losses)
+    if LEFT * least > limit:
+        return (
+            f"the mildest loss is {100 * least:.1f} pt, too much to be trained back to the limit of "
+            f"{100 * limit:.1f} pt; allow milder choices in [techniques], or raise search.trials"
+        )
+    return (
+        f"those that may come within the limit of {100 * limit:.1f} pt are no better than trials that are within it; "
+        "allow stronger choices in [techniques], or raise search.trials"
+    )
+
+
+def _searched(trials: Sequence[Trial], keys: Sequence[MetricKey]) -> list[Trial]:
+    """The complete trials of the search that have the metrics `keys`."""
+    found = [t for t in trials if t.number and t.state == "complete" and not t.recovered]
+    return [t for t in found if all(str(key) in t.metrics for key in keys)]
+
+
+def _fixed(config: StudyConfig) -> dict[str, float]:
+    """The limits that training cannot change."""
+    return {text: limit for text, limit in config.limits.items() if parse_key(text).name in COST_METRICS}
+
+
+def _affordable(trials: list[Trial], fixed: Mapping[str, float]) -> list[Trial]:
+    return pareto.within(trials, fixed) if fixed else trials
 
 
 def _trained(trial: Trial, original: Trial, keys: Sequence[MetricKey]) -> Trial:

@@ -48,8 +48,9 @@ class Gradual:
         self._structure = training.assembler.structure(recipe)
         self._target = training.assembler.structured(self._structure)
         techniques = training.assembler.techniques
-        of_graphs = {name: t for name, t in techniques.items() if isinstance(t, Prune) and t.stage == "prune"}
-        known = [(name, of_graphs[name]) for name in self._structure if name in of_graphs]
+        prunes = [(name, t) for name, t in techniques.items() if isinstance(t, Prune) and name in self._structure]
+        known = [(name, technique) for name, technique in prunes if technique.stage == "prune"]
+        self._of_modules = len(known) < len(prunes)  # a module is cut and exported: there is no graph between two cuts
         self._name = known[0][0] if known else ""
         self._prune = known[0][1] if known else None
         self._sizes, self._blocks = self._found()
@@ -57,6 +58,8 @@ class Gradual:
 
     def obstacle(self) -> str:
         """Why the recipe's cuts have to be made at once; "" where they need not."""
+        if self._of_modules:
+            return "not supported on the route torch-pruning"
         if not self._sizes and len(self._blocks) < 2:
             return "it cuts nothing that can go little by little"
         whole = self._assembler.source.layers

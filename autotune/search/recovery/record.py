@@ -29,9 +29,9 @@ class Kept(BaseModel):
 class Record(BaseModel):
     """The training of one trial. `settings` names everything that the result depends on: another value begins anew.
 
-    `start` is the validation loss before the first step. `checkpoints` improved one after the other; the last is the
-    best. `cuts` are the weights after each of several cuts, before the structure was the recipe's. `why` says in words
-    how it ended, `failure` what broke it.
+    `start` is the validation loss before the first step, or after the last of several cuts. `checkpoints` improved one
+    after the other; the last is the best. `cuts` are the weights after each of several cuts, before the structure was
+    the recipe's. `why` says in words how it ended, `failure` what broke it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +46,10 @@ class Record(BaseModel):
     checkpoints: tuple[Kept, ...] = ()
     why: str = ""
     failure: Failure | None = None
+
+    def better(self) -> tuple[Kept, ...]:
+        """The checkpoints that are better than the start; the start is one itself where it came of several cuts."""
+        return tuple(each for each in self.checkpoints if self.start is None or each.validation < self.start)
 
 
 def read(store: Store, recipe: Recipe) -> Record | None:

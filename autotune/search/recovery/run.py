@@ -13,7 +13,7 @@ from autotune.recipe import Recipe
 from autotune.search.prepare import Prepared
 from autotune.search.progress import Progress, Watcher
 from autotune.search.recovery import data
-from autotune.search.recovery.choosing import candidates
+from autotune.search.recovery.choosing import candidates, why_none
 from autotune.search.runner import TrialRunner, Waiting
 from autotune.search.slicing import Slicing
 from autotune.search.targets import Stopped
@@ -52,9 +52,10 @@ class Recovery:
         table, train = self.config.recover, self.prepared.workload.train
         if table is None or train is None:
             return []
-        chosen = candidates(self.store.trials(details=False), self.config, self.objectives, table.count)
+        trials = self.store.trials(details=False)
+        chosen = candidates(trials, self.config, self.objectives, table.count)
         if not chosen:
-            watch(Progress(NAME, "no recipe promises to gain by training"))
+            watch(Progress(NAME, f"no recipe promises to gain by training: {why_none(trials, self.config)}"))
             return []
         from autotune.search.recovery.attempt import Attempt
         from autotune.search.recovery.training import Training

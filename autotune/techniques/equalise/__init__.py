@@ -75,18 +75,20 @@ class Equalise:
         self._alphas = share.checked(self.name, "alphas", alphas)
         self.needs_moments = "smooth" in kinds or "awq" in kinds
         self._offers: dict[str, tuple[str, ...]] | None = None
-        self._leads: dict[str, str] = {}
+        self._changes: dict[str, tuple[str, ...]] = {}
 
     def survey(self, plan: Plan) -> Sequence[Skipped]:
         """Find the units, and tell the layers that are in none."""
         units, skipped = find(plan, insert=self._insert)
         self._offers = {name: self._choices(plan, unit) for name, unit in units.items()}
-        self._leads = {reader: unit.name for unit in units.values() for reader in unit.readers if reader != unit.name}
+        self._changes = {
+            name: (*unit.readers, *([unit.writer] if unit.writer is not None else [])) for name, unit in units.items()
+        }
         return skipped
 
-    def leads(self) -> dict[str, str]:
-        """Layer -> the layer that names the unit it reads, for all readers but that one."""
-        return self._leads
+    def changes(self, layer: str, choice: str) -> tuple[str, ...]:
+        """The layers that a unit's scale is moved between: those that read, and the one that writes."""
+        return self._changes.get(layer, ())
 
     def choices(self, layer: Layer, capabilities: Capabilities) -> Sequence[str]:
         """What the unit of this name can do. `survey` must have been called. Raises `UsageError` otherwise."""

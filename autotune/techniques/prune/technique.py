@@ -59,6 +59,10 @@ class Prune:
         `kinds` restricts what is cut. `route`: see the module. Raises `UsageError` for anything else."""
         if route not in ROUTES:
             raise UsageError(f"technique prune has no route {route!r}; " + did_you_mean(str(route), ROUTES))
+        for option, given in (("shares", shares), ("kinds", kinds)):
+            if isinstance(given, str):
+                example = "[0.5]" if option == "shares" else "['heads']"
+                raise UsageError(f"technique prune: {option} is {given!r}; give a list, such as {example}")
         for share in shares:
             if not isinstance(share, (int, float)) or not 0.01 <= share <= 0.99:
                 raise UsageError(f"technique prune: share {share!r} must lie between 0.01 and 0.99")
@@ -130,9 +134,10 @@ class Prune:
         """What `survey` found: groups in execution order, then blocks."""
         return self._units
 
-    def leads(self) -> dict[str, str]:
-        """Layer -> the layer under whose name it is cut; for all layers of a unit but the one that names it."""
-        return {layer: unit.layer for unit in self._units for layer in unit.layers if layer != unit.layer}
+    def changes(self, layer: str, choice: str) -> tuple[str, ...]:
+        """The layers whose weights change with a choice that `layer` leads, or that go."""
+        units = (unit for unit in self._units if unit.layer == layer and choice in unit.choices)
+        return tuple(dict.fromkeys(name for unit in units for name in unit.layers))
 
     def choices(self, layer: Layer, capabilities: Capabilities) -> Sequence[str]:
         """Those of the units that the layer leads, weakest first. Empty before `survey`."""

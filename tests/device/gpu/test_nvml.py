@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hwprofiles.agent import cuda, energy, nvml
+from hwprofiles.agent import accelerator, cuda, energy, nvml
 from tests.device.gpu.cards import need_card, need_torch_cuda
 
 pytestmark = pytest.mark.gpu
@@ -44,13 +44,12 @@ def test_memory_and_energy_follow_what_torch_does() -> None:
 
     card = nvml.open_card()
     torch.zeros(1, device="cuda")  # the context
-    before, source = card.process_bytes(os.getpid())
+    before = card.held_bytes(os.getpid())
     counter = energy.CardCounter(card, [os.getpid()])
     held = torch.ones(1 << 28, device="cuda")  # a gibibyte
     torch.cuda.synchronize()
-    after, same = card.process_bytes(os.getpid())
-    assert before is not None and after is not None and source == same
-    assert after - before == pytest.approx(1 << 30, rel=0.02)
+    told = accelerator.grown(before, card.held_bytes(os.getpid()))
+    assert told["process"] == pytest.approx(1 << 30, rel=0.02), told
     until = time.monotonic() + 3
     while time.monotonic() < until:
         held = held * 1.0

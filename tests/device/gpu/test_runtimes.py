@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from hwprofiles.runtimes.conformance import _QUICK, RuntimeConformance
 from hwprofiles.runtimes.onnxruntime_cuda import PROVIDER, OnnxRuntimeCuda
 from hwprofiles.runtimes.protocol import Runtime
 from hwprofiles.target import Target
-from tests.device.gpu.cards import ORT_CUDA_PYTHON, need_ort_cuda, need_torch_cuda
+from tests.device.gpu.cards import ORT_CUDA_PYTHON, need_ort_cuda, need_torch_cuda, without
 
 pytestmark = pytest.mark.gpu
 
@@ -86,4 +87,32 @@ class TestTorchCuda(OnACard):
 
 class TestTorchCudaGraph(TestTorchCuda):
     target = Target(name="card", runtime="torch-cuda", provider="cuda", options={"cuda_graph": True})
+    graph = True
+
+
+class TestTorchCudaCompiled(TestTorchCuda):
+    target = Target(name="card", runtime="torch-cuda", provider="cuda", options={"mode": "compiled"})
+
+    @pytest.fixture(autouse=True)
+    def needs(self) -> None:
+        need_torch_cuda()
+        if why := without(sys.executable, "import triton; print(True)"):
+            pytest.skip(f"torch cannot compile for the card: {sys.executable} has no triton: {why}")
+
+    def test_compiled_answers_as_eager_does(self, tmp_path: Path) -> None:
+        """For two shapes in one process, and a model before and after: nothing that was compiled is mixed up."""
+        feeds = [{"x": np.linspace(-1, 1, rows * 8, dtype=np.float32).reshape(rows, 8)} for rows in (2, 5, 2)]
+        model = self._model(tmp_path)
+        with self._open(tmp_path) as compiled, self._open(tmp_path, options={}) as eager:
+            pairs = zip(compiled.infer(model, feeds), eager.infer(model, feeds), strict=True)
+            for ours, theirs in pairs:
+                for one, other in zip(ours, theirs, strict=True):
+                    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+            assert "compiled" in compiled.fingerprint.runtime_build and "eager" in eager.fingerprint.runtime_build
+
+
+class TestTorchCudaCompiledGraph(TestTorchCudaCompiled):
+    target = Target(
+        name="card", runtime="torch-cuda", provider="cuda", options={"mode": "compiled", "cuda_graph": True}
+    )
     graph = True

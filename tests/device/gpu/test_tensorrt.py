@@ -6,6 +6,7 @@ runs the tests is asked.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import sys
@@ -18,6 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwprofiles.device import open_device
+from hwprofiles.errors import TargetUnavailable
 from hwprofiles.measurement import Measurement
 from hwprofiles.runtimes.conformance import _QUICK, RuntimeConformance
 from hwprofiles.runtimes.protocol import Runtime
@@ -111,6 +113,20 @@ class TestTensorRtRtx(OnTensorRt):
         need_card()
         if why := without(RTX_PYTHON, "import tensorrt_rtx_bindings; print(True)"):
             pytest.skip(f"{RTX_PYTHON} has no TensorRT-RTX: {why}")
+        if why := _no_kernels():
+            pytest.skip(why)
+
+
+@functools.cache
+def _no_kernels() -> str:
+    """Why TensorRT-RTX cannot run on this card at all; "" if it can."""
+    try:
+        open_device(TestTensorRtRtx.target).close()
+    except TargetUnavailable as error:
+        if "has no kernels for compute capability" not in str(error):
+            raise
+        return str(error)
+    return ""
 
 
 def _eight_bits() -> onnx.ModelProto:

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune import plugins
-from autotune.compress import ingest_large, scratch
+from autotune.compress import assembly, ingest_large, scratch
 from autotune.compress.assembly import Assembler
 from autotune.compress.dialects.ort_cpu import OrtCpu
 from autotune.compress.ingest import Ingested, load_model
@@ -207,6 +207,21 @@ def test_tables_of_tensors() -> None:
     part.put("large", array)
     assert not part.is_same("large", table)
     assert len(set(part.sizes()) & set(table.sizes())) == 0
+
+
+def test_structures_on_disk_take_no_room_from_those_in_memory(
+    tmp_path: Path, small_is_large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "_STRUCTURE_BYTES", 0)
+    ingested = load_model(products(tmp_path, external=False))
+    made = assembler(ingested, "sparsify", {"method": "magnitude"})
+    one, other = (Recipe({"sparsify": {"l0": choice}}) for choice in ("zeros-50%", "zeros-90%"))
+    first = made.structured(one)
+    made.structured(other)
+    assert made.structured(one) is first
+    monkeypatch.setattr(assembly, "_STRUCTURE_DISK", 3 << 19)  # room for one weight
+    made.structured(Recipe({"sparsify": {"l0": "2:4"}}))
+    assert made.structured(one) is not first
 
 
 def test_a_tensor_with_more_than_values_stays_in_memory() -> None:

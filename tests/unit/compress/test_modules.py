@@ -74,3 +74,13 @@ def test_what_is_no_module_is_not_cut() -> None:
         tracing.members("nowhere", [0])
     with pytest.raises(NotFollowed, match="runs without gradients"):
         Tracing(modules.prepared(modules.Undifferentiable()), inputs(2, 24))
+
+
+def test_an_answer_of_zeros_has_to_stay_zeros() -> None:
+    with pytest.raises(NotFollowed, match="would compute something else"):
+        TrialCut(modules.prepared(modules.Silent()), inputs(2, 24)).cut({"first": np.arange(4)})
+
+
+def test_a_module_that_always_answers_zero_proves_nothing() -> None:
+    with pytest.raises(NotFollowed, match="answers zero on the example inputs"):
+        TrialCut(modules.prepared(modules.Silent(answers=False)), inputs(2, 24)).cut({"other": np.arange(2)})

@@ -233,10 +233,17 @@ def test_agents_of_ours_are_no_disturbance(tmp_path: Path) -> None:
     assert accelerator.Watched(True, None).own()
 
 
-def test_memory_that_two_sources_told_is_no_difference() -> None:
-    assert accelerator.grown((100, "nvml:process"), (180, "nvml:process"))["process"] == 80
-    assert accelerator.grown((100, "nvml:device"), (180, "nvml:process"))["process"] is None
-    assert accelerator.grown((None, ""), (1, "nvml:device")) == {"process": None, "process_source": ""}
+def test_memory_is_the_difference_of_one_source_and_the_process_s_before_the_device_s() -> None:
+    def both(process: int | None, device: int | None) -> dict[str, int | None]:
+        return {"nvml:process": process, "nvml:device": device}
+
+    assert accelerator.grown(both(100, 900), both(180, 990)) == {"process": 80, "process_source": "nvml:process"}
+    hidden = accelerator.grown(both(0, 900), both(None, 990))  # no context yet, and then bytes that the driver hides
+    assert hidden == {"process": 90, "process_source": "nvml:device"}
+    nothing = {"process": None, "process_source": ""}
+    assert accelerator.grown(both(100, None), both(None, 990)) == nothing
+    assert accelerator.grown({}, {}) == nothing
+    assert accelerator.Watched(True, None).memory() == {}
 
 
 def test_shapes_are_told_once_each_and_only_of_what_is_timed() -> None:

@@ -49,6 +49,7 @@ def test_time_between_two_events(library: ctypes.CDLL) -> None:
         clock.stamp(number)
         clock.wait(number)
     assert clock.seconds([(0, 1), (1, 3)]) == pytest.approx([1e-3, 2e-3])
+    assert clock.seconds([(2, 2)]) == [5e-7], "less than a step of its clock is one step"
 
 
 def test_cudas_words_are_kept(library: ctypes.CDLL) -> None:

@@ -117,7 +117,7 @@ def test_what_a_card_does_not_tell_is_none_and_never_an_error() -> None:
     assert [key for key, value in mute.reading().items() if value is not None] == ["at"]
     told = mute.identity()
     assert told["driver"] == "580.95.05" and told["name"] == "" and told["memory_bytes"] is None
-    assert mute.process_bytes(1) == (None, "")
+    assert mute.held_bytes(1) == {"nvml:process": None, "nvml:device": None}
     assert energy.CardCounter(mute, [1]).source == ""
 
 
@@ -158,17 +158,18 @@ def test_in_a_container_our_own_process_has_a_number_that_we_do_not_know(monkeyp
     assert nvml.disturbances(one.reading(), one.reading(), [os.getpid()]) == []
     assert nvml.disturbances(one.reading(), two.reading(), [os.getpid()]) == ["1 other process on the card"]
     assert nvml.others(hidden.reading(), [os.getpid()]) is None
-    assert one.process_bytes(os.getpid()) == (1 << 30, "nvml:device")
+    assert one.held_bytes(os.getpid()) == {"nvml:process": None, "nvml:device": 1 << 30}
 
 
 def test_memory_of_a_process_or_else_of_the_device() -> None:
-    assert card().process_bytes(os.getpid()) == (700 << 20, "nvml:process")
-    assert card().process_bytes(1) == (0, "nvml:process")  # it has no context
+    assert card().held_bytes(os.getpid()) == {"nvml:process": 700 << 20, "nvml:device": 1 << 30}
+    assert card().held_bytes(1)["nvml:process"] == 0  # it has no context
     gone = card(refuses={"nvmlDeviceGetComputeRunningProcesses": 4})
-    assert gone.process_bytes(os.getpid()) == (1 << 30, "nvml:device")
+    assert gone.held_bytes(os.getpid()) == {"nvml:process": None, "nvml:device": 1 << 30}
     assert gone.reading()["processes"] is None
     never = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=(1 << 64) - 1)]  # NVML_VALUE_NOT_AVAILABLE
-    assert card({"nvmlDeviceGetComputeRunningProcesses": never}).process_bytes(os.getpid())[1] == "nvml:device"
+    hidden = card({"nvmlDeviceGetComputeRunningProcesses": never}).held_bytes(os.getpid())
+    assert hidden == {"nvml:process": None, "nvml:device": 1 << 30}
 
 
 def test_a_mig_instance_has_its_own_memory_and_the_cards_energy() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,62 @@ def test_a_replay_that_answers_otherwise_is_noticed() -> None:
     assert not backend._alike(np.ones(3, np.float32), np.array([1, 1, 2], np.float32))
     assert not backend._alike(np.array([1, 2]), np.array([1, 3]))
     assert backend._alike(np.array([np.nan, 1.0]), np.array([np.nan, 1.0]))
+
+
+class Replaying:
+    """Graphs as ONNX Runtime has them: one for each id as long as the session lives, onto the memory of its capture."""
+
+    def __init__(self, session: Any, broken: bool = False) -> None:
+        self._session = session
+        self._broken = broken
+        self._seen: Counter[str] = Counter()
+        self.graphs: dict[str, Any] = {}
+        self.replays = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, binding: Any, settings: Any) -> None:
+        number = settings.get_run_config_entry("gpu_graph_id")
+        if number in self.graphs:
+            self.replays += 1
+            if not self._broken:
+                self._session.run_with_iobinding(self.graphs[number], settings)
+            return
+        self._session.run_with_iobinding(binding, settings)
+        if number != "-1":
+            self._seen[number] += 1
+            if self._seen[number] == 2:
+                self.graphs[number] = binding
+
+
+def test_no_graph_is_replayed_for_other_inputs_than_it_was_captured_with(model: str) -> None:
+    session = backend.Session(model, {**HERE, "cuda_graph": True})
+    graphs = session._session = Replaying(session._session)
+    blocks = [[zoo.feeds(zoo.mlp(), size=size, seed=seed) for size in (2, 3)] for seed in range(3)]
+    blocks.append([zoo.feeds(zoo.mlp(), size=size, seed=9) for size in (4, 2, 2)])
+    for feeds in blocks:
+        told = session.time_block(feeds, 6)
+        assert len(told["wall"]) == 6 and session.conditions["cuda_graph"] is True
+        bound = session._bind(feeds)
+        assert len({one.graph for one in bound}) == len(feeds)
+        for one, feed in zip(bound, feeds, strict=True):
+            assert graphs.graphs[one.graph] is one.binding
+            for value in one.outputs:
+                value.update_inplace(np.zeros_like(value.numpy()))
+            session._session.run_with_iobinding(one.binding, session._settings(one.graph))
+            for ours, theirs in zip(one.outputs, plain.Session(model, HERE).run(feed), strict=True):
+                np.testing.assert_array_equal(ours.numpy(), theirs)
+    assert len(graphs.graphs) == 4, "inputs of shapes that were there before use that memory and its graph again"
+
+
+def test_a_replay_that_writes_nothing_is_noticed(model: str) -> None:
+    """What the plain run left in the outputs must not be taken for its answer."""
+    session = backend.Session(model, {**HERE, "cuda_graph": True})
+    graphs = session._session = Replaying(session._session, broken=True)
+    session.time_block([zoo.feeds(zoo.mlp())], 3)
+    assert graphs.replays == 1 and session.conditions["cuda_graph"] is False
+    assert session.notes[-1] == "no CUDA graph: its replays gave other outputs than a plain run"
 
 
 def test_a_model_without_a_graph_goes_on_plain_and_says_why(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

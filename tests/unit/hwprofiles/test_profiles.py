@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hwprofiles.profile_text import as_toml
-from hwprofiles.registry import list_profiles, make_target
+from hwprofiles.registry import RUNTIMES, list_profiles, load_plugin, make_target
 from hwprofiles.target import Declared, Target
 
 SHIPPED = {profile.name: profile for profile in list_profiles() if profile.origin == "shipped"}
@@ -16,6 +16,7 @@ WANTED = {
     *("jetson-orin-nano", "jetson-orin-nano-gpu", "jetson-agx-orin", "jetson-agx-orin-gpu"),
     *("android-termux", "snapdragon-8-gen3-termux", "snapdragon-8-elite-termux"),
     *("t4", "l4", "a10", "a100", "h100", "h200", "rtx-4090", "rtx-5090"),
+    *("gpu-torch", "gpu-rtx"),
     *(f"{card}-tensorrt" for card in ("t4", "l4", "a10", "a100", "h100", "h200", "rtx-4090", "rtx-5090")),
 }
 TRIED = {"local", "local-2threads", "x86-avx-vnni", "x86-avx512-vnni", "x86-amx"}  # by the authors
@@ -35,7 +36,7 @@ def test_the_hardware_that_people_have_is_there() -> None:
 def test_says_what_it_is_and_where_its_facts_come_from(name: str) -> None:
     found = target(name)
     assert found.source and found.description
-    if not name.startswith("local") and found.provenance == "hardware":
+    if not name.startswith(("local", "gpu-")) and found.provenance == "hardware":
         assert found.declares != Declared(), "a profile of named hardware declares what that is"
     declared = found.declares.model_dump(exclude_defaults=True)
     assert set(found.sources) <= set(declared), "a source for what is not declared"
@@ -55,6 +56,14 @@ def test_is_possible(name: str) -> None:
         way = (found.runtime, found.provider, found.dialect)
         assert way in (("onnxruntime-cuda", "CUDAExecutionProvider", "ort-cuda"), ("tensorrt", "TensorRT", "tensorrt"))
         assert found.declares.compute_capability
+
+
+@pytest.mark.parametrize("name", ["gpu-torch", "gpu-rtx", "h200", "h200-tensorrt"])
+def test_its_runtime_takes_its_options(name: str) -> None:
+    found = target(name)
+    runtime = load_plugin(RUNTIMES, found.runtime, target=name)
+    told = runtime.options(found)
+    assert told["provider"] == found.provider and told.get("runtime", found.runtime) == found.runtime
 
 
 @pytest.mark.parametrize("name", sorted(name for name in WANTED if name.endswith("-tensorrt")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,38 @@ def test_moving_a_program_leaves_nothing_behind(tmp_path: Path) -> None:
     backend.move(program, there, {backend._place_of(v): v.to(there) for v in module.buffers() if v.numel()})
     outputs = program(*(feed[name].to(there) for name in module.inputs))
     assert {value.device.type for value in outputs} == {"meta"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_what_was_compiled_for_one_model_outlives_the_opening_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The baseline keeps its program while candidates come and go, more of them than torch allows one function."""
+    compiled: list[Any] = []
+
+    def count(program: torch.fx.GraphModule, _: Any) -> Any:
+        compiled.append(program)
+        return program.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=count))
+    path = saved(zoo.mlp(), tmp_path)
+    feed = zoo.feeds(onnx.load(path))
+    wanted = reference(path, feed)[0]
+    baseline = backend.Session(path, {**OPTIONS, "mode": "compiled"})
+    baseline.run(feed)
+    for number in range(1, 13):
+        candidate = backend.Session(path, {**OPTIONS, "mode": "compiled"})
+        np.testing.assert_allclose(candidate.run(feed)[0], wanted, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(baseline.run(feed)[0], wanted, rtol=1e-3, atol=1e-4)
+        assert len(compiled) == number + 1, "one for each model, and none anew"
+
+
+def test_less_than_a_step_of_the_cards_clock_is_one_step() -> None:
+    class Event:
+        def elapsed_time(self, _: Any) -> float:
+            return 0.0
+
+    assert backend._between(Event(), Event()) == 5e-7
 
 
 def test_errors_are_told_apart() -> None:

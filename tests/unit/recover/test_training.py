@@ -245,6 +245,7 @@ def test_a_learning_rate_that_is_too_high_fails_with_the_step_and_keeps_what_was
             checkpoints.append(checkpoint)
     assert caught.value.failure.kind == "nonfinite" and caught.value.failure.stage == "recover"
     assert "\n" not in caught.value.failure.message
+    assert caught.value.failure.message.endswith("(now 1e+30)")  # nothing was found, so nothing is said of it
     assert [checkpoint.step for checkpoint in checkpoints] == [0]
     assert all(np.isfinite(array).all() for array in checkpoints[0].tensors.values())
 

@@ -14,9 +14,11 @@ from autotune.config.task import cannot_recover
 from autotune.errors import ConfigError, DataError
 from autotune.keys import parse_key
 from autotune.recipe import Recipe
+from autotune.recover.settings import Settings
 from autotune.search.mirror import mirror
 from autotune.search.recovery import check_notes, data, record, seconds
-from autotune.search.recovery.choosing import candidates
+from autotune.search.recovery.budget import Budget
+from autotune.search.recovery.choosing import candidates, why_none
 from autotune.search.recovery.record import Kept, Record
 from autotune.search.space import Space, Variable
 from autotune.search.warm.translation import translate
@@ -82,6 +84,22 @@ def test_without_a_loss_there_is_nothing_to_win() -> None:
     assert _chosen([_trial(1, 60.0, 0.8, 0.0)], 2) == []
     assert _chosen([BROKEN], 2) == []
     assert _chosen([], 2) == []
+
+
+@pytest.mark.parametrize(
+    ("trials", "changes", "words"),
+    [
+        ([], {}, "the search has no complete trial; raise search.trials"),
+        ([_trial(1, 60.0, 0.8, 0.0)], {}, "no trial loses anything"),
+        ([BROKEN], {}, "the mildest loss is 30.0 pt, too much to be trained back to the limit of 2.0 pt; allow milder"),
+        ([SHIPS, SMALL], {"constraints": {"size_bytes": 15.0}}, "all 2 complete trials break size_bytes; relax that"),
+        ([_trial(1, 60.0, 0.8, 0.0), LARGE], {}, "are no better than trials that are within it; allow stronger"),
+    ],
+)
+def test_where_none_is_trained_it_says_why(trials: list[Trial], changes: dict[str, object], words: str) -> None:
+    assert _chosen(trials, 2, **changes) == []
+    said = why_none([ORIGINAL, *trials], _config(**changes))
+    assert words in said and "\n" not in said
 
 
 def test_what_was_trained_and_what_did_not_complete_is_not_trained() -> None:
@@ -166,6 +184,30 @@ def test_bands_are_cut_as_in_the_search_data() -> None:
     assert data.weights(train, cut.declarations, trial, _config()) == {"train0": 2.0}
 
 
+# --- the budget
+
+
+def test_a_budget_is_shared_out_and_the_last_phase_gets_the_rest() -> None:
+    whole = Settings(steps=100, minutes=3.0)
+    part = Budget(whole).part(3)
+    assert (part.steps, part.minutes, part.seed) == (33, 1.0, 0)
+    assert Budget(whole, 33, 20.0).part(3).minutes == 1.0  # what one phase leaves over is for the last one
+    rest = Budget(whole, 66, 60.0).part()
+    assert (rest.steps, rest.minutes, rest.seed) == (34, 2.0, 66)
+    late = Budget(whole, 90, 150.0).part(3)
+    assert (late.steps, late.minutes) == (10, 0.5)  # no phase takes what is not there
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "over"),
+    [(0, 0.0, False), (99, 170.0, False), (100, 0.0, True), (130, 0.0, True), (5, 179.0, True), (5, 400.0, True)],
+)
+def test_a_budget_that_is_spent_is_over(step: int, seconds: float, over: bool) -> None:
+    found = Budget(Settings(steps=100, minutes=3.0), step, seconds)
+    assert found.over is over
+    assert found.part().steps >= 1 and found.part().minutes > 0
+
+
 # --- records
 
 
@@ -242,6 +284,7 @@ def test_the_optuna_view_has_no_parameter_for_weights(tmp_path: Path) -> None:
         ("[recover]\nminute = 1.0", "recover.minute: unknown key; did you mean 'minutes'"),
         ("[recover]\nminutes = 0", "recover.minutes: input should be greater than 0"),
         ("[recover]\ncheckpoints = 11", "recover.checkpoints: input should be less than or equal to 10"),
+        ("[recover]\nsteps = 2\ncuts = 4", "recover.cuts: should be at most steps (2), which are shared out, not 4"),
         ("[techniques.recover]", "techniques.recover: is no technique to search over; write the table [recover]"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from autotune.compress.assembly import Assembler
 from autotune.compress.dialects.ort_cpu import OrtCpu
 from autotune.config import RecoverTable
 from autotune.recipe import Recipe
-from autotune.recover.settings import Progress
+from autotune.recover.settings import Checkpoint, Progress, Settings
 from autotune.search.prepare import CHECKPOINTS
 from autotune.search.targets import Stopped
 from autotune.store import Store, open_store
@@ -33,7 +35,7 @@ torch = pytest.importorskip("torch")
 
 from autotune.search.recovery.attempt import Attempt  # noqa: E402 they need torch
 from autotune.search.recovery.gradual import Gradual, Size, with_tensors  # noqa: E402
-from autotune.search.recovery.training import Training  # noqa: E402
+from autotune.search.recovery.training import Student, Training  # noqa: E402
 
 FIRST, SECOND, HIDDEN, HEAD = "0", "2", "5", "7"  # layers
 CUT = {FIRST: "cut-50%", SECOND: "cut-50%", HIDDEN: "cut-50%"}
@@ -172,6 +174,16 @@ def test_why_a_recipe_is_cut_at_once(recipe: Any, method: Any, words: str, store
     assert (words in found) if words else not found
 
 
+@pytest.mark.slow  # torch's exporter takes seconds
+def test_a_module_is_cut_at_once_and_the_route_is_why(store: Store) -> None:
+    pytest.importorskip("torch_pruning", reason="needs hw-autotune[torch-pruning]")
+    from tests.contract.test_prune_routes import case
+
+    made, _ = case("residual").by("torch-pruning")
+    found = Gradual(training_of(made), Recipe({"prune": {"first": "cut-50%"}})).obstacle()
+    assert found == "not supported on the route torch-pruning"
+
+
 # -- a whole training
 
 
@@ -222,6 +234,67 @@ def test_a_recipe_that_cuts_nothing_says_so(store: Store) -> None:
     attempt = Attempt(training_of(assembler_of(store.folder)), store, "data")
     found = attempt.run(trial_of(recipe), {}, quiet)
     assert found.why.endswith("(cut at once: it cuts nothing that can go little by little)") and not found.cuts
+
+
+class StuckAtTheEnd(Training):
+    """Learns after every cut but the last one: from then on its steps are too small to change a number."""
+
+    def run(self, student: Student, settings: Settings, **more: Any) -> Iterator[Checkpoint]:
+        stuck = replace(settings, relative_rate=1e-12)
+        yield from super().run(student, stuck if settings.seed >= 40 else settings, **more)
+
+
+def test_what_the_cuts_gave_is_kept_where_the_last_training_gains_nothing(store: Store) -> None:
+    made = assembler_of(store.folder)
+    given = training_of(made)
+    training = StuckAtTheEnd(given.table, made, given.workload, given.train)
+    found = Attempt(training, store, "data").run(trial_of({"prune": CUT}), {}, quiet)
+    assert found.why == "no gain within 60 steps; the weights that came of the cuts are kept"
+    (kept,) = found.checkpoints
+    assert kept.step == 40 and kept.validation == found.start
+    answers, teacher = (
+        run(made.assemble(recipe), inputs_of(_split()[1]))["scores"]
+        for recipe in (Recipe({"prune": CUT, "recover": {"weights": kept.name}}), Recipe())
+    )
+    assert distillation(answers, teacher) == pytest.approx(kept.validation, rel=1e-3)
+    at_once = run(made.assemble(Recipe({"prune": CUT})), inputs_of(_split()[1]))["scores"]
+    assert kept.validation < 0.8 * distillation(at_once, teacher)
+
+
+def test_what_the_cuts_gave_is_no_checkpoint_where_the_last_training_gains(store: Store) -> None:
+    training = training_of(assembler_of(store.folder), checkpoints=10)
+    found = Attempt(training, store, "data").run(trial_of({"prune": CUT}), {}, quiet)
+    assert found.checkpoints and found.checkpoints == found.better() and found.checkpoints[0].step > 40
+    there = {path.stem for path in (store.folder / CHECKPOINTS).iterdir()}
+    assert there == {each.name for each in (*found.cuts, *found.checkpoints)}
+
+
+def test_cuts_that_take_all_of_the_time_are_kept_as_they_are(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = itertools.count(0, 10)  # every look at the clock takes ten seconds
+    monkeypatch.setattr("autotune.recover.schedule.monotonic", lambda: float(next(now)))
+    seen: list[int] = []
+    attempt = Attempt(training_of(assembler_of(store.folder), minutes=1.5), store, "data")
+    found = attempt.run(trial_of({"prune": CUT}), {}, lambda _, kept: seen.append(kept.step))
+    assert found.state == "done" and found.seconds > 90 and len(found.cuts) == 2
+    assert [each.step for each in found.checkpoints] == [found.step] == [seen[-1]]  # no step after the last cut
+
+
+def test_a_study_that_ended_after_the_last_cut_keeps_what_came_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count(0, 10)
+    monkeypatch.setattr("autotune.recover.schedule.monotonic", lambda: float(next(now)))
+    attempt = Attempt(training_of(assembler_of(store.folder), minutes=1.5), store, "data")
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "student", _stopped)  # what the last phase begins with
+        with pytest.raises(Stopped):
+            attempt.run(trial_of({"prune": CUT}), {}, quiet)
+    found = attempt.run(trial_of({"prune": CUT}), {}, quiet)
+    assert found.state == "done" and [each.step for each in found.checkpoints] == [found.step]
+
+
+def _stopped(*_: object) -> Student:
+    raise Stopped
 
 
 # -- formats that depend on the calibration data

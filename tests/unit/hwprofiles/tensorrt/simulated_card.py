@@ -6,6 +6,7 @@ numpy. Nothing that it times is a measurement.
 
 from __future__ import annotations
 
+import ast
 import ctypes
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -29,6 +30,8 @@ class Card:
         self.inferences = 0
         self.replayed = 0
         self.capturing = False
+        self.compiled = 0  # kernels that TensorRT-RTX has compiled; each is in its runtime cache from then on
+        self.capturable = True
 
     def module(self, **changes: Any) -> Any:
         """What stands for the module `tensorrt`."""
@@ -41,6 +44,8 @@ class Card:
             TensorIOMode=names,
             EngineStat=SimpleNamespace(TOTAL_WEIGHTS_SIZE=0),
             LayerInformationFormat=SimpleNamespace(JSON=1),
+            DynamicShapesKernelSpecializationStrategy=SimpleNamespace(LAZY=0, EAGER=1, NONE=2),
+            ComputeCapability=SimpleNamespace(__members__={"SM89": 89}, CURRENT=1),
         )
 
 
@@ -85,12 +90,14 @@ class Cuda:
         if not self._card.graphs:
             raise CudaProblem("crash", "CUDA failed: operation not permitted when stream is capturing", False)
         self._card.capturing = True
+        before = self._card.now
         work()
+        frozen, self._card.now = self._card.now - before, before  # the kernels of that moment, whatever comes later
         self._card.capturing = False
 
         def replay() -> None:
             self._card.replayed += 1
-            self._card.now += self._card.seconds
+            self._card.now += frozen
 
         return replay
 
@@ -129,13 +136,48 @@ class _Engine:
     def get_engine_stat(self, which: int) -> int:
         return WEIGHTS.nbytes
 
-    def create_execution_context(self) -> Any:
-        return _Context(self._card)
+    def create_runtime_config(self) -> Any:
+        return _RuntimeConfig()
+
+    def create_execution_context(self, config: Any) -> Any:
+        return _Context(self._card, config)
+
+
+class _RuntimeConfig:
+    """TensorRT-RTX's: lazy by default."""
+
+    dynamic_shapes_kernel_specialization_strategy = 0
+    cache: Any = None
+
+    def create_runtime_cache(self) -> Any:
+        return _RuntimeCache()
+
+    def set_runtime_cache(self, cache: Any) -> bool:
+        self.cache = cache
+        return True
+
+
+class _RuntimeCache:
+    """The shapes that there are kernels for."""
+
+    def __init__(self) -> None:
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def serialize(self) -> bytes:
+        return repr(sorted(self.shapes)).encode()
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.startswith(b"["):
+            return False
+        self.shapes |= set(ast.literal_eval(blob.decode()))
+        return True
 
 
 class _Context:
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: Card, config: Any) -> None:
         self._card = card
+        self._config = config
+        self._asked = 0
         self._shape: tuple[int, ...] = ()
         self._at: dict[str, int] = {}
 
@@ -156,10 +198,17 @@ class _Context:
         assert stream == Cuda.stream
         x = _array(self._at["x"], self._shape)
         _array(self._at["y"], (self._shape[0], 4))[:] = np.maximum(x @ WEIGHTS, 0)
-        if not self._card.capturing:
-            self._card.now += self._card.seconds
-            self._card.inferences += 1
+        self._asked += 1
+        waits = self._config.dynamic_shapes_kernel_specialization_strategy == 0 and self._asked < 100
+        if not waits and self._shape not in self._config.cache.shapes:
+            self._config.cache.shapes.add(self._shape)
+            self._card.compiled += 1
+        self._card.now += self._card.seconds * (10 if waits else 1)  # a stand-in is slow
+        self._card.inferences += not self._card.capturing
         return True
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self._card.capturable
 
 
 def _array(pointer: int, shape: tuple[int, ...]) -> Any:

@@ -20,7 +20,7 @@ from types import ModuleType
 
 import pytest
 
-from hwprofiles.runtimes import tensorrt_backend, tensorrt_build
+from hwprofiles.runtimes import tensorrt_backend, tensorrt_buffers, tensorrt_build, tensorrt_opened
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 STUBS = """
@@ -35,7 +35,7 @@ void *getPluginRegistry(void) { return 0; }
 int initLibNvInferPlugins(void *log, const char *space) { return 1; }
 """
 
-# What a variable or an attribute of this name holds, in our two files.
+# What a variable or an attribute of this name holds, in our files.
 HOLDS = {
     "trt": "",
     "builder": "Builder",
@@ -52,10 +52,16 @@ HOLDS = {
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
     "inspector": "EngineInspector",
+    "runtime_config": "IRuntimeConfig",
+    "runtime_cache": "IRuntimeCache",
 }
-# Only TensorRT-RTX builds for several cards at once.
+# Only TensorRT-RTX builds for several cards at once, and compiles on the card.
 RTX_ONLY = {"ComputeCapability.__members__", "IBuilderConfig.num_compute_capabilities"}
 RTX_ONLY |= {"IBuilderConfig.set_compute_capability", "ComputeCapability"}
+RTX_ONLY |= {"ComputeCapability.CURRENT", "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy"}
+RTX_ONLY |= {"DynamicShapesKernelSpecializationStrategy", "DynamicShapesKernelSpecializationStrategy.EAGER"}
+RTX_ONLY |= {"IRuntimeConfig.create_runtime_cache", "IRuntimeConfig.set_runtime_cache", "IRuntimeCache.serialize"}
+RTX_ONLY |= {"IRuntimeCache.deserialize", "IExecutionContext.is_stream_capturable"}
 
 # Gone in TensorRT 11: weak typing, calibration, algorithm selectors, the first versions of calls.
 REMOVED = {
@@ -73,7 +79,7 @@ REMOVED = {
     *("execute_async_v2", "execute_async", "execute", "device_memory_size", "max_workspace_size", "build_engine"),
     *("build_cuda_engine", "max_batch_size", "num_bindings", "get_binding_shape", "weight_streaming_budget"),
 }
-SUBJECTS = (tensorrt_build, tensorrt_backend)
+SUBJECTS = (tensorrt_build, tensorrt_opened, tensorrt_buffers, tensorrt_backend)
 
 ASK = """
 import importlib, json, sys
@@ -183,6 +189,7 @@ def test_the_scan_sees_what_our_code_does() -> None:
         "EngineInspector.get_engine_information",
         "Runtime.deserialize_cuda_engine",
         "LayerInformationFormat.JSON",
+        *RTX_ONLY,
     ):
         assert name in found
 

@@ -20,6 +20,7 @@ from hwprofiles.runtimes.tensorrt_engines import Engines, ranges
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install '.[dev]'")
 
+NO_CARD = pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has an NVIDIA driver")
 SHAPES = {"x": [[2, 8], [2, 8], [2, 8]]}
 
 
@@ -150,10 +151,25 @@ def test_a_builder_that_makes_none_is_one_line(make: Callable[..., Engines], tmp
     assert caught.value.kind == "unsupported" and "\n" not in str(caught.value)
 
 
-def test_a_card_that_rtx_does_not_list_is_said(make: Callable[..., Engines], model: str) -> None:
-    engines = make(capability="9.0")
-    engines.get(model, SHAPES)
-    assert engines.notes == ["TensorRT-RTX does not list SM90; its engine is made for the cards that it lists"]
+@NO_CARD
+def test_for_a_card_that_rtx_does_not_list_it_builds_for_the_one_there(
+    make: Callable[..., Engines], model: str
+) -> None:
+    """An engine for other cards would be built, and not load. Here is no card, and the builder says so."""
+    with pytest.raises(BuildProblem, match="TensorRT's builder found no card") as caught:
+        make(capability="9.0").get(model, SHAPES)
+    assert caught.value.kind == "unavailable"
+
+
+def test_the_builder_takes_our_modules_and_no_others(
+    make: Callable[..., Engines], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "elsewhere" / "hwprofiles"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('not this one')")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    monkeypatch.chdir(package.parent)
+    assert make().get(model, SHAPES).plan
 
 
 def test_layers_tell_what_each_really_got(make: Callable[..., Engines], tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwprofiles.agent import cuda, timing
-from hwprofiles.runtimes import tensorrt_backend, tensorrt_build, tensorrt_engines
+from hwprofiles.agent import cuda, nvml, timing
+from hwprofiles.runtimes import tensorrt_backend, tensorrt_buffers, tensorrt_build, tensorrt_engines
 from hwprofiles.runtimes.conformance import _MODEL
 from hwprofiles.runtimes.tensorrt import TensorRtRtx
 from hwprofiles.target import Target
@@ -90,6 +90,41 @@ def test_an_engine_that_takes_no_graph_is_asked_one_by_one_and_it_is_said(start:
     assert "no CUDA graph could be captured" in session.notes[0] and "stream is capturing" in session.notes[0]
 
 
+def test_what_is_timed_are_the_kernels_for_these_shapes_and_no_stand_in(start: Any) -> None:
+    """By default RTX runs a slower stand-in first, and a graph would hold on to it."""
+    card = Card(seconds=1e-3)
+    session = start(card, [{"x": [1, 8]}, {"x": [4, 8]}])
+    assert session.time_block(feeds(1, 4), 10)["wall"] == pytest.approx([1e-3] * 10)
+    assert card.compiled == 2
+
+
+def test_what_rtx_compiled_is_kept_beside_the_engine(start: Any, tmp_path: Path) -> None:
+    first, second, third = Card(), Card(), Card()
+    start(first, [{"x": [2, 8]}]).time_block(feeds(2), 3)
+    (kept,) = (tmp_path / "engines").glob("*.kernels")
+    assert kept.with_suffix(".engine").exists() and kept.read_bytes() == b"[(2, 8)]"
+    session = start(second, [{"x": [2, 8]}])
+    session.run(feeds(2)[0])
+    assert (first.compiled, second.compiled, session.notes) == (1, 0, [])
+    kept.write_bytes(b"of another card")
+    start(third, [{"x": [2, 8]}]).run(feeds(2)[0])
+    assert third.compiled == 1 and kept.read_bytes() == b"[(2, 8)]"
+
+
+def test_rtx_is_asked_whether_a_graph_can_be_captured(start: Any) -> None:
+    card = Card()
+    card.capturable = False
+    session = start(card, [{"x": [2, 8]}])
+    assert session.time_block(feeds(2), 5)["wall"] == pytest.approx([1e-3] * 5)
+    assert card.replayed == 0 and session.conditions == {"cuda_graph": False}
+    assert "TensorRT-RTX says that this inference cannot be captured" in session.notes[0]
+
+
+def test_less_than_a_step_of_the_events_clock_is_one_step(start: Any) -> None:
+    session = start(Card(seconds=0.0), [{"x": [2, 8]}])
+    assert session.time_block(feeds(2), 5)["wall"] == [5e-7] * 5
+
+
 def test_outputs_are_those_of_each_input(start: Any) -> None:
     session = start(Card(), [{"x": [2, 8]}])
     for feed, (found,) in zip(feeds(2, 2), session.run_all(feeds(2, 2)), strict=True):
@@ -143,6 +178,24 @@ def test_four_numbers_of_memory_are_never_one(start: Any) -> None:
     session = start(Card(), [{"x": [2, 8]}])
     told = session.accelerator_memory(feeds(2)[0])
     assert told == {"plan": len(session.engine()), "weights": 128, "activations": 4096}
+
+
+def test_the_card_is_told_as_by_every_runtime(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package for NVML nvidia-smi is asked; and the card's own number is no part of what is told."""
+    start(Card(), [])
+
+    def missing(*_: Any) -> Any:
+        raise nvml.NvmlProblem("no package")
+
+    told = nvml.parse_program("NVIDIA L4, GPU-0, 8.9, 580.65, 72.00, [N/A], 23034", "CUDA Version: 13.0")
+    monkeypatch.setattr(nvml, "open_card", missing)
+    monkeypatch.setattr(nvml, "from_program", lambda index=0: told)
+    found = tensorrt_backend.describe(OPTIONS)
+    assert found["card"]["driver"] == "580.65" and found["card"]["power_limit_w"] == 72.0
+    assert "uuid" not in found["card"] and found["card_uuid"] == "GPU-0" and "card_problem" not in found
+    monkeypatch.setattr(nvml, "from_program", lambda index=0: None)
+    found = tensorrt_backend.describe(OPTIONS)
+    assert found["card_problem"] == "no package" and found["card"]["name"] == "Simulated"
 
 
 def test_out_of_memory_on_the_card_has_its_kind(start: Any) -> None:
@@ -200,6 +253,6 @@ def test_bfloat16_is_rounded_to_nearest(value: float) -> None:
     """Against torch's own conversion."""
     torch = pytest.importorskip("torch")
     here = np.array([value], np.float32)
-    bits = tensorrt_backend._typed(here, "x", "BF16")
+    bits = tensorrt_buffers.typed(here, "x", "BF16")
     wanted = torch.tensor([value]).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     assert bits.tolist() == wanted.tolist()

@@ -17,7 +17,7 @@ from hwprofiles.runtimes.conformance import _MODEL, _QUICK, RuntimeConformance
 from hwprofiles.runtimes.protocol import shipped
 from hwprofiles.runtimes.tensorrt import TensorRt, TensorRtRtx
 from hwprofiles.target import Target
-from tests.unit.hwprofiles.test_cuda import driver
+from tests.unit.hwprofiles.test_cuda import DRIVER, driver
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install '.[dev]'")
 
@@ -51,7 +51,9 @@ def with_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that shows a card; there is none behind it."""
     folder = tmp_path / "driver"
     folder.mkdir()
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver(folder)))
+    source = DRIVER.replace("? 9 : 0", "? 8 : 9")  # TensorRT-RTX has kernels for 8.9
+    assert source != DRIVER
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver(folder, source=source)))
 
 
 @NO_CARD
@@ -81,10 +83,24 @@ def test_the_fingerprint_names_the_card_and_the_builder_options(tmp_path: Path) 
     with open_device(target(), work=tmp_path) as device, open_device(target(tf32=False), work=tmp_path) as other:
         found = device.fingerprint
         assert (found.runtime, found.provider) == ("tensorrt-rtx", "TensorRT-RTX")
-        assert found.accelerator.startswith("NVIDIA H200, 143051 MiB, compute capability 9.0")
+        assert found.accelerator.startswith("NVIDIA H200, 143051 MiB, compute capability 8.9")
         assert found.session == {"arena": "default", "memory_pattern": None, "cuda_graph": True, "transfers": False}
         assert "tf32 False" in other.fingerprint.runtime_build
         assert found.key != other.fingerprint.key
+
+
+@NO_CARD
+def test_a_card_that_rtx_has_no_kernels_for_is_one_line_when_the_target_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a failure of one trial after the other."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver(tmp_path)))
+    with pytest.raises(
+        TargetUnavailable, match=r"TensorRT-RTX 1\..* has no kernels for compute capability 9\.0"
+    ) as caught:
+        open_device(target(), work=tmp_path / "work")
+    said = str(caught.value)
+    assert "use the runtime tensorrt or onnxruntime-cuda" in said and "\n" not in said and "pip install" not in said
 
 
 @pytest.mark.usefixtures("with_driver")

