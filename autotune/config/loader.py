@@ -315,8 +315,12 @@ def _place_of(text: str, config: StudyConfig) -> Location:
 
 
 def _make_technique(name: str, options: Mapping[str, object]) -> None:
-    """Techniques check their own options, those of other packages included."""
-    plugins.make("hw_autotune.techniques", name, options)
+    """Techniques check their own options, those of other packages included. Their errors begin with the technique's
+    name, which the key says already."""
+    try:
+        plugins.make("hw_autotune.techniques", name, options)
+    except UsageError as error:
+        raise UsageError(str(error).removeprefix(f"technique {name}").removeprefix(":").lstrip()) from error
 
 
 def check_metric_keys(loaded: LoadedStudy, metric: str) -> None:

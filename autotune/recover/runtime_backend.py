@@ -1,8 +1,8 @@
 """Device side of the runtimes `torch-cuda` and `torch-cpu`: an ONNX file as torch computes it, eager or compiled.
 
 Travels inside the agent with the interpreter of `autotune.recover.graph`. For each shape of the inputs the graph is
-interpreted once on the CPU and written down as a flat list of torch's own operators (`make_fx`), which is what is
-timed: what depends on shapes only is a constant in it. Needs Python 3.11, torch and onnx.
+gone through once on the CPU, without its numbers, and written down as a flat list of torch's own operators (`make_fx`),
+which is what is timed: what depends on shapes only is a constant in it. Needs Python 3.11, torch and onnx.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from autotune.errors import DataError
@@ -296,12 +297,15 @@ def _let_compile() -> None:
 def write_down(module: OnnxModule, feed: Mapping[str, Tensor]) -> torch.fx.GraphModule:
     """The model as a flat list of torch's operators for inputs of these shapes and types, in the order of its inputs.
 
-    Steps that read only constants, and shapes of tensors, are carried out now. Raises `DataError` where the course of
-    the computation depends on the numbers in the inputs.
+    Steps that read only constants, and shapes of tensors, are carried out now; of all others only shapes and types are
+    worked out, so that it takes no time and no memory of this machine however large the model. Raises `DataError`
+    where the course of the computation depends on the numbers in the inputs.
     """
+    shapes_only = FakeTensorMode(allow_non_fake_inputs=True)
+    given = {name: shapes_only.from_tensor(value) for name, value in feed.items()}
     program_of, names = module._program, module.inputs
     still = {name: module.constant(name) for name in module._slots}
-    values = {**still, **feed}
+    values = {**still, **given}
     flows = []
     with torch.no_grad():
         for index, step in enumerate(program_of.steps):
@@ -326,7 +330,7 @@ def write_down(module: OnnxModule, feed: Mapping[str, Tensor]) -> torch.fx.Graph
         return tuple(seen[name] for name in module.outputs)
 
     with torch.no_grad():
-        program = make_fx(compute, tracing_mode="real")(*(feed[name] for name in names))
+        program = make_fx(compute, tracing_mode="real")(*(given[name] for name in names))
     program.graph.eliminate_dead_code()
     program.recompile()
     return program
@@ -423,5 +427,6 @@ def _array(value: Tensor) -> Any:
 def _reworded(error: DataError) -> str:
     """The interpreter was written for training and says so."""
     text = str(error).removeprefix("recover: ")
+    text = text.replace("aten._local_scalar_dense.default", "its course depends on the numbers in the inputs")
     listed = text.removeprefix("cannot train through ").removesuffix("; leave recovery out for this model")
     return f"torch cannot run {listed} here" if listed != text else text

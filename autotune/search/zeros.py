@@ -1,7 +1,7 @@
 """What zeros buy on each target, measured: the model with most zeros against the dense one, by the ordinary protocol.
 
-Done once per target and recipe, and kept in the store under "zeros/TARGET". A few pairs are enough: a kernel that skips zeros is
-worth tens of percent, and one that does not is a tie.
+Done once per target and recipe, and kept in the store under "zeros/TARGET". A few pairs are enough: a kernel that skips
+zeros is worth tens of percent, and one that does not is a tie.
 """
 
 from __future__ import annotations

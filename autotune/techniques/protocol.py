@@ -125,8 +125,8 @@ class Technique(Protocol):
 
     Optional methods, called before `survey` where they are there: `cut_module(module)` (a
     `autotune.techniques.prune.route.ModuleRoute`, where the model is a torch module) and `suit(liked)` (what the
-    targets like, `autotune.techniques.multiples.Liked`). Others: `changes(layer, choice)`, where a choice under the name
-    of one layer changes others: all layers that it changes; `units`: such choices, for people
+    targets like, `autotune.techniques.multiples.Liked`). Others: `changes(layer, choice)`, where a choice under the
+    name of one layer changes others: all layers that it changes; `units`: such choices, for people
     (`autotune.techniques.prune.units.Unit`); `meaning`: option -> value, of those that say what a choice is;
     `told`: a sentence for `autotune check`.
     """

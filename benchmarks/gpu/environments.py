@@ -128,7 +128,8 @@ def commands(folder: str, version: str | None) -> list[str]:
 def _fill_main(python: Path, wheels: Path) -> dict[str, Any]:
     """All requirements at once; where that fails one by one, so that a missing one costs only what needs it."""
     _register(python)
-    missing, others = {}, {}
+    missing: dict[str, str] = {}
+    others: dict[str, str] = {}
     done = _pip(python, wheels, required())
     if done.returncode:
         for entry in required():

@@ -33,7 +33,8 @@ NEEDS = {
     "comparison": _STUDY,
 }
 _SPARE = 20.0  # seconds of a budget that are kept for writing
-_LEAST = 30.0  # seconds that a step is worth beginning with
+_WINDING_UP = 55.0  # seconds that a study may need after its own limit: to stop, and to tell what there is
+_LEAST = 90.0  # seconds that a step is worth beginning with
 
 
 def device_side(name: str) -> Any:
@@ -80,9 +81,8 @@ def main() -> int:
     began = time.monotonic()
     deadline = began + (given.seconds or float("inf"))
     steps.adopt()
-    seen = (
-        {"trial": "the CPU stands in the card's place: nothing here is a number of a card"} if given.trial else card()
-    )
+    standing_in = {"trial": "the CPU stands in the card's place: nothing here is a number of a card"}
+    seen: dict[str, Any] = standing_in if given.trial else card()
     path = given.result
     if path is None and "card" in seen:
         path = HERE / "results" / (str(seen["card"]["name"]).lower().replace(" ", "-") + ".json")
@@ -224,7 +224,7 @@ def one(
     if study == "digits" and (lacks := environments.lacking(python, ("PIL",))):
         return {"not run": f"environment main lacks {', '.join(lacks)} for the study digits; spam: {instead}"}
     command = [python, str(HERE / "study.py"), step, "--study", study, "--work", str(work / "studies")]
-    command += ["--out", str(out), "--seconds", f"{limit - _SPARE:.0f}", *quick]
+    command += ["--out", str(out), "--seconds", f"{max(1.0, limit - _WINDING_UP):.0f}", *quick]
     command += ["--as", "local"] if given.trial else []
     found = steps.run(command, ROOT, variables, out, limit)
     return {**found, "instead_of_spam": instead} if instead else found

@@ -41,7 +41,7 @@ NOT_OFFERED = {
     }
 }
 _SEARCH_SHARE = 0.55  # of the time that there is; the rest is for finalists and parity
-_LAST = 30.0  # seconds that a command may go on after it was asked to stop
+_LAST = 12.0  # seconds that a command may go on after it was asked to stop, twice
 
 
 def main() -> int:
@@ -160,12 +160,14 @@ def autotune(*words: str, deadline: float = float("inf")) -> dict[str, Any]:
         late = ""
     except subprocess.TimeoutExpired:
         late = f"it was ended after {left:.0f} s: "
-        process.send_signal(signal.SIGINT)  # what it has is in the store
-        try:
-            out, err = process.communicate(timeout=_LAST)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, err = process.communicate()
+        out = err = ""
+        for stop in (signal.SIGINT, signal.SIGINT, signal.SIGKILL):  # after the current step; at once; now
+            process.send_signal(stop)  # what it has is in the store
+            try:
+                out, err = process.communicate(timeout=_LAST)
+                break
+            except subprocess.TimeoutExpired:
+                continue
     told["exit"] = process.returncode
     try:
         told["said"] = json.loads(out)

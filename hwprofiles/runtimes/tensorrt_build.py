@@ -134,9 +134,8 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
 
 def listed(trt: Any, capability: str) -> Any:
     """The card that TensorRT-RTX builds for by this name ("8.9"); None for one that it does not list."""
-    known = trt.ComputeCapability.__members__
-    name = "SM" + capability.replace(".", "")
-    return known[name] if name in known else None
+    known = dict(trt.ComputeCapability.__members__)
+    return known.get("SM" + capability.replace(".", ""))
 
 
 def _load_plan(trt: Any, log: Any, plan: Any) -> None:

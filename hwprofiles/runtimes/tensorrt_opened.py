@@ -1,9 +1,9 @@
 """An engine that is loaded on the card, of TensorRT or TensorRT-RTX, and what it tells of itself. Python 3.9.
 
 RTX compiles kernels on the card at the first inference. For inputs of open shapes it does so lazily by default: a
-stand-in that takes every shape runs at first, and a CUDA graph that was captured then would hold on to it. So it is told
-to compile at once, and what it has compiled is kept beside the engine, as NVIDIA advises (TensorRT-RTX documentation,
-"Working with Dynamic Shapes", "Working with Runtime Cache").
+stand-in that takes every shape runs at first, and a CUDA graph that was captured then would hold on to it. So it is
+told to compile at once, and what it has compiled is kept beside the engine, as NVIDIA advises (TensorRT-RTX
+documentation, "Working with Dynamic Shapes", "Working with Runtime Cache").
 """
 
 from __future__ import annotations

@@ -10,9 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
+import onnx
 import pytest
+
+from autotune.compress.dialects.ort_cuda import OrtCuda
+from autotune.techniques.quantize import ALL_CHOICES
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu" / "run.sh"
@@ -121,3 +126,14 @@ def test_without_a_card_it_says_so_and_overwrites_no_card(tmp_path: Path) -> Non
 def test_a_command_line_that_makes_no_sense_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
     done = run(tmp_path, *words)
     assert done.returncode == 2 and said in done.stderr
+
+
+def test_what_is_told_as_not_offered_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    study = importlib.import_module("study")
+    sys.modules.pop("study")
+    dense: Any = SimpleNamespace(op="MatMul", shape=(64, 64))
+    assert set(study.NOT_OFFERED["ort-cuda"]) <= set(ALL_CHOICES)
+    for choice in study.NOT_OFFERED["ort-cuda"]:
+        assert not OrtCuda().offers(dense, choice, onnx.NodeProto())
+    assert OrtCuda().offers(dense, "float16", onnx.NodeProto())

@@ -47,10 +47,10 @@ def test_every_option_can_be_written_in_a_study(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ("[techniques.prune]\nshare = [0.5]", "has no option 'share'; did you mean 'shares'"),
+        ("[techniques.prune]\nshare = [0.5]", "techniques.prune: has no option 'share'; did you mean 'shares'"),
         ("[techniques.prune]\nshares = 0.5", "prune: an option is of the wrong kind"),
-        ("[techniques.simplify]\nhard = true", "simplify has no option 'hard'; it has none"),
-        ("[techniques.factorize]\nranks = [1.5]", "ranks"),
+        ("[techniques.simplify]\nhard = true", "techniques.simplify: has no option 'hard'; it has none"),
+        ("[techniques.factorize]\nranks = [1.5]", "techniques.factorize: ranks has 1.5;"),
         ('[techniques.quantize]\nrounding = "best"', "rounding"),
     ],
 )
@@ -58,4 +58,4 @@ def test_wrong_options_are_told_in_one_line(table: str, said: str, tmp_path: Pat
     with pytest.raises(AutotuneError) as caught:
         load_study(str(study(tmp_path, table)))
     message = str(caught.value)
-    assert said in message and "\n" not in message and "__init__" not in message
+    assert said in message and "\n" not in message and "__init__" not in message and ": technique " not in message

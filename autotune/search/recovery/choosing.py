@@ -60,7 +60,7 @@ def why_none(trials: Sequence[Trial], config: StudyConfig) -> str:
     """Where `candidates` gives none: why that is, and what would change it."""
     searched, fixed = _searched(trials, [_DROP]), _fixed(config)
     if not searched:
-        return "the search has no complete trial; raise search.trials"
+        return _without_complete([t for t in trials if t.number and not t.recovered])
     many = f"all {len(searched)} complete trials" if len(searched) > 1 else "the one complete trial"
     affordable = _affordable(searched, fixed)
     if not affordable:
@@ -79,6 +79,16 @@ def why_none(trials: Sequence[Trial], config: StudyConfig) -> str:
         f"those that may come within the limit of {100 * limit:.1f} pt are no better than trials that are within it; "
         "allow stronger choices in [techniques], or raise search.trials"
     )
+
+
+def _without_complete(trials: Sequence[Trial]) -> str:
+    """The same, where no trial of the search has been measured and judged."""
+    rejected = [t for t in trials if t.state == "rejected"]
+    if rejected:
+        last = rejected[-1]
+        return f"no trial is complete (trial {last.number}: {last.reason}); allow milder choices in [techniques]"
+    failed = any(t.state == "failed" for t in trials)
+    return "no trial is complete; " + ("see why they failed in the report" if failed else "raise search.trials")
 
 
 def _searched(trials: Sequence[Trial], keys: Sequence[MetricKey]) -> list[Trial]:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import ClassVar
 
@@ -121,7 +122,8 @@ class TestTensorRtRtx(OnTensorRt):
 def _no_kernels() -> str:
     """Why TensorRT-RTX cannot run on this card at all; "" if it can."""
     try:
-        open_device(TestTensorRtRtx.target).close()
+        with tempfile.TemporaryDirectory() as folder:
+            open_device(TestTensorRtRtx.target, work=Path(folder)).close()
     except TargetUnavailable as error:
         if "has no kernels for compute capability" not in str(error):
             raise

@@ -67,6 +67,7 @@ def test_a_course_that_depends_on_the_data_is_refused_and_not_frozen(tmp_path: P
     with pytest.raises(backend.Unfit) as raised:
         session.run(feed)
     assert backend.classify(raised.value, "load") == "unsupported" and "If" in backend.explain(raised.value)
+    assert "depends on the numbers in the inputs" in backend.explain(raised.value)
 
 
 def test_what_torch_has_no_operator_for_is_named(tmp_path: Path) -> None:
@@ -90,6 +91,21 @@ def test_a_session_of_a_card_times_blocks_and_tells_its_memory(tmp_path: Path) -
     told = session.accelerator_memory(feeds[0])
     assert weights * 0.9 <= told["weights"] <= weights * 1.1 and told["activations"] is None
     assert session.conditions == {"cuda_graph": False, "transfers": False}
+
+
+def test_a_program_is_written_down_without_the_memory_that_it_will_need(tmp_path: Path) -> None:
+    """640 GB: what a card has room for is the card's to say."""
+    size = 400_000
+    nodes = [onnx.helper.make_node("Transpose", ["x"], ["t"]), onnx.helper.make_node("MatMul", ["x", "t"], ["y"])]
+    ports = [
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)]
+        for name, shape in (("x", ["n", 1]), ("y", ["n", "n"]))
+    ]
+    graph = onnx.helper.make_graph(nodes, "huge", *ports)
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    program = backend.write_down(backend.OnnxModule(made, trains=False), {"x": torch.ones(size, 1)})
+    (found,) = program(torch.ones(size, 1, device="meta"))
+    assert tuple(found.shape) == (size, size)
 
 
 def test_moving_a_program_leaves_nothing_behind(tmp_path: Path) -> None:

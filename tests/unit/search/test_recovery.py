@@ -89,7 +89,13 @@ def test_without_a_loss_there_is_nothing_to_win() -> None:
 @pytest.mark.parametrize(
     ("trials", "changes", "words"),
     [
-        ([], {}, "the search has no complete trial; raise search.trials"),
+        ([], {}, "no trial is complete; raise search.trials"),
+        ([_trial(1, 1.0, 1.0, 0.0, state="failed")], {}, "no trial is complete; see why they failed in the report"),
+        (
+            [_trial(1, 1.0, 1.0, 0.0, state="rejected", reason="it errs")],
+            {},
+            "no trial is complete (trial 1: it errs); allow milder",
+        ),
         ([_trial(1, 60.0, 0.8, 0.0)], {}, "no trial loses anything"),
         ([BROKEN], {}, "the mildest loss is 30.0 pt, too much to be trained back to the limit of 2.0 pt; allow milder"),
         ([SHIPS, SMALL], {"constraints": {"size_bytes": 15.0}}, "all 2 complete trials break size_bytes; relax that"),

@@ -301,7 +301,17 @@ def test_failures_name_the_layer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"ranks": [1.0]}, {"ranks": [0.5, -1]}, {"round_to": 0}, {"round_to": 2.5}, {"round_to": True}, {"method": "qr"}],
+    [
+        {"ranks": [1.0]},
+        {"ranks": [0.5, -1]},
+        {"ranks": [0.9999999]},
+        {"ranks": [0.5, 0.50000001]},
+        {"ranks": "0.5"},
+        {"round_to": 0},
+        {"round_to": 2.5},
+        {"round_to": True},
+        {"method": "qr"},
+    ],
 )
 def test_impossible_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="technique factorize"):

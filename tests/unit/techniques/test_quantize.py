@@ -23,6 +23,7 @@ class Everything:
     [
         ({"rounding": "gptk"}, "no rounding 'gptk'; did you mean 'gptq'"),
         ({"bias_correction": "yes"}, "bias_correction is 'yes'; give true or false"),
+        ({"choices": "float16"}, r"choices is 'float16'; give a list, such as \['float16'\]"),
         ({"choices": ["nf4-b46-load"]}, "no choice 'nf4-b46-load'; did you mean 'nf4-b64-load'"),
     ],
 )

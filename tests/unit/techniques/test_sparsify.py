@@ -211,6 +211,10 @@ def test_no_moments_for_wanda_is_a_failure_of_the_trial(tmp_path: Path) -> None:
         {"shares": 0.5},
         {"shares": ["half"]},
         {"shares": [float("nan")]},
+        {"shares": "0.5"},
+        {"shares": [0.9999999]},  # would be called zeros-100%
+        {"shares": [1e-7]},
+        {"shares": [0.5, 0.50000001]},  # both would be called zeros-50%
         {"patterns": ["4:2"]},
         {"patterns": ["0:4"]},
         {"patterns": "2:4"},

@@ -131,6 +131,8 @@ def test_uniform_recipes() -> None:
         ({"shares": ["half"]}, "share 'half' must lie"),
         ({"round_to": 0}, "round_to is 0"),
         ({"round_to": 1.5}, "round_to is 1.5"),
+        ({"shares": "0.5"}, r"shares is '0.5'; give a list, such as \[0.5\]"),
+        ({"kinds": "heads"}, r"kinds is 'heads'; give a list, such as \['heads'\]"),
         ({"kinds": ["channel"]}, "no kind 'channel'; did you mean 'channels'"),
     ],
 )
