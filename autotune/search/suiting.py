@@ -45,16 +45,17 @@ def suit(
 def keep_meanings(store: Store, techniques: Mapping[str, Technique]) -> None:
     """Keep what the techniques' choices mean, as far as recipes do not say it.
 
-    Raises `UsageError` where a study that was begun otherwise is continued: its trials, its trained weights and its
-    knowledge are about other models under the same recipes.
+    Raises `UsageError` where a study with trials that was begun otherwise is continued: they, their trained weights and
+    what was learnt from them are about other models under the same recipes. After a mere `check` options may change.
     """
+    begun = any(trial.number for trial in store.trials(details=False))
     for name, technique in techniques.items():
         meaning: Callable[[], dict[str, str]] | None = getattr(technique, "meaning", None)
         if meaning is None:
             continue
         now, before = meaning(), store.meta(_MEANING + name)
         changed = [key for key in now if isinstance(before, dict) and before.get(key, now[key]) != now[key]]
-        if isinstance(before, dict) and changed:
+        if begun and isinstance(before, dict) and changed:
             what = ", ".join(f"{key} was {before[key]!r} and is {now[key]!r}" for key in changed)
             raise UsageError(
                 f"technique {name}: study {store.study!r} was begun with other options ({what}), under which the same "

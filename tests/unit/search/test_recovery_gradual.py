@@ -273,6 +273,14 @@ def test_cuts_that_take_all_of_the_time_are_kept_as_they_are(store: Store, monke
     now = itertools.count(0, 10)  # every look at the clock takes ten seconds
     monkeypatch.setattr("autotune.recover.schedule.monotonic", lambda: float(next(now)))
     seen: list[int] = []
+    begin = Training.student
+
+    def without_clock(training: Training, recipe: Recipe) -> Student:
+        """After the last cut no look at the clock ends a training."""
+        monkeypatch.setattr("autotune.recover.schedule.monotonic", lambda: 0.0)
+        return begin(training, recipe)
+
+    monkeypatch.setattr(Training, "student", without_clock)
     attempt = Attempt(training_of(assembler_of(store.folder), minutes=1.5), store, "data")
     found = attempt.run(trial_of({"prune": CUT}), {}, lambda _, kept: seen.append(kept.step))
     assert found.state == "done" and found.seconds > 90 and len(found.cuts) == 2

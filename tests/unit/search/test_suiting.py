@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import UsageError
+from autotune.recipe import Recipe
 from autotune.search.suiting import keep_meanings
 from autotune.store import open_store
 from autotune.techniques.multiples import Liked
@@ -19,6 +20,8 @@ def test_another_route_or_multiple_is_refused(tmp_path: Path) -> None:
         store.begin("{}", "d")
         keep_meanings(store, {"prune": Prune(), "quantize": Quantize()})
         keep_meanings(store, {"prune": Prune()})
+        store.start_trial(Recipe(), "original")
+        store.start_trial(Recipe({"prune": {"a": "cut-50%"}}), "uniform")
         with pytest.raises(
             UsageError, match=r"'mine' was begun with other options \(route was 'graph' and is 'torch-pr"
         ):
@@ -28,3 +31,14 @@ def test_another_route_or_multiple_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"round_to was '8 or less' and is '64 or less'.*another --store"):
             keep_meanings(store, {"prune": moved})
         keep_meanings(store, {"prune": Prune()})
+
+
+def test_options_may_change_until_there_is_a_trial(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s.db", "mine") as store:
+        store.begin("{}", "d")
+        keep_meanings(store, {"prune": Prune()})
+        store.start_trial(Recipe(), "original")
+        keep_meanings(store, {"prune": Prune(route="torch-pruning")})
+        store.start_trial(Recipe({"prune": {"a": "cut-50%"}}), "uniform")
+        with pytest.raises(UsageError, match="route was 'torch-pruning' and is 'graph'"):
+            keep_meanings(store, {"prune": Prune()})
