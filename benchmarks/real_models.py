@@ -188,7 +188,9 @@ def main() -> None:
         found = subject(name)
         for seed in arguments.seeds:
             for sampler in arguments.samplers:
-                row = run(found, sampler, seed, arguments)
+                command = f"python benchmarks/real_models.py {name} --trials {arguments.trials} --seconds "
+                command += f"{arguments.seconds:g} --samplers {sampler} --seeds {seed}"
+                row = {**run(found, sampler, seed, arguments), "command": command, "date": now()}
                 key = ("model", "sampler", "seed")
                 rows = [r for r in rows if any(r[k] != row[k] for k in key)] + [row]
                 print(json.dumps({k: row[k] for k in (*key, "wall_seconds")}), row["hypervolume"][-1], flush=True)
@@ -196,11 +198,14 @@ def main() -> None:
     print(table(rows))
 
 
+def now() -> str:
+    """UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     record = {
-        "command": f"python benchmarks/real_models.py {' '.join(arguments.models)} --trials {arguments.trials} "
-        f"--seconds {arguments.seconds:g}",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "python": platform.python_version(),
         "optuna": optuna.__version__,
         "corner": CORNER,
@@ -212,7 +217,8 @@ def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     arguments.out.with_suffix(".md").write_text(
         "# Samplers on real models\n\nHypervolume of size, latency and worst-slice drop; see `real_models.py`. "
-        f"`{record['command']}`, {record['date']}.\n\n" + table(rows)
+        f"Written {record['date']} from runs of their own, whose commands are in the JSON; a sampler that was run for "
+        "fewer trials than another one says `not run`.\n\n" + table(rows)
     )
 
 

@@ -23,6 +23,7 @@ def _only(monkeypatch: pytest.MonkeyPatch, folder: Path, *modules: str) -> None:
 def test_either_package_of_rtx_is_enough(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = find_target("gpu-rtx")
     monkeypatch.setattr("autotune.cli.readiness._plugins", lambda target: [])
+    monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
     _only(monkeypatch, tmp_path)
     (missing,) = needs(target)
     assert "tensorrt-rtx-cu13-libs and tensorrt-rtx-cu13-bindings" in missing
@@ -30,6 +31,13 @@ def test_either_package_of_rtx_is_enough(module: str, tmp_path: Path, monkeypatc
     assert needs(target) == []
 
 
-def test_an_interpreter_that_is_not_there_is_named() -> None:
+def test_an_interpreter_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     target = find_target("gpu-torch").model_copy(update={"python": "/no/such/bin/python"})
+    monkeypatch.setattr("shutil.which", lambda program: "/usr/bin/nvidia-smi" if program == "nvidia-smi" else None)
     assert needs(target) == ["its interpreter /no/such/bin/python, which is not there (--set python=PATH)"]
+
+
+@pytest.mark.parametrize("name", ["gpu-torch", "gpu-rtx"])
+def test_a_template_for_any_card_is_not_usable_without_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    assert "an NVIDIA card (no nvidia-smi here; for another machine --host)" in needs(find_target(name))
