@@ -97,7 +97,7 @@ def test_probe_shows_and_keeps_what_is_there(run: Run) -> None:
     assert record["key"] == again["key"] and record["provenance"] == "hardware" and again["cores"] >= 1
     assert again["capabilities"] == record["capabilities"] and "Conv float16" in again["capabilities"]["kernels"]
     assert [entry.name for entry in (kept.parent.parent / "capabilities").iterdir()] == [
-        f"ort-cpu-{again['key']}-3.json"
+        f"ort-cpu-{again['key']}-4.json"
     ]
 
 
