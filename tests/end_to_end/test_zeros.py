@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from autotune.errors import UsageError
 from autotune.search.check import CheckReport
 from autotune.search.progress import Progress
 from autotune.search.zeros import KEY, Zeros, known
@@ -49,13 +48,12 @@ def test_what_failed_is_measured_again(tmp_path: Path) -> None:
     assert measured and again.time is not None and not again.failure
 
 
-def test_another_method_is_another_study(tmp_path: Path) -> None:
+def test_zeros_by_another_method_are_measured_anew(tmp_path: Path) -> None:
     store = tmp_path / "study.db"
-    check(store)
-    with pytest.raises(
-        UsageError, match=r"sparsify: study .tiny. was begun with other options \(method was 'magnitude'"
-    ):
-        check(store, techniques={"sparsify": {"shares": [0.5], "patterns": [], "method": "wanda"}})
+    zeros = {"shares": [0.5], "patterns": []}
+    _, (first,), _ = check(store)
+    _, (other,), measured = check(store, techniques={"sparsify": {**zeros, "method": "wanda"}})
+    assert measured and other.choice == first.choice and other.meaning != first.meaning
 
 
 def test_no_finalists_take_no_time(tmp_path: Path) -> None:

@@ -49,13 +49,15 @@ def private_folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def shared(parent: int, patience: float = 30.0) -> list[int]:
-    """The ssh process below `parent` that holds a shared connection, once it does."""
+    """The ssh process below `parent` that holds a shared connection, once it takes sessions."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         for pid in descendants(parent):
             words = command_of(pid).split()
-            if "ControlMaster=yes" in words and Path(words[words.index("-S") + 1]).exists():
-                return [pid]
+            if "ControlMaster=yes" in words:
+                ask = ["ssh", "-S", words[words.index("-S") + 1], "-O", "check", "anybody"]
+                if not subprocess.run(ask, stdin=subprocess.DEVNULL, capture_output=True, timeout=30).returncode:
+                    return [pid]
         time.sleep(0.02)
     return []
 
