@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autotune.api.choice import Choice, choose
 from autotune.api.several import common_text, own_best
-from autotune.api.tables import as_text, front_html, front_table
+from autotune.api.tables import as_text, front_html, front_table, with_recommended
 from autotune.api.watch import ProgressView
 from autotune.config import StudyConfig
 from autotune.errors import Infeasible, UsageError
@@ -94,7 +94,8 @@ class Result:
 
     def table(self, *, columns: int = 110) -> str:
         """The front in all objectives as text, at most `columns` wide; `fronts` and `prices` are those of targets."""
-        return as_text(front_table(self.front, self.trials, self.config, self.best, columns=columns), columns)
+        rows = with_recommended(self.front, self.best)
+        return as_text(front_table(rows, self.trials, self.config, self.best, columns=columns), columns)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the front as an HTML table."""

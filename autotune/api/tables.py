@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 from rich import box
@@ -126,6 +127,19 @@ def _lossiest(trial: Trial) -> Trial:
     seen = [trial, *(trial.on(other.targets[0]) for other in trial.elsewhere)]
     known = [each for each in seen if "drop/worst" in shown_values(each)]
     return max(known, key=lambda each: shown_values(each)["drop/worst"].value, default=trial)
+
+
+def with_recommended(front: Sequence[Trial], recommended: Trial | None) -> list[Trial]:
+    """The front, and the recommended trial where it was verified and something that was only searched seems a hair
+    better: people look for it in the table. Smallest first, then."""
+    if recommended is None or any(trial.number == recommended.number for trial in front):
+        return list(front)
+
+    def size(trial: Trial) -> float:
+        value = shown_values(trial).get("size_bytes")
+        return value.value if value is not None else math.inf
+
+    return sorted([*front, recommended], key=size)
 
 
 def legend(front: Sequence[Trial], recommended: Trial | None, trials: Sequence[Trial], config: StudyConfig) -> str:

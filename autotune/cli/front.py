@@ -95,10 +95,11 @@ def front(
 
 def show_front(front: list[Trial], trials: list[Trial], config: StudyConfig, recommended: Trial | None) -> None:
     """Print the table and what its marks mean."""
-    from autotune.api.tables import front_table, legend
+    from autotune.api.tables import front_table, legend, with_recommended
 
-    show(front_table(front, trials, config, recommended, columns=results().width))
-    results().print(legend(front, recommended, trials, config), style="dim")
+    rows = with_recommended(front, recommended)
+    show(front_table(rows, trials, config, recommended, columns=results().width))
+    results().print(legend(rows, recommended, trials, config), style="dim")
 
 
 def show_common(choice: Choice, config: StudyConfig) -> None:

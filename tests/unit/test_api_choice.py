@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from autotune.api import choose
-from autotune.api.tables import as_text, front_html, front_table, legend, value_text
+from autotune.api.tables import as_text, front_html, front_table, legend, value_text, with_recommended
 from autotune.api.watch import ProgressView, best_text, clock
 from autotune.config import StudyConfig
 from autotune.errors import UsageError
@@ -92,6 +92,18 @@ def test_the_table_says_it_all_within_its_width(columns: int) -> None:
     for part in ("★ 1", "250 B", "4.00x", "0.800x", "[0.790, 0.810]", "8 ms", "original"):
         assert part in text
     assert "recommended" in legend([SMALL], SMALL, trials, CONFIG)
+
+
+def test_what_is_recommended_stands_in_the_table() -> None:
+    searched, verified = trial(1, 400, 0.5, 0.004), trial(2, 400, 0.5, 0.0, final_drop=0.006)
+    big = trial(3, 700, 0.4, 0.0)
+    choice = choose([ORIGINAL, searched, verified, big], CONFIG)
+    assert choice.recommended is not None and choice.recommended.number == 2
+    assert 2 not in [each.number for each in choice.front]
+    rows = with_recommended(choice.front, choice.recommended)
+    assert [each.number for each in rows] == [1, 2, 3]
+    assert "★ 2" in as_text(front_table(rows, rows, CONFIG, choice.recommended, columns=110), 110)
+    assert with_recommended(rows, verified) == rows and with_recommended(rows, None) == rows
 
 
 def test_a_tie_is_called_a_tie() -> None:
