@@ -16,9 +16,11 @@ thing, and what to do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hwprofiles.errors import Failure
+
+_FEW = 40  # names that a line may hold; a model may have hundreds of layers
 
 
 class AutotuneError(Exception):
@@ -32,7 +34,13 @@ class UsageError(AutotuneError):
 
 
 class ConfigError(UsageError):
+    """`key` is where in a study file the fault is, for whoever knows the file; () where the message says it."""
+
     exit_code = 2
+
+    def __init__(self, message: str, key: Sequence[str | int] = ()) -> None:
+        super().__init__(message)
+        self.key = tuple(key)
 
 
 class DataError(AutotuneError):
@@ -60,9 +68,10 @@ class TrialFailure(AutotuneError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The tail of a message about an unknown name: the nearest known ones, or all of them if few."""
+    """The tail of a message about an unknown name: the nearest known ones, or all of them if few, else the first."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     if near:
         return f"did you mean {' or '.join(repr(n) for n in near)}?"
-    return f"known: {', '.join(names)}" if names else "none is known"
+    few = names if len(names) <= _FEW else [*names[: _FEW // 2], f"and {len(names) - _FEW // 2} more"]
+    return f"known: {', '.join(few)}" if names else "none is known"

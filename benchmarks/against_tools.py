@@ -5,25 +5,33 @@
 
 Each tool runs in its own environment (PYTHON is its interpreter; the packages are olive-ai with torch,
 onnx-neural-compressor, nncf) on the same model, calibration and validation data as our search, and everything that it
-tries is kept. Where the model is a file, the tools get that file: NNCF fails on some graphs that we have normalised.
+tries is kept. The tools get the model's file, or what torch exports: NNCF fails on some graphs that we have normalised.
 Then all artifacts, and those on our front, are measured in pairs with the original and judged on the held-out data, by
 the same code; beside that by a plain loop (the median of `LOOPS` inferences, accuracy by counting). The hypervolume is
-of size, latency and worst-slice drop between (1, 1, 5 points). Ours are the artifacts of the front of an earlier
-`real_models.py` run; a model that onnxruntime does not open counts as failed.
+of size, latency and worst-slice drop between (1, 1, 5 points). Ours are the artifacts of the front of an earlier run,
+of `real_models.py` or of `autotune run`, as far as the search saw them between these; a model that onnxruntime does not
+open counts as failed. What is larger or slower than the original by the whole interval is not judged: it adds nothing.
+
+A tool is stopped after `--limit` seconds, and what it had written counts. With `--work FOLDER` its files stay, and a
+tool that ended there does not run again. A tool that is not named keeps its rows in the result file, and so do ours
+without `--store`. The page of tables, the same name with `.md`, is written from the whole result file.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import platform
+import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,10 +39,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from against_tables import markdown
 from real_models import CORNER, Subject, subject
 
+import autotune
 from autotune import pareto, slices
 from autotune.compress.ingest import load_model
+from autotune.compress.torch_export import export as export_torch
 from autotune.judge.metrics import resolve_metrics
 from autotune.judge.predictions import predict
 from autotune.judge.verdicts import judge
@@ -50,15 +61,19 @@ RESULT = Path(__file__).parent / "results" / "against_tools.json"
 SCRIPTS = {"olive": "olive_search.py", "neural-compressor": "neural_compressor.py", "nncf": "nncf_control.py"}
 KEYS = (parse_key("size_bytes"), parse_key("latency_ratio@local"), parse_key("drop/worst"))
 LOOPS = 50
+PACKAGES = {"olive": "olive-ai", "neural-compressor": "onnx-neural-compressor", "nncf": "nncf"}
 LIMIT = 2400  # seconds for one tool
 
 
-def export(found: Subject, model: Path, folder: Path) -> None:
-    """What `peers/data.py` reads; raises `SystemExit` where its way to read outputs is not that of the workload."""
+def export(found: Subject, folder: Path) -> None:
+    """What `peers/data.py` reads."""
     workload = found.workload
     names, kind = _reading(found)
-    given = Path(workload.model) if isinstance(workload.model, str | Path) else model
-    shutil.copyfile(given, folder / "model.onnx")
+    if isinstance(workload.model, str | Path):
+        shutil.copyfile(workload.model, folder / "model.onnx")
+    else:
+        exported = export_torch(workload.model, workload.example_inputs, workload.dynamic_axes)  # type: ignore[arg-type]
+        onnx.save(exported, folder / "model.onnx")
     samples = workload.search.samples
     np.savez(folder / "calibration.npz", **_arrays([dict(x) for x in workload.calibration]))
     np.savez(folder / "validation.npz", **_arrays([dict(s.inputs) for s in samples]))
@@ -91,47 +106,99 @@ def load_model_bytes(found: Subject) -> bytes:
     return bytes(proto.SerializeToString())
 
 
-def _arrays(samples: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _arrays(samples: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     return {f"{i}/{name}": array for i, sample in enumerate(samples) for name, array in sample.items()}
 
 
-def run_tool(name: str, python: str, data: Path, out: Path, trials: int) -> tuple[float, str]:
-    """Wall seconds, and the end of what it printed where it failed."""
-    out.mkdir(parents=True, exist_ok=True)
+def run_tool(name: str, python: str, data: Path, out: Path, trials: int, limit: float) -> dict[str, Any]:
+    """What is told of a tool's run: seconds of wall and of CPU, how it ended, and its errors where it told any.
+
+    A run that has ended in `out` before is not repeated.
+    """
+    done = out / "told.json"
+    if done.exists():
+        found: dict[str, Any] = json.loads(done.read_text())
+        return found
+    out.mkdir(parents=True)
     script = Path(__file__).parent / "peers" / SCRIPTS[name]
-    begun = time.monotonic()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "true"}  # CI: Olive then sends no telemetry
+    environment.pop("PYTHONPATH", None)
+    load, begun, before = os.getloadavg()[0], time.monotonic(), _cpu_of_children()
     with (out / "log.txt").open("w") as log:
+        tool = subprocess.Popen(
+            [python, str(script), str(data), str(out), str(trials)],
+            stdout=log, stderr=log, env=environment, start_new_session=True,
+        )  # fmt: skip
         try:
-            done = subprocess.run(
-                [python, str(script), str(data), str(out), str(trials)],
-                stdout=log, stderr=log, timeout=LIMIT, env=environment, check=False,
-            )  # fmt: skip
-            code = f"exit code {done.returncode}" if done.returncode else ""
+            code = tool.wait(limit)
+            ended = f"exit code {code}" if code else "done"
         except subprocess.TimeoutExpired:
-            code = f"stopped after {LIMIT} s"
-    return time.monotonic() - begun, code
+            ended = f"stopped after {limit:g} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(tool.pid, signal.SIGKILL)
+            tool.wait()
+    told = {
+        "version": _version(name, python),
+        "seconds": round(time.monotonic() - begun, 1),
+        "cpu_seconds": round(_cpu_of_children() - before, 1),
+        "ended": ended,
+        "errors": _errors((out / "log.txt").read_text(), 0 if ended == "done" else 1),
+        "load_average": [load, os.getloadavg()[0]],
+    }
+    done.write_text(json.dumps(told))
+    return told
 
 
-def ours(store: Path) -> tuple[list[bytes], float]:
-    """The artifacts of the front of a recorded search, and the seconds it took."""
-    with open_store(store, store.stem, must_exist=True) as opened:
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _version(name: str, python: str) -> str:
+    code = f"from importlib.metadata import version; print(version({PACKAGES[name]!r}))"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _errors(log: str, last: int) -> list[str]:
+    """Lines of the log that name an exception, each once, and as many lines of its end as are asked for."""
+    lines = [line.strip()[:300] for line in log.splitlines() if line.strip()]
+    named = [line for line in lines if "Error: " in line or "Exception: " in line]
+    return list(dict.fromkeys([*named[:12], *(lines[-last:] if last else [])]))
+
+
+def ours(store: Path, study: str) -> tuple[list[bytes], dict[str, Any]]:
+    """The artifacts of the front of a recorded search, and what is told of it."""
+    with open_store(store, study, must_exist=True) as opened:
         trials = opened.trials(details=True)
-        front = [t for t in pareto.front(trials, KEYS) if t.artifact is not None and t.number]
+        front = [t for t in pareto.front(trials, KEYS) if t.artifact is not None and t.number and _counts(t)]
         found = [opened.artifact_bytes(t.artifact.digest) for t in front if t.artifact is not None]
     stamps = [datetime.fromisoformat(t.finished_at).timestamp() for t in trials if t.finished_at]
     starts = [datetime.fromisoformat(t.started_at).timestamp() for t in trials if t.started_at]
-    return found, max(stamps) - min(starts)
+    return found, {
+        "version": autotune.__version__,
+        "seconds": round(max(stamps) - min(starts), 1),
+        "ended": "done",
+        "errors": [],
+        "trials": len(trials) - 1,
+    }
+
+
+def _counts(trial: Trial) -> bool:
+    """Whether the search saw it faster than the original and with a drop that the hypervolume counts."""
+    seen = [trial.metrics[str(key)].value for key in KEYS[1:]]
+    return all(value < most for value, most in zip(seen, CORNER[1:], strict=True))
 
 
 class Bench:
     """Measures and judges artifacts against one original."""
 
-    def __init__(self, found: Subject, device: Device, original: Path) -> None:
+    def __init__(self, found: Subject, device: Device, original: Path, seconds: float) -> None:
         self.found, self.device, self.original = found, device, original
+        self.scenario = SEARCH.model_copy(update={"max_seconds": seconds})
         self.metrics = resolve_metrics(found.workload.metric)
         self.masks = slices.assign(found.workload.heldout, found.workload.slices)
-        self.asked = {
+        self.asked: dict[str, Any] = {
             "dataset": found.workload.heldout,
             "decode": found.workload.decode,
             "workers": os.cpu_count() or 1,
@@ -145,9 +212,17 @@ class Bench:
         digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
         row: dict[str, Any] = {"file": artifact.name, "sha256": digest}
         try:
-            measured = self.device.measure(artifact, [self.feed], baseline=self.original, scenario=SEARCH)
+            measured = self.device.measure(artifact, [self.feed], baseline=self.original, scenario=self.scenario)
             if measured.ratio is None:
                 return row | {"failed": str(measured.failure)[:200]}
+            row |= {
+                "size": artifact.stat().st_size / self.original.stat().st_size,
+                "ratio": measured.ratio.estimate.model_dump(),
+                "quality": measured.quality,
+                "plain_loop_ratio": self._loop(artifact) / self.loop,
+            }
+            if row["size"] >= CORNER[0] or measured.ratio.estimate.low >= CORNER[1]:
+                return row | {"not_judged": "larger or slower than the original"}
             after = predict(self.device, artifact, **self.asked)
         except DeviceFailure as error:
             return row | {"failed": error.failure.message[:200]}
@@ -155,15 +230,10 @@ class Bench:
             artifact=digest, target="local", dataset=self.found.workload.heldout, masks=self.masks,
             metrics=self.metrics, original=self.before, candidate=after, table=self.found.config.judge,
         )  # fmt: skip
-        ratio = measured.ratio.estimate
         return row | {
-            "size": artifact.stat().st_size / self.original.stat().st_size,
-            "ratio": ratio.model_dump(),
-            "quality": measured.quality,
             "drop": evaluation.slice("all").drop.value,
             "worst_slice": evaluation.worst_slice,
             "worst_drop": evaluation.worst_drop.model_dump(),
-            "plain_loop_ratio": self._loop(artifact) / self.loop,
         }
 
     def _loop(self, model: Path) -> float:
@@ -178,7 +248,7 @@ class Bench:
         return float(np.median(seconds))
 
 
-def volume(rows: list[Mapping[str, Any]]) -> float:
+def volume(rows: Sequence[Mapping[str, Any]]) -> float:
     """Hypervolume of measured artifacts."""
     trials = [
         Trial(
@@ -186,7 +256,7 @@ def volume(rows: list[Mapping[str, Any]]) -> float:
             metrics={"size_bytes": Value.exact(row["size"]), "latency_ratio@local": Value.exact(row["ratio"]["value"]),
                      "drop/worst": Value.exact(row["worst_drop"]["value"])},
         )
-        for index, row in enumerate(rows) if "size" in row
+        for index, row in enumerate(rows) if "worst_drop" in row
     ]  # fmt: skip
     return pareto.hypervolume(trials, KEYS, CORNER) if trials else 0.0
 
@@ -194,54 +264,43 @@ def volume(rows: list[Mapping[str, Any]]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--store", type=Path, required=True, help="of a real_models.py run of our sampler")
+    parser.add_argument("--store", type=Path, help="of a run of our sampler")
+    parser.add_argument("--study", help="its name in the store; by default the file's")
     for name in SCRIPTS:
         parser.add_argument(f"--{name}", metavar="PYTHON")
     parser.add_argument("--trials", type=int, default=24, help="the most that a tool may try")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one tool")
+    parser.add_argument("--seconds", type=float, default=SEARCH.max_seconds, help="for one latency measurement")
+    parser.add_argument("--work", type=Path, help="where the tools' files stay")
+    parser.add_argument("--remark", default="", help="on the conditions, for the result file")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     found = subject(arguments.model)
-    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as text, open_device(find_target("local"), work=Path(text) / "work") as device:
         folder = Path(text)
         original = folder / "original.onnx"
         original.write_bytes(load_model_bytes(found))
-        data = folder / "data"
-        data.mkdir()
-        export(found, original, data)
-        groups: dict[str, tuple[list[Path], float, str]] = {}
+        work = arguments.work or folder / "tools"
+        data = work / "data"
+        if not data.exists():
+            data.mkdir(parents=True)
+            export(found, data)
+        bench, given = Bench(found, device, original, arguments.seconds), data / "model.onnx"
+        if arguments.store is not None:
+            artifacts, told = ours(arguments.store, arguments.study or arguments.store.stem)
+            own = [folder / f"ours-{index:02d}.onnx" for index in range(len(artifacts))]
+            for path, content in zip(own, artifacts, strict=True):
+                path.write_bytes(content)
+            write(arguments, "hw-autotune", told, [bench.row(path) for path in own])
         for name in SCRIPTS:
             python = getattr(arguments, name.replace("-", "_"))
             if python is None:
-                print(f"{name}: not run, no --{name} was given")
                 continue
-            seconds, code = run_tool(name, python, data, folder / name, arguments.trials)
-            files = _distinct(sorted((folder / name).glob("*.onnx")))
-            groups[name] = files, seconds, code
-            print(f"{name}: {len(files)} distinct artifacts in {seconds:.0f} s {code}", flush=True)
-            if code or not files:
-                print("\n".join((folder / name / "log.txt").read_text().splitlines()[-12:]))
-        artifacts, seconds = ours(arguments.store)
-        own = []
-        for index, content in enumerate(artifacts):
-            own.append(folder / f"ours-{index:02d}.onnx")
-            own[-1].write_bytes(content)
-        groups["hw-autotune"] = own, seconds, ""
-        bench = Bench(found, device, original)
-        for name, (files, seconds, code) in groups.items():
-            rows = [bench.row(path) for path in files]
-            results[name] = {
-                "seconds": round(seconds, 1),
-                "ended": code or "done",
-                "rows": rows,
-                "volume": volume(rows),
-            }
-            print(f"{name}: hypervolume {results[name]['volume']:.4f} of {len(rows)} artifacts", flush=True)
-    others = [row for name, result in results.items() if name != "hw-autotune" for row in result["rows"]]
-    union = volume(others)
-    own_volume = results["hw-autotune"]["volume"]
-    print(f"all tools together: {union:.4f}; ours {own_volume / union if union else float('inf'):.2f} times that")
-    write(arguments, results, union)
+            told = run_tool(name, python, data, work / name, arguments.trials, arguments.limit)
+            files = _distinct(sorted((work / name).glob("*.onnx")))
+            print(f"{name}: {len(files)} distinct artifacts in {told['seconds']:.0f} s, {told['ended']}", flush=True)
+            print("\n".join(told["errors"]), flush=True)
+            write(arguments, name, told, [bench.row(path) for path in files], bench.row(given))
 
 
 def _distinct(files: list[Path]) -> list[Path]:
@@ -251,24 +310,42 @@ def _distinct(files: list[Path]) -> list[Path]:
     return list(seen.values())
 
 
-def write(arguments: argparse.Namespace, results: dict[str, Any], union: float) -> None:
-    known = json.loads(arguments.out.read_text())["models"] if arguments.out.exists() else {}
-    known[arguments.model] = {
+def write(
+    arguments: argparse.Namespace,
+    name: str,
+    told: Mapping[str, Any],
+    rows: list[dict[str, Any]],
+    given: dict[str, Any] | None = None,
+) -> None:
+    """Put one tool's rows, and that of the model it was given, into the result file and write the tables anew."""
+    models = json.loads(arguments.out.read_text())["models"] if arguments.out.exists() else {}
+    model = models.setdefault(arguments.model, {"tools": {}})
+    model["tools"][name] = {**told, "rows": rows, "volume": volume(rows)}
+    others = [row for tool, result in model["tools"].items() if tool != "hw-autotune" for row in result["rows"]]
+    model |= {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "union_of_tools": union,
+        "union_of_tools": volume(others),
         "load_average_at_end": os.getloadavg()[0],
-        "tools": results,
     }
+    if given is not None:
+        model["given"] = given
+    if arguments.remark:
+        model["remark"] = arguments.remark
     record = {
         "command": "python benchmarks/against_tools.py MODEL --store STORE --olive PYTHON --neural-compressor PYTHON "
         "--nncf PYTHON",
         "onnxruntime": ort.__version__,
         "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} core",
         "corner": CORNER,
-        "models": known,
+        "models": models,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    arguments.out.with_suffix(".md").write_text(markdown(record))
+    print(
+        f"{name}: hypervolume {volume(rows):.4f} of {len(rows)} artifacts; {model['union_of_tools']:.4f} of all tools"
+    )
 
 
 if __name__ == "__main__":

@@ -115,13 +115,13 @@ def curve(trials: list[Trial]) -> list[dict[str, float]]:
         began, ended = _seconds(trial.started_at), _seconds(trial.finished_at)
         at += ended - (began if began - last > INTERRUPTED else last)
         last = ended
-        found.append(_counted(trial, baseline))
+        found.append(counted(trial, baseline))
         volume = pareto.hypervolume(found, keys, CORNER)
         points.append({"at": at, "hypervolume": round(volume, 6)})
     return points
 
 
-def _counted(trial: Trial, baseline: Trial) -> Trial:
+def counted(trial: Trial, baseline: Trial) -> Trial:
     """With the size relative to the original's, and a latency ratio that is certainly not larger."""
     size = trial.metrics.get("size_bytes")
     if size is None:

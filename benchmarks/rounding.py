@@ -91,15 +91,21 @@ class Subject:
         return made
 
 
-def session(model: bytes) -> onnxruntime.InferenceSession:
+Level = onnxruntime.GraphOptimizationLevel
+
+
+def session(model: bytes, level: Level = Level.ORT_ENABLE_ALL) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.graph_optimization_level = level
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def answers_of(model: bytes, inputs: Iterable[Mapping[str, np.ndarray]]) -> Iterable[dict[str, np.ndarray]]:
-    opened = session(model)
+def answers_of(
+    model: bytes, inputs: Iterable[Mapping[str, np.ndarray]], level: Level = Level.ORT_ENABLE_ALL
+) -> Iterable[dict[str, np.ndarray]]:
+    opened = session(model, level)
     names = [output.name for output in opened.get_outputs()]
     for feeds in inputs:
         yield dict(zip(names, opened.run(names, dict(feeds)), strict=True))
@@ -163,11 +169,11 @@ def scaled(made: Assembler, label: str) -> dict[str, str]:
     return dict(technique.uniform(offered)).get(label, {})
 
 
-def damage(on: Subject, model: bytes) -> dict[str, Any]:
+def damage(on: Subject, model: bytes, level: Level = Level.ORT_ENABLE_ALL) -> dict[str, Any]:
     """Sums of squares of each sample, divergence, accuracy."""
     predictions: list[Any] = []
     lost, size, divergence = [], [], []
-    for expected, found in zip(on.answers, answers_of(model, on.inputs), strict=True):
+    for expected, found in zip(on.answers, answers_of(model, on.inputs, level), strict=True):
         pairs = [(expected[name].astype(np.float64), found[name].astype(np.float64)) for name in expected]
         lost.append(sum(float(np.square(b - a).sum()) for a, b in pairs))
         size.append(sum(float(np.square(a).sum()) for a, b in pairs))

@@ -8,8 +8,10 @@ w4-b32, int8-static and int8-dynamic, with its defaults (`peers/quantise.py`). A
 same held-out inputs, and are judged by `rounding.damage`. Ratios of damage, with 95 % intervals from a bootstrap over
 samples: to our rounding to nearest in the format, and of ours with GPTQ and bias correction to it. Which operators do
 the quantised work is told for each: where they are the same, so is the kernel and its time; nothing is timed here.
-Bytes are told because a tool may also leave layers out or compress tables, which we do not here. The result file and
-the same name with `.md` are written anew after every row; those of other studies stay.
+Bytes are told because a tool may also leave layers out or compress tables, which we do not here. A file that
+onnxruntime opens only without its extended optimisations is judged so, and the row says it. A tool is stopped after
+`--limit` seconds; what it had written counts. The result file and the same name with `.md` are written anew after every
+row; rows of other studies, and of tools that are not named, stay.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections import Counter
@@ -30,7 +34,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from rounding import WAYS, Subject, compared, damage, subject, uniform
+from rounding import WAYS, Level, Subject, compared, damage, subject, uniform
 
 from autotune.judge.metrics import resolve_metrics
 from autotune.recipe import Recipe
@@ -63,7 +67,7 @@ def ours(on: Subject) -> Iterable[tuple[str, str, bytes]]:
             yield choice, way, made.assemble(Recipe({"quantize": uniform(made, choice)}))
 
 
-def theirs(on: Subject, tool: str, python: str, folder: Path) -> tuple[dict[str, Any], Path]:
+def theirs(on: Subject, tool: str, python: str, folder: Path, limit: float) -> tuple[dict[str, Any], Path]:
     """What the tool said of each attempt, and the folder with its files."""
     data, out = folder / "data", folder / tool
     data.mkdir(exist_ok=True)
@@ -76,19 +80,28 @@ def theirs(on: Subject, tool: str, python: str, folder: Path) -> tuple[dict[str,
     script = Path(__file__).parent / "peers" / "quantise.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "true"}
     environment.pop("PYTHONPATH", None)
-    log = out / "log.txt"
+    log, before = out / "log.txt", resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     with log.open("w") as file:
+        # In its own folder: ModelOpt builds an extension there, and setuptools must not find this project.
+        ran = subprocess.Popen(
+            [str(Path(python).absolute()), str(script.absolute()), tool, str(data), str(out)],
+            stdout=file, stderr=file, cwd=out, env=environment, start_new_session=True,
+        )  # fmt: skip
         try:
-            ran = subprocess.run(
-                [python, str(script), tool, str(data), str(out)],
-                stdout=file, stderr=file, timeout=LIMIT, env=environment, check=False,
-            )  # fmt: skip
-            ended = f"ended with {ran.returncode}"
+            ended = f"ended with {ran.wait(limit)}"
         except subprocess.TimeoutExpired:
-            ended = f"stopped after {LIMIT} s"
+            os.killpg(ran.pid, signal.SIGKILL)
+            ran.wait()
+            used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+            ended = (
+                f"had not ended when the tool was stopped after {limit:g} s for all its attempts, {used:.0f} s of CPU"
+            )
     told = out / "told.json"
-    last = (log.read_text().strip().splitlines() or [""])[-1][:200]
-    return json.loads(told.read_text()) if told.exists() else {"/": {"failed": f"{ended}: {last}"}}, out
+    if not told.exists():
+        last = (log.read_text().strip().splitlines() or [""])[-1][:200]
+        return {"/": {"failed": f"{ended}: {last}"}}, out
+    found: dict[str, Any] = json.loads(told.read_text())
+    return {name: each if each else {"failed": ended} for name, each in found.items()}, out
 
 
 def version(tool: str, python: str) -> str:
@@ -97,14 +110,14 @@ def version(tool: str, python: str) -> str:
     return ran.stdout.strip() or "not installed"
 
 
-def rows_of(study: str, on: Subject, tools: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+def rows_of(study: str, on: Subject, tools: Sequence[tuple[str, str]], limit: float) -> Iterator[dict[str, Any]]:
     """One row per artifact or failure; ours first."""
     lost: dict[tuple[str, str], np.ndarray] = {}
     for choice, way, model in ours(on):
         yield row(study, on, choice, "ours", way, model, lost)
     with tempfile.TemporaryDirectory(prefix="hw-autotune-benchmark-") as text:
         for tool, python in tools:
-            told, out = theirs(on, tool, python, Path(text))
+            told, out = theirs(on, tool, python, Path(text), limit)
             for name, each in told.items():
                 choice, _, way = name.partition("/")
                 failed = {"study": study, "format": choice, "tool": tool, "way": way, **each}
@@ -122,10 +135,28 @@ def rows_of(study: str, on: Subject, tools: Sequence[tuple[str, str]]) -> Iterat
                 yield failed
 
 
+def judged(on: Subject, model: bytes, foreign: bool) -> dict[str, Any]:
+    """`rounding.damage`, of another tool's file without extended optimisations where onnxruntime refuses it with them.
+
+    Reading a file wrongly is onnxruntime's fault, not that of the numbers in it, and only those are compared here.
+    """
+    try:
+        return damage(on, model)
+    except Exception as error:
+        if not foreign:
+            raise
+        refused = next(iter(str(error).strip().splitlines()), "")[:200]
+        try:
+            found = damage(on, model, Level.ORT_ENABLE_BASIC)
+        except Exception:  # noqa: BLE001 the first reason is the one to tell
+            raise error from None
+        return found | {"only_basic_optimisations": refused}
+
+
 def row(
     study: str, on: Subject, choice: str, tool: str, way: str, model: bytes, lost: dict[tuple[str, str], np.ndarray]
 ) -> dict[str, Any]:
-    found = damage(on, model)
+    found = judged(on, model, tool != "ours")
     mine, size = found.pop("lost"), found.pop("size")
     if tool == "ours":
         lost[choice, way] = mine
@@ -157,7 +188,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     text = [
         "# Damage in the same format: ours and the published quantisers",
         "",
-        f"`{record['command']}`, {record['date'][:10]}; {versions}; judged by onnxruntime {record['onnxruntime']}, one "
+        f"Written {record['date'][:10]}; {versions}; judged by onnxruntime {record['onnxruntime']}, one "
         "thread. Damage is sum |dy|² / sum |y|² of the outputs on held-out inputs; in brackets 95 % intervals. "
         f"“Ours / it” is the damage of our {OURS} over that of the tool in the same format: below 1 ours is better. "
         "Nothing is timed here: the operators say which kernels run, and the same kernels take the same time.",
@@ -166,6 +197,8 @@ def markdown(record: Mapping[str, Any]) -> str:
         text += [
             "",
             f"## {study}",
+            "",
+            *(f"`{command}`" for command in facts.get("commands", [])),
             "",
             f"{facts['samples']} held-out inputs, {facts['calibration_inputs']} for calibration; accuracy of the "
             f"original {facts['accuracy']:.3f}.",
@@ -181,6 +214,8 @@ def markdown(record: Mapping[str, Any]) -> str:
                 continue
             mine = _ratio(each["ours_against_it"]) if "ours_against_it" in each else ""
             counts = ", ".join(f"{count} {op}" for op, count in each["operators"].items())
+            if "only_basic_optimisations" in each:
+                counts += "; runs with basic optimisations only: " + each["only_basic_optimisations"].replace("|", "/")
             text.append(
                 f"{begin}{each['relative_error']:.3g} | {_ratio(each['against_nearest'])} | {mine} | "
                 f"{each['divergence']:.3g} | {each['accuracy']:.3f} | {each['size_bytes']:,} | {counts} |"
@@ -199,30 +234,37 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=150)
     parser.add_argument("--calibration", type=int, default=32)
     parser.add_argument("--tool", nargs=2, action="append", default=[], metavar=("NAME", "PYTHON"))
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one tool")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     record: dict[str, Any] = {"studies": {}, "results": []}
     if arguments.out.exists():
         record = json.loads(arguments.out.read_text())
+        if old := record.pop("command", ""):  # a file of before has that of its last study only
+            last = record["results"][-1]["study"]
+            record["studies"][last].setdefault("commands", [old])
     names = [part for name, _ in arguments.tool for part in ("--tool", name, "PYTHON")]
     versions = {name: version(name, python) for name, python in arguments.tool}
     asked = ["--samples", str(arguments.samples), "--calibration", str(arguments.calibration), *names]
     for study in arguments.studies:
         on = subject(study, arguments.samples, arguments.calibration)
         original = [prediction for answer in on.answers for prediction in on.workload.decode(answer)]
+        known = record["studies"].get(study, {}).get("commands", [])
+        command = shlex.join(["python", "benchmarks/rounding_tools.py", "--studies", study, *asked])
         record["studies"][study] = {
+            "commands": [*(each for each in known if each != command), command],
             "accuracy": resolve_metrics(on.workload.metric)[0](original, list(on.labels)),
             "samples": len(on.inputs),
             "calibration_inputs": len(on.workload.calibration),
         }
-        record["results"] = [each for each in record["results"] if each["study"] != study]
-        for each in rows_of(study, on, arguments.tool):
+        anew = {"ours", *versions}
+        record["results"] = [r for r in record["results"] if r["study"] != study or r["tool"] not in anew]
+        for each in rows_of(study, on, arguments.tool, arguments.limit):
             record["results"].append(each)
             record |= {
-                "command": shlex.join(["python", "benchmarks/rounding_tools.py", *asked]),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "onnxruntime": onnxruntime.__version__,
-                "tools": versions,
+                "tools": record.get("tools", {}) | versions,
                 "python": platform.python_version(),
                 "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} core",
                 "load_average": os.getloadavg()[0],

@@ -2,6 +2,7 @@
 
     python benchmarks/search_budget.py --testbed FILE                     seeds 0 to 4, written to results/
     python benchmarks/search_budget.py --testbed FILE --seeds 5 --arms aim    some of it, printed
+    python benchmarks/search_budget.py --testbed FILE --rows A.log B.log      what was printed so, written to results/
 
 Arms: `front`, our sampler with nothing but the reference point of the whole front; `limits`, the same with the corner
 of the hypervolume at the limits; `aim`, with the budget as its aim; `tpe`, which is told the limits as Optuna's
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -53,7 +54,9 @@ def sampler_of(arm: str, module: ModuleType, problem: Any, seed: int) -> BaseSam
 
 def search(module: ModuleType, problem: Any, sampler: BaseSampler, evals: int) -> None:
     layers, choices = problem.size_lc.shape
-    space = {f"layer{i}": CategoricalDistribution(list(range(choices))) for i in range(layers)}
+    space: dict[str, BaseDistribution] = {
+        f"layer{i}": CategoricalDistribution(list(range(choices))) for i in range(layers)
+    }
     study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
     for anchor in module.uniform_anchors():
         study.enqueue_trial({name: int(c) for name, c in zip(space, anchor, strict=True)})
@@ -111,6 +114,16 @@ def run_seed(module: ModuleType, arms: list[str], seed: int, inter: float) -> li
     return rows
 
 
+def printed(files: list[Path]) -> list[dict[str, Any]]:
+    """The rows in what earlier runs have printed; of one that is there twice the last."""
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for line in (line for file in files for line in file.read_text().splitlines() if line.startswith("{")):
+        row = json.loads(line)
+        known[row["inter"], row["seed"], row["arm"]] = row
+    order = {arm: place for place, arm in enumerate(ARMS)}
+    return [known[key] for key in sorted(known, key=lambda key: (*key[:2], order[key[2]]))]
+
+
 def markdown(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     lines = [f"# {about['title']}", "", about["text"], "", "| interaction | arm | "
              + " | ".join(f"seeds within the limits at {n} | latency at {n}" for n in POINTS) + " |",
@@ -131,20 +144,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="the fastest model within a budget")
     parser.add_argument("--testbed", type=Path, required=True, help="the problem's Python file")
     parser.add_argument("--seeds", type=int, nargs="*", help="print these instead of writing the table")
+    parser.add_argument("--rows", type=Path, nargs="+", help="what runs of some seeds have printed; nothing is run")
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=ARMS)
     parser.add_argument("--inter", type=float, nargs="*", default=[0.05, 0.20])
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     module = load(arguments.testbed)
-    seeds = arguments.seeds if arguments.seeds is not None else [0, 1, 2, 3, 4]
-    rows = [row for inter in arguments.inter for seed in seeds for row in run_seed(module, arguments.arms, seed, inter)]
+    if arguments.rows is not None:
+        rows = printed(arguments.rows)
+    else:
+        wanted = arguments.seeds if arguments.seeds is not None else [0, 1, 2, 3, 4]
+        rows = [row for i in arguments.inter for seed in wanted for row in run_seed(module, arguments.arms, seed, i)]
     if arguments.seeds is not None:
         return
+    seeds = sorted({row["seed"] for row in rows})
     about = environment("python benchmarks/search_budget.py --testbed FILE")
     about["title"] = "A budget on the mixed-precision testbed"
     about["text"] = (
         f"The smallest true latency within size <= {SIZE} and worst drop <= {DROP} among what was measured, over that "
-        "of a noise-free solution: mean (largest) of the seeds 0 to 4 that have one, by strength of interaction. "
+        f"of a noise-free solution: mean (largest) of the seeds of {seeds} that have one, by strength of interaction. "
         f"`{about['command']}`, {about['date']}, Optuna {about['optuna']}, numpy {about['numpy']}, one thread."
     )
     (RESULTS / "search_budget.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")

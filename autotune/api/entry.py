@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from autotune.search.progress import Progress
 
 # Tables that are arguments of their own, and what targets tell.
-_NAMED = {"name", "targets", "constraints", "budget", "workload", "search", "families"}
+_NAMED = {"name", "targets", "constraints", "budget", "workload", "search", "families", "left_out"}
 
 
 def optimize(
@@ -79,9 +79,10 @@ def optimize(
     and the same call goes on with it. Without `progress` a bar is shown on stderr.
 
     Nothing is lost by an interrupt, nor by a target that goes away and does not come back, which raises
-    `TargetUnavailable`; the same call goes on. Raises `UsageError` for an option that does not exist or a limit that
-    cannot be, `DataError` for data that cannot be searched, `Infeasible` for a budget that no model of the space can
-    meet, a `HardwareError` for a target that is not there.
+    `TargetUnavailable`; the same call goes on. A target that is not there when the study begins is left out of it, as
+    `Result.config.left_out` says; with `all_targets=True` that is an error. Raises `UsageError` for an option that
+    does not exist or a limit that cannot be, `DataError` for data that cannot be searched, `Infeasible` for a budget
+    that no model of the space can meet, a `HardwareError` where no target is left.
     """
     config = _config(name, targets, trials, hours, constraints or {}, budget or {}, options)
     workload = Workload(
@@ -103,8 +104,7 @@ def optimize(
         loss=loss,
     )
     check_workload(workload, table=config.slices, floor=config.judge.floor)
-    _run(config, workload, store, progress)
-    return Result.load(config, workload, store)
+    return Result.load(_run(config, workload, store, progress), workload, store)
 
 
 def _config(
@@ -152,7 +152,8 @@ def _run(
     workload: Workload,
     store: str | Path | None,
     progress: Callable[[Progress], None] | None,
-) -> None:
+) -> StudyConfig:
+    """The study as it ran: without targets that were not there when it began."""
     from autotune.search.study import Study
 
     with Study.open(config, workload, store=store) as study:
@@ -161,7 +162,9 @@ def _run(
         else:
             with ProgressView() as view:
                 summary = study.run(view.update, threading.Event())
+        ran = study.config
     if summary.gone:
         raise TargetUnavailable(
             f"{summary.gone}; {summary.trials} trials are recorded, the same call goes on with them"
         )
+    return ran

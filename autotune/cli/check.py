@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, messages, print_json, results, say
+from autotune.cli.output import AllTargets, JsonFlag, StoreOption, StudyArgument, messages, print_json, results, say
 from autotune.keys import format_amount, parse_key
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def check(
         typer.Option("--target", metavar="T", help="Instead of the study's targets; repeatable."),
     ] = None,
     store: StoreOption = None,
+    all_targets: AllTargets = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Check a study without searching: what can be searched, on what, from which baseline, and how long it
@@ -40,9 +41,10 @@ def check(
     from autotune.config import load_study, load_workload, override
     from autotune.search.study import Study
 
-    loaded = override(load_study(study), targets=target or ())
+    loaded = override(load_study(study), targets=target or (), all_targets=all_targets)
     workload = load_workload(loaded, say=say)
     with (
+        loaded.placing(),
         Study.open(loaded.config, workload, store=store, folder=loaded.folder) as opened,
         ProgressView(messages()) as view,
     ):
@@ -61,6 +63,10 @@ def _print(console: Console, report: CheckReport) -> None:
             f"{fingerprint.runtime} {fingerprint.runtime_version}, {fingerprint.provider}",
             markup=False,
         )
+    for left in report.left_out:
+        console.print(f"  {left.target}: LEFT OUT: {left.why}", markup=False, style="yellow", soft_wrap=True)
+        if left.keys:
+            console.print(f"    with it go {', '.join(left.keys)}", markup=False, style="yellow")
     for text, value in sorted(report.baseline.metrics.items()):
         if parse_key(text).name in ("size_bytes", "latency_p50", "memory_peak") or "/" not in text:
             console.print(f"  original {text}: {format_amount(value.value, parse_key(text))}", markup=False)

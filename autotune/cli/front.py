@@ -75,6 +75,7 @@ def front(
                 "guarded": list(choice.guarded),
                 "budget": None if met is None else met.as_json(),
                 "targets": {served.target: target_json(served) for served in shown},
+                "left_out": [each.model_dump() for each in config.left_out],
             }
         )
         return
@@ -83,6 +84,7 @@ def front(
     else:
         show_front(choice.front, trials, config, choice.recommended)
         show_common(choice, config)
+    show_left_out(config)
     if doubt:
         say(doubt)
     if met is not None:
@@ -109,6 +111,12 @@ def show_common(choice: Choice, config: StudyConfig) -> None:
     text = common_text(choice, config)
     if text:
         results().print(text, markup=False, soft_wrap=True)
+
+
+def show_left_out(config: StudyConfig) -> None:
+    """Print the targets that the study was begun without."""
+    for left in config.left_out:
+        results().print(left.sentence, style="yellow", markup=False, soft_wrap=True)
 
 
 def _show_targets(targets: Sequence[Served], choice: Choice, trials: list[Trial], config: StudyConfig) -> None:

@@ -23,6 +23,10 @@ StoreOption = Annotated[
         help="Where the study is recorded; default autotune-runs/STUDY/store.db.",
     ),
 ]
+AllTargets = Annotated[
+    bool,
+    typer.Option("--all-targets", help="Refuse to begin without a target, instead of leaving it out (exit code 69)."),
+]
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="A ready-made study by name, or a folder with study.toml.")
 ]

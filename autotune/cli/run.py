@@ -13,7 +13,17 @@ import typer
 
 from autotune.cli import limits
 from autotune.cli.boundary import INTERRUPTED
-from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, messages, print_json, results, say, shown
+from autotune.cli.output import (
+    AllTargets,
+    JsonFlag,
+    StoreOption,
+    StudyArgument,
+    messages,
+    print_json,
+    results,
+    say,
+    shown,
+)
 from autotune.errors import Infeasible
 from autotune.keys import parse_key
 from hwprofiles.errors import TargetUnavailable
@@ -58,13 +68,15 @@ def run(
     min_accuracy: limits.MinAccuracy = None,
     largest: limits.Largest = None,
     smallest: limits.Smallest = None,
+    all_targets: AllTargets = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a study, or go on with it: nothing that is recorded is measured again.
 
     Ends with the Pareto front and the path of the report. Ctrl-C stops after the current step (exit code
     130), a second one at once. A target that goes away pauses only itself; when it does not come back, the run
-    ends with what there is (exit code 69).
+    ends with what there is (exit code 69). One that is not there when the study begins is left out of it, unless
+    all are insisted on.
 
     With a budget the search solves for the best recipe within it and spends its trials there. Ends with that
     recipe and its margins, or with what keeps there from being one (exit code 3).
@@ -96,24 +108,29 @@ def run(
         budget=limits.asked(named, largest, smallest),
         until_stable=until_stable,
         warm_start=warm_start or (),
+        all_targets=all_targets,
     )
     _tell_spread(loaded)
     workload = load_workload(loaded, say=say)
-    with Study.open(loaded.config, workload, store=store, folder=loaded.folder) as opened:
+    with loaded.placing(), Study.open(loaded.config, workload, store=store, folder=loaded.folder) as opened:
         with ProgressView(messages()) as view, Stopping() as stopping:
             summary = opened.run(view.update, stopping.event)
         rows = opened.store.trials()
         report = default_path(opened.store)
         write_report(opened.store, report)
-        choice = choose(rows, loaded.config)
+        config = opened.config  # without targets that were left out
+        choice = choose(rows, config)
         doubt = doubts(opened.store, choice.recommended)
-        budget = outcome(rows, loaded.config, kept_predicted(opened.store))
+        budget = outcome(rows, config, kept_predicted(opened.store))
         helped = stored_transfer(opened.store)
     if as_json:
         met = None if budget is None else budget.as_json()
-        print_json(_summary(choice, len(rows), str(report), summary) | {"doubt": doubt, "budget": met})
+        left_out = [each.model_dump() for each in config.left_out]
+        print_json(
+            _summary(choice, len(rows), str(report), summary) | {"doubt": doubt, "budget": met, "left_out": left_out}
+        )
     else:
-        _print(choice, rows, loaded.config, budget, str(report), doubt)
+        _print(choice, rows, config, budget, str(report), doubt)
         if helped is not None:
             say(helped.sentence)
     if stopping.event.is_set():
@@ -202,11 +219,12 @@ def _print(
     report: str,
     doubt: str,
 ) -> None:
-    from autotune.cli.front import show_common, show_front
+    from autotune.cli.front import show_common, show_front, show_left_out
 
     if choice.front:
         show_front(choice.front, rows, config, choice.recommended)
         show_common(choice, config)
+    show_left_out(config)
     failed = [str(trial.number) for trial in rows if trial.state == "failed"]
     if failed:
         some = ", ".join(failed[:8]) + (", ..." if len(failed) > 8 else "")

@@ -43,7 +43,9 @@ def show(
     command = again(study, store, found)
     if as_json:
         agreement = parity.model_dump(mode="json") if parity is not None else None
-        print_json({**found.model_dump(mode="json"), "parity": agreement, "judgement": said, "command": command})
+        told = {"parity": agreement, "judgement": said, "command": command}
+        left_out = [left.model_dump() for left in config.left_out]
+        print_json({**found.model_dump(mode="json"), **told, "left_out": left_out})
         return
     console = results()
     _header(console, found, config, others)
@@ -59,6 +61,8 @@ def show(
     for name, why in held_back.items():
         if why:
             console.print(f"not offered on {name}: {why}", markup=False, soft_wrap=True)
+    for left in config.left_out:
+        console.print(left.sentence, markup=False, soft_wrap=True)
     for line in zeros:
         console.print(line, markup=False, soft_wrap=True)
     if found.failure is not None:

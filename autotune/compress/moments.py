@@ -18,10 +18,11 @@ import numpy as np
 import onnx
 from scipy.linalg.blas import dsyrk
 
-from autotune.compress.plan import Source, attribute
+from autotune.compress.plan import Source
 from autotune.errors import DataError, DiskError
 from autotune.layers import Layer
 from autotune.techniques.moments import Moments
+from autotune.techniques.nodes import attribute
 
 PATCHES = 256
 _SUMS_BYTES = 256 << 20  # of float64 sums at a time; more layers take more passes

@@ -305,11 +305,6 @@ def rewired(
     return changed
 
 
-def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """Value of a node's attribute, or `default`."""
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-
-
 def in_order(nodes: Sequence[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
     """Stable topological order. A node whose input nobody produces counts as ready (optional or outer scope)."""
     produced = {name for node in nodes for name in node.output if name}

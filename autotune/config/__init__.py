@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from autotune.config.amounts import Asked, idle, impossible, read_budget
-from autotune.config.families import Family, families_of, worth_telling
+from autotune.config.families import Family, LeftOut, families_of, worth_telling
+from autotune.config.leaving_out import without
 from autotune.config.loader import LoadedStudy, load_study, override
 from autotune.config.tables import (
     FinalistsTable,
@@ -26,6 +27,7 @@ __all__ = [
     "FinalistsTable",
     "GroupTable",
     "JudgeTable",
+    "LeftOut",
     "LoadedStudy",
     "PatienceTable",
     "QuantizeTable",
@@ -42,5 +44,6 @@ __all__ = [
     "override",
     "read_budget",
     "tightest",
+    "without",
     "worth_telling",
 ]

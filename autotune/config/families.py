@@ -36,6 +36,22 @@ class Family(BaseModel):
         return self.targets[0]
 
 
+class LeftOut(BaseModel):
+    """A target that a study was begun without, because it was not there, or could not run the original."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str
+    why: str  # one line, with what to do
+    keys: tuple[str, ...] = ()  # objectives and limits about it, which went with it
+
+    @property
+    def sentence(self) -> str:
+        """For whoever reads the study's results."""
+        gone = f"; with it went {', '.join(self.keys)}" if self.keys else ""
+        return f"target {self.target} was left out of this study: {self.why}{gone}"
+
+
 def families_of(targets: Sequence[Target]) -> tuple[Family, ...]:
     """The families of a study's targets, that of the first target first. Raises `UsageError` for a target that has the
     name of something else."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -62,6 +63,16 @@ class LoadedStudy:
         asked = self.asked.get(str(path[-1])) if path[0] == "budget" else None
         return self.source.error(path, problem) if asked is None else UsageError(f"{asked}: {problem}")
 
+    @contextlib.contextmanager
+    def placing(self) -> Iterator[None]:
+        """Faults of the file that only the model shows get the place in it that they come from."""
+        try:
+            yield
+        except ConfigError as error:
+            if not error.key:
+                raise
+            raise self.source.error(error.key, str(error)) from error
+
 
 def key_text(path: Location) -> str:
     """`("groups", 0, "name")` as a person writes it: groups[0].name."""
@@ -102,13 +113,14 @@ def override(
     budget: Iterable[Asked] = (),
     until_stable: bool = False,
     warm_start: Sequence[str] = (),
+    all_targets: bool = False,
 ) -> LoadedStudy:
     """The study with what the command line says instead. Raises `UsageError` for values that cannot be.
 
     Where `targets` replace those of the file, objectives and limits that name a removed target are refused. `budget`
     replaces the limits of the file key by key; the rest of its budget stays.
     """
-    data = loaded.config.model_dump(mode="json", exclude_unset=True, exclude={"families"})
+    data = loaded.config.model_dump(mode="json", exclude_unset=True, exclude={"families", "left_out"})
     search = data.setdefault("search", {})
     if trials is not None:
         if trials < 1:
@@ -126,6 +138,8 @@ def override(
         search["warm_start"] = list(warm_start)
     if targets:
         data["targets"] = list(targets)
+    if all_targets:
+        data["all_targets"] = True
     found = _targets(loaded.source, loaded.folder, targets or loaded.config.targets)
     given = read_asked(budget, found)
     if given:
@@ -181,8 +195,9 @@ def _validate(source: Source, data: dict[str, Any]) -> StudyConfig:
     for path, value in _leaves(data):
         if isinstance(value, float) and not math.isfinite(value):
             raise source.error(path, f"must be a finite number, not {value}")
-    if "families" in data:
-        raise source.error(("families",), "is found out from the targets; leave it out")
+    for found_out in ("families", "left_out"):
+        if found_out in data:
+            raise source.error((found_out,), "is found out from the targets; leave it out")
     data = {**data, **{table: _amounts(source, table, data[table]) for table in _LIMITS if table in data}}
     config = _parse(source, StudyConfig, data, ())
     for name, options in config.techniques.items():
@@ -277,8 +292,7 @@ def _check_names(source: Source, folder: Path, config: StudyConfig) -> StudyConf
             raise source.error(("techniques", name), f"unknown technique; {did_you_mean(name, known)}")
         if name == "recover":
             raise source.error(("techniques", name), "is no technique to search over; write the table [recover]")
-        with _at(source, ("techniques", name)):
-            _make_technique(name, config.techniques[name])
+        _make_technique(source, name, config.techniques[name])
     named: list[tuple[Location, str]] = [
         *((("search", "objectives", index), text) for index, text in enumerate(config.search.objectives)),
         *(((table, text), text) for table in _LIMITS for text in getattr(config, table)),
@@ -314,13 +328,20 @@ def _place_of(text: str, config: StudyConfig) -> Location:
     return ("targets", config.targets.index(text.rpartition("@")[2]))
 
 
-def _make_technique(name: str, options: Mapping[str, object]) -> None:
+def _make_technique(source: Source, name: str, options: Mapping[str, object]) -> None:
     """Techniques check their own options, those of other packages included. Their errors begin with the technique's
-    name, which the key says already."""
+    name, and then mostly with that of the option, both of which the key says already."""
+    path: Location = ("techniques", name)
     try:
-        plugins.make("hw_autotune.techniques", name, options)
-    except UsageError as error:
-        raise UsageError(str(error).removeprefix(f"technique {name}").removeprefix(":").lstrip()) from error
+        with _at(source, path):
+            plugins.make("hw_autotune.techniques", name, options)
+    except ConfigError as error:
+        text = str(error.__cause__).removeprefix(f"technique {name}").removeprefix(":").lstrip()
+        words = text.split()[:3]  # "ranks has 1.5", "has no kind 'head'"
+        option = next((each for each in options if {each, each.removesuffix("s")} & set(words)), "")
+        if option:
+            path, text = (*path, option), text.removeprefix(f"{option} ")
+        raise source.error(path, text) from error.__cause__
 
 
 def check_metric_keys(loaded: LoadedStudy, metric: str) -> None:

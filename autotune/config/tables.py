@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from autotune.config.families import Family, at, belongs_to_a_family, check_shared
+from autotune.config.families import Family, LeftOut, at, belongs_to_a_family, check_shared
 from autotune.keys import COST_METRICS, WORST, WORST_ANYWHERE, MetricKey, parse_key
 from hwprofiles.scenario import FINAL, SEARCH, Scenario
 from hwprofiles.target import Target
@@ -176,7 +176,9 @@ class StudyConfig(_Table):
     recover: RecoverTable | None = None
     patience: PatienceTable = PatienceTable()
     drop_probe_gate: bool = True  # judge the first part of the data before device time
+    all_targets: bool = False  # refuse to start where a target is not there, and do not go on with the others
     families: tuple[Family, ...] = ()  # see `with_families`; never written by hand
+    left_out: tuple[LeftOut, ...] = ()  # targets that were not there at the start: see `without`; never written by hand
 
     def with_families(self, families: Sequence[Family]) -> StudyConfig:
         """The same study, told of the runtime families of its targets (`worth_telling`). Raises `UsageError` for a size
@@ -187,8 +189,9 @@ class StudyConfig(_Table):
         return told
 
     def to_json(self) -> str:
-        """As the store keeps it; without families that decide nothing, as ever."""
-        return self.model_dump_json(exclude=None if self.families else {"families"})
+        """As the store keeps it; without what decides nothing (families, targets left out), as ever."""
+        optional = {"families": self.families, "left_out": self.left_out, "all_targets": self.all_targets}
+        return self.model_dump_json(exclude={name for name, value in optional.items() if not value})
 
     @property
     def several(self) -> bool:

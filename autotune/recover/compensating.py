@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -12,6 +14,7 @@ from autotune.recover.operators.node import Tensor
 from autotune.techniques.matrices import as_matrix, from_matrix
 from autotune.techniques.rounding import Blocks, Grid, Rounding, round_weight
 
+Fits = Callable[[np.ndarray], Grid]
 _WORK = 10_000_000  # products that one rounding may take for every step that it serves
 _MOST_STEPS = 16
 
@@ -24,10 +27,14 @@ class Compensated:
     it changes its level when it has gone half a step on its own.
     """
 
-    def __init__(self, layer: Layer, choice: str, rounding: Rounding, grid: tuple[Grid, int] | None = None) -> None:
-        """`grid` and the length of its blocks, where they are not those of `ort_cpu_weights`."""
+    def __init__(
+        self, layer: Layer, choice: str, rounding: Rounding, grid: tuple[Grid | Fits, int] | None = None
+    ) -> None:
+        """`grid` (or how it is found from the weight) and the length of its blocks, where they are not those of
+        `ort_cpu_weights`."""
         self._layer, self._rounding = layer, rounding
-        self._grid, self._block = grid or grid_of(layer, choice)
+        found, self._block = grid or grid_of(layer, choice)
+        self._fits: Fits = found if callable(found) else lambda _: found
         inputs = layer.parameters // layer.shape[layer.output_axis]
         compensates = rounding.method != "nearest" and rounding.moments is not None
         self._every = 1 if not compensates else min(_MOST_STEPS, 1 + layer.parameters * inputs // _WORK)
@@ -46,6 +53,7 @@ class Compensated:
 
     def _anew(self, weight: Tensor) -> Tensor:
         if self._before is None or not torch.equal(weight, self._before):
+            self._grid = self._fits(weight.numpy())
             made = round_weight(self._layer, weight.numpy(), self._grid, self._block, self._rounding)
             self._before, self._scales = weight.clone(), made.scales
             self._rounded = self._restored(made, weight)

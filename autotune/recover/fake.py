@@ -18,7 +18,6 @@ import torch
 from autotune.compress.calibration import Range
 from autotune.compress.dialects import ort_cpu_outliers as outliers
 from autotune.compress.dialects.sixteen import ComputesInSixteen
-from autotune.compress.plan import attribute
 from autotune.errors import TrialFailure, UsageError, did_you_mean
 from autotune.layers import Layer
 from autotune.recover import fake_sixteen
@@ -26,6 +25,7 @@ from autotune.recover import rounding as values
 from autotune.recover.compensating import Compensated
 from autotune.recover.graph import Change, OnnxModule
 from autotune.recover.operators.node import Tensor
+from autotune.techniques.nodes import attribute
 from autotune.techniques.quantize import parse_choice
 from autotune.techniques.rounding import NEAREST, NF4, Rounding
 from hwprofiles.errors import Failure
@@ -68,15 +68,17 @@ def attach(
         if choice != outliers.CHOICE:
             _format(choice)
         if layer.op == "Gather" and _rows(layer, nodes):
-            change = _gathered(choice)
-            for node in layer.nodes:
-                module.on_write(nodes[node].output[0], change)
+            for node in layer.nodes if not module.settled(layer.weight) else ():
+                module.on_write(nodes[node].output[0], _gathered(choice))
             continue
         rounding = roundings.get(name, NEAREST)
         if choice == outliers.CHOICE:
             _attach_outliers(module, layer, rounding)
             continue
-        module.derive(layer.weight, layer.nodes, _weight(layer, choice, rounding))
+        change = _weight(layer, choice, rounding)
+        if not module.settled(layer.weight):
+            again = change.again if isinstance(change, _Weight) else None
+            module.derive(layer.weight, layer.nodes, change, again)
         if choice == "int8-dynamic":
             for node in layer.nodes:
                 module.on_read(node, 0, values.dynamic_uint8)
@@ -85,7 +87,7 @@ def attach(
     _attach_static(module, graph, nodes, static, ranges)
 
 
-def _weight(layer: Layer, choice: str, rounding: Rounding) -> Change:
+def _weight(layer: Layer, choice: str, rounding: Rounding) -> _Weight | Compensated:
     """What rounds a layer's weight. Half precision has no levels to choose between."""
     if rounding.method == "nearest" or rounding.moments is None or choice == "float16":
         return _Weight(layer, choice)
@@ -130,6 +132,10 @@ class _Weight:
             return self._rounded(weight, search=True)
         self._runs += 1
         return self._rounded(weight, search=self._runs % _SEARCH_EVERY == 1)
+
+    def again(self, weight: Tensor) -> Tensor:
+        """What the last call made of the same weight."""
+        return self._rounded(weight, search=False)
 
     def _rounded(self, weight: Tensor, *, search: bool) -> Tensor:
         layer = self._layer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
 import onnx
 import torch
 
@@ -19,10 +20,12 @@ from autotune.recover import rounding as values
 from autotune.recover.compensating import Compensated
 from autotune.recover.graph import Change, OnnxModule
 from autotune.recover.operators.node import Tensor
+from autotune.recover.packed import nearest
 from autotune.techniques.rounding import NEAREST, Grid, Rounding, to_nearest
 from hwprofiles.errors import Failure
 
 Ranges = Mapping[str, Range | tuple[float, float]]
+_STATIC = {"int8": values.static_int8, "e4m3": values.static_e4m3, "e2m1-blocks": values.blocks_e2m1}
 
 
 def attach(
@@ -46,11 +49,16 @@ def attach(
         layer, made = layers[name], dialect.sixteen(layers[name], choice)
         last = _narrow(made)
         if name in looked_up:
-            rows = _rows(made)
+            rows = last if module.settled(layer.weight) else _rows(made)
             for node in layer.nodes:
                 module.on_write(nodes[node].output[0], rows)
             continue
-        module.derive(layer.weight, layer.nodes, _weight(layer, choice, made, roundings.get(name, NEAREST)))
+        if module.settled(layer.weight):
+            module.derive(layer.weight, layer.nodes, last)
+        elif module.packed(layer.weight):
+            module.derive(layer.weight, layer.nodes, _merged(layer, made))
+        else:
+            module.derive(layer.weight, layer.nodes, _weight(layer, choice, made, roundings.get(name, NEAREST)))
         for node in layer.nodes:
             module.on_write(nodes[node].output[0], last)
             if layer.op == "Gather":
@@ -72,11 +80,26 @@ def _narrow(made: Sixteen) -> Change:
 
 
 def _weight(layer: Layer, choice: str, made: Sixteen, rounding: Rounding) -> Change:
-    narrow = _narrow(made)
-    if made.grid is None:
+    narrow, grid = _narrow(made), made.fits or made.grid
+    if grid is None:
         return narrow
-    rounded = Compensated(layer, choice, rounding, (made.grid, made.block))
+    rounded = Compensated(layer, choice, rounding, (grid, made.block))
     return lambda weight: narrow(rounded(weight))
+
+
+def _merged(layer: Layer, made: Sixteen) -> Change:
+    """For a weight that is made anew whenever it is read: nothing of it is kept."""
+    narrow = _narrow(made)
+
+    def run(weight: Tensor) -> Tensor:
+        numbers: np.ndarray = weight.detach().numpy()
+        grid = made.grid if made.fits is None else made.fits(numbers)
+        if grid is None:
+            return narrow(weight)
+        rounded = torch.from_numpy(nearest(layer, numbers, grid, made.block))
+        return narrow(values.straight_through(weight, rounded))
+
+    return run
 
 
 def _rows(made: Sixteen) -> Change:
@@ -112,5 +135,5 @@ def _read(made: Sixteen, static: tuple[Static, float] | None) -> Change:
     if static is None:
         return narrow
     format, scale = static
-    rounded = values.static_int8 if format.kind == "int8" else values.static_e4m3
+    rounded = _STATIC[format.kind]
     return lambda x: narrow(rounded(narrow(x), scale))

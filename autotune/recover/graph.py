@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -12,6 +14,9 @@ from autotune.errors import DataError
 from autotune.recover.constants import trainable
 from autotune.recover.operators.node import Tensor
 from autotune.recover.program import Missing, Program, Step, Values
+
+if TYPE_CHECKING:  # devices run this module without it
+    from autotune.recover.packed import Packed
 
 Change = Callable[[Tensor], Tensor]
 _FOLDED = 1 << 20  # numbers: a larger result of constants is computed anew rather than kept
@@ -50,7 +55,8 @@ class OnnxModule(torch.nn.Module):
                 self.register_buffer(slot, tensor)
             self._slots[name] = slot
         self._changes: dict[str, Change] = {}
-        self._derived: dict[str, tuple[str, Change]] = {}
+        self._packed: dict[str, Packed] = {}
+        self._derived: dict[str, tuple[str, Change, Change]] = {}  # alias -> constant, change, the same once more
         self._on_read: dict[tuple[str, int], Change] = {}
         self._on_write: dict[str, Change] = {}
         self._aliases: dict[tuple[str, str], str] = {}  # (node, tensor) -> what it reads in its place
@@ -61,9 +67,10 @@ class OnnxModule(torch.nn.Module):
     def forward(self, inputs: Mapping[str, Tensor], keep: Collection[str] = ()) -> dict[str, Tensor]:
         """Outputs by name, and the tensors in `keep`."""
         values: Values = {name: inputs[name] for name in self.inputs}
-        values.update({name: self.constant(name) for name in self._slots})
-        for alias, (source, change) in self._derived.items():
-            values[alias] = change(values[source])
+        values.update({name: self.constant(name) for name in self._slots if name not in self._packed})
+        for alias, (source, change, _) in self._derived.items():
+            if source not in self._packed:
+                values[alias] = change(values[source])
         kept = {*keep, *self.outputs}
         for index, step in enumerate(self._program.steps):
             self._take(step, values)
@@ -74,7 +81,8 @@ class OnnxModule(torch.nn.Module):
 
     def constant(self, name: str) -> Tensor:
         """A constant as the graph reads it now: with its changes, before rounding."""
-        tensor: Tensor = getattr(self, self._slots[name])
+        packed = self._packed.get(name)
+        tensor: Tensor = getattr(self, self._slots[name]) if packed is None else packed.restore()
         return self._changes[name](tensor) if name in self._changes else tensor
 
     def merged(self, names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -89,10 +97,33 @@ class OnnxModule(torch.nn.Module):
         before = self._changes.get(name)
         self._changes[name] = change if before is None else lambda tensor: change(before(tensor))
 
-    def derive(self, name: str, nodes: Iterable[str], change: Change) -> None:
-        """Let `nodes`, and only them, read `change` of a constant; it is computed once per run."""
+    def pack(self, name: str, packed: Packed) -> None:
+        """Hold a weight as `packed` from now on. It is made whole, with its changes and what is derived of it, for one
+        node at a time and not kept; for the gradients it is made once more."""
+        delattr(self, self._slots[name])
+        del self.weights[name], self._program.constants[name]
+        self._packed[name] = packed
+
+    def packed(self, name: str) -> bool:
+        """Whether a constant is held packed."""
+        return name in self._packed
+
+    def settled(self, name: str) -> bool:
+        """Whether a constant is held packed and nothing changes it: it is what its format makes of it already."""
+        return name in self._packed and name not in self._changes
+
+    def readers(self, name: str) -> set[str]:
+        """The nodes that need a constant; "" where it is an output of the graph."""
+        found = {step.node.name for step in self._program.steps if name in step.needs}
+        return found | ({""} if name in self.outputs else set())
+
+    def derive(self, name: str, nodes: Iterable[str], change: Change, again: Change | None = None) -> None:
+        """Let `nodes`, and only them, read `change` of a constant; it is computed once per run.
+
+        `again` gives without gradients what `change` gave last, where calling it once more would not.
+        """
         alias = f"{name}:for:{len(self._derived)}"
-        self._derived[alias] = (name, change)
+        self._derived[alias] = (name, change, again or change)
         self._aliases.update({(node, name): alias for node in nodes})
 
     def on_read(self, node: str, position: int, change: Change) -> None:
@@ -116,16 +147,60 @@ class OnnxModule(torch.nn.Module):
         node = step.node.name
         seen: Mapping[str, Tensor] = values
         changed: dict[str, Tensor] = {}
+        whole: dict[str, Tensor] = {}  # of what is packed
         for position, name in enumerate(step.reads):
-            if (node, name) in self._aliases:
+            if name in self._packed:
+                if name not in changed:
+                    changed |= self._rows(step, name, values) or {name: whole.setdefault(name, self._whole(node, name))}
+            elif (node, name) in self._aliases:
                 changed[name] = values[self._aliases[node, name]]
             if (node, position) in self._on_read:
-                changed[name] = self._on_read[node, position](changed.get(name, values[name]))
+                changed[name] = self._on_read[node, position](changed[name] if name in changed else values[name])
         if changed:
-            seen = {name: changed.get(name, values[name]) for name in step.needs}
-        for name, result in zip(step.node.outputs, step.run(seen), strict=False):
+            seen = {name: changed[name] if name in changed else values[name] for name in step.needs}
+        with self._not_saved(node, whole) if whole else nullcontext():
+            results = step.run(seen)
+        for name, result in zip(step.node.outputs, results, strict=False):
             if name:
                 values[name] = self._on_write[name](result) if name in self._on_write else result
+
+    def _whole(self, node: str, name: str, *, again: bool = False) -> Tensor:
+        """What a node reads of a packed constant."""
+        tensor, alias = self.constant(name), self._aliases.get((node, name))
+        if alias is not None:
+            _, change, once_more = self._derived[alias]
+            tensor = (once_more if again else change)(tensor)
+        return tensor.contiguous()
+
+    def _rows(self, step: Step, name: str, values: Values) -> dict[str, Tensor]:
+        """Of a packed table that rows are looked up in, and that is read as it is: these rows, and their places among
+        them. {} for all else."""
+        node = step.node
+        looked_up = node.op == "Gather" and node.get("axis", 0) == 0 and step.reads[0] == name
+        if not looked_up or name in self._changes or (node.name, name) in self._aliases:
+            return {}
+        places = values[step.reads[1]]
+        flat = places.reshape(-1).to(torch.int64)
+        count = len(self._packed[name])
+        found = self._packed[name].rows(torch.where(flat < 0, flat + count, flat))
+        return {name: found, step.reads[1]: torch.arange(len(flat)).reshape(places.shape)}
+
+    def _not_saved(self, node: str, whole: Mapping[str, Tensor]) -> torch.autograd.graph.saved_tensors_hooks:
+        """Within it what is `whole` is not kept for the gradients, but made anew when they are computed."""
+        names = {tensor.untyped_storage().data_ptr(): name for name, tensor in whole.items()}
+
+        def keep(tensor: Tensor) -> object:
+            name = names.get(tensor.untyped_storage().data_ptr())
+            return tensor if name is None else (name, tensor.size(), tensor.stride(), tensor.storage_offset())
+
+        def make(kept: Any) -> Any:
+            if isinstance(kept, Tensor):
+                return kept
+            name, size, stride, offset = kept
+            with torch.no_grad():
+                return self._whole(node, name, again=True).as_strided(size, stride, offset)
+
+        return torch.autograd.graph.saved_tensors_hooks(keep, make)
 
     def _fold(self) -> None:
         """Carry out, once and for all, the steps that depend on nothing but buffers."""

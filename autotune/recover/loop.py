@@ -13,7 +13,7 @@ import torch
 
 from autotune.errors import TrialFailure, UsageError
 from autotune.layers import Layer
-from autotune.recover import fake, losses, weights
+from autotune.recover import fake, frozen, losses, weights
 from autotune.recover.batching import Batch, check_inputs
 from autotune.recover.descent import Descent, DescentState
 from autotune.recover.graph import OnnxModule
@@ -46,6 +46,7 @@ def train(
     pupil = _Pupil(
         student, teacher, list(layers), decisions, ranges, validation, settings, hard_loss, roundings, dialect
     )
+    del student, teacher  # the pupil has what it needs of them
     clock, data = Clock(settings), _lessons(_endless(batches), settings)
     best = mark = pupil.validate(0)
     yield Checkpoint(0, clock.seconds(), math.nan, best, pupil.tensors())
@@ -99,8 +100,10 @@ class _Pupil:
         trained = weights.prepare(self._student, layers, settings)
         self._parameters, self._names = trained.parameters, trained.names
         self._descent = Descent(trained.parameters, trained.units)
+        if settings.lora_rank:
+            frozen.freeze(self._student, layers, decisions, roundings, dialect)
         self._quantise = partial(
-            fake.attach, self._student, student.graph, layers, decisions, ranges, roundings, dialect
+            fake.attach, self._student, _without_weights(student.graph), layers, decisions, ranges, roundings, dialect
         )
         self._quantise()
         self._validation = list(validation)
@@ -263,6 +266,14 @@ class _Pupil:
             advice = "the compressed model gives no finite answers before training; recover a milder recipe"
         message = f"recover: the {what} became {value} at step {step}; {advice}"
         raise TrialFailure(Failure(kind="nonfinite", stage="recover", message=message))
+
+
+def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
+    """Its nodes and outputs."""
+    found = onnx.GraphProto()
+    found.node.extend(graph.node)
+    found.output.extend(graph.output)
+    return found
 
 
 def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:

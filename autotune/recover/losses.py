@@ -10,11 +10,11 @@ import onnx
 import torch
 import torch.nn.functional as F
 
-from autotune.compress.plan import attribute
 from autotune.errors import DataError, UsageError
 from autotune.layers import Layer
 from autotune.recover.operators.node import Tensor
 from autotune.recover.settings import Compare
+from autotune.techniques.nodes import attribute
 
 Kind = Literal["logits", "probabilities", "chances", "numbers"]
 Tensors = Mapping[str, Tensor]

@@ -12,6 +12,8 @@ from autotune.recover.operators.node import Tensor
 _TINY = torch.finfo(torch.float32).tiny
 _CLIP_FACTORS = (1.0, 0.94, 0.88, 0.82, 0.76, 0.7)  # as in techniques.rounding
 _HALF_MAX = 65504.0
+_E4M3_MAX, _E4M3_LEAST, _E2M1_MAX = 448.0, 2.0**-9, 6.0  # the least is that above 0
+_NVFP4_BLOCK = 16
 
 
 def straight_through(real: Tensor, rounded: Tensor) -> Tensor:
@@ -123,6 +125,29 @@ def static_e4m3(x: Tensor, scale: float) -> Tensor:
     with torch.no_grad():
         rounded = (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) * scale
     return straight_through(inside, rounded)
+
+
+def blocks_e2m1(x: Tensor, whole: float) -> Tensor:
+    """NVFP4: E2M1 in blocks of 16 along the last axis, whose scales are E4M3 numbers times `whole`, found from the
+    largest magnitude of each block; no gradient where the largest scale clips.
+
+    The last axis must be a multiple of 16, as it is where a dialect offers the format.
+    """
+    limit = _E4M3_MAX * _E2M1_MAX * whole
+    inside = x.clamp(-limit, limit)
+    with torch.no_grad():
+        blocks = x.detach().reshape(*x.shape[:-1], -1, _NVFP4_BLOCK)
+        wanted = (blocks.abs().amax(dim=-1, keepdim=True) / (_E2M1_MAX * whole)).clamp(_E4M3_LEAST, _E4M3_MAX)
+        scales = wanted.to(torch.float8_e4m3fn).to(x.dtype) * whole
+        rounded = (_e2m1(blocks / scales) * scales).reshape(x.shape)
+    return straight_through(inside, rounded)
+
+
+def _e2m1(x: Tensor) -> Tensor:
+    """The nearest of 0, 0.5, 1, 1.5, 2, 3, 4 and 6 with the sign of x; of two that are equally near the even one."""
+    size = x.abs().clamp(max=_E2M1_MAX)
+    step = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
+    return torch.round(size / step) * step * x.sign()
 
 
 def dynamic_uint8(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from autotune.errors import DataError
 from autotune.recover.graph import OnnxModule
-from hwprofiles.agent import card_facts, cuda, cuda_events
+from hwprofiles.agent import card_block, card_facts, cuda, cuda_events
 
 Feed = dict[str, Any]
 Tensor = torch.Tensor
@@ -158,25 +158,14 @@ class CardSession(HostSession):
         The next inference is asked for while one runs, so that the card never waits for us (as trtexec does).
         """
         bound = self._bind(feeds)
-        process, thread = time.process_time(), time.thread_time()
-        wall: list[float] = []
-        enqueue: list[float] = []
         measure = self._on_card if self._device.type == "cuda" else self._on_host
-        while len(wall) < count:
-            asked, took = self._guarded(measure, bound, min(count - len(wall), _MOST_EVENTS))
-            enqueue += asked
-            wall += took
-        with_copies = [self._with_copies(feeds[i % len(feeds)]) for i in range(max(3, min(30, count // 10)))]
-        return {
-            "wall": wall,
-            "enqueue": enqueue or None,
-            "end_to_end": with_copies,
-            "cpu": time.process_time() - process,
-            "thread_cpu": time.thread_time() - thread,
-            "load": self.load_seconds,
-            "first": self._first,
-            "inferences": count + len(with_copies),
-        }
+        told = card_block.time_block(
+            count,
+            _MOST_EVENTS,
+            lambda part: self._guarded(measure, bound, part),
+            lambda some: [self._with_copies(feeds[index % len(feeds)]) for index in range(some)],
+        )
+        return {**told, "load": self.load_seconds, "first": self._first}
 
     def accelerator_memory(self, feed: Feed) -> dict[str, Any]:
         """Weights, and what torch's allocator took at most for the rest of one inference, bytes."""

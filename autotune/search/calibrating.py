@@ -1,16 +1,16 @@
 """What the calibration data tell: activation ranges of every structure that needs them, and moments of layers' inputs.
 
-Both are found by running a model with extra outputs on the device that judges, and kept in the store's folder.
+Both are found by running a model with extra outputs (`reading` says where), and kept in the store's folder.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,12 +20,15 @@ from autotune.compress.ingest import Ingested
 from autotune.errors import DataError
 from autotune.recipe import Recipe
 from autotune.search.progress import Progress, Watcher
+from autotune.search.reading import Reader
 from autotune.techniques.moments import Moments
 from autotune.techniques.protocol import Calibration
 from autotune.workload import Workload
-from hwprofiles.device import Device
+from hwprofiles.errors import DeviceFailure
 
 _MOMENT_SAMPLES = 64
+
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Calibrating:
     workload: Workload
     ingested: Ingested
     assembler: Assembler
-    device: Device
+    reader: Reader
     folder: Path
     siblings: Sequence[Assembler] = ()  # of further dialects, which may need the ranges of other activations
 
@@ -72,7 +75,8 @@ class Calibrating:
         def runs(wanted: tuple[str, ...]) -> Iterable[Mapping[str, np.ndarray]]:
             return self._activations(Recipe(), wanted, data)
 
-        return moments.collect(self.assembler.source, runs, self.folder / f"moments-{key}")
+        place = self.folder / f"moments-{key}"
+        return self._somewhere(lambda: moments.collect(self.assembler.source, runs, place))
 
     def _statistics(self, structure: Recipe, data: Sequence[Mapping[str, Any]]) -> Mapping[str, calibration.Statistics]:
         """Statistics of every wanted activation of a structure, cached by model, structure, data and names."""
@@ -85,9 +89,18 @@ class Calibrating:
         cached = calibration.load(path)
         if cached is not None:
             return cached
-        statistics = calibration.collect(lambda: self._activations(structure, wanted, data))
+        statistics = self._somewhere(lambda: calibration.collect(lambda: self._activations(structure, wanted, data)))
         calibration.save(statistics, path)
         return statistics
+
+    def _somewhere(self, collect: Callable[[], Found]) -> Found:
+        """What it collects, from the beginning again on another device where one fails."""
+        while True:
+            try:
+                return collect()
+            except DeviceFailure as error:
+                if not self.reader.elsewhere(error):
+                    raise
 
     def _activations(
         self, structure: Recipe, wanted: Sequence[str], data: Sequence[Mapping[str, Any]]
@@ -97,9 +110,9 @@ class Calibrating:
         there = {value.name for value in (*source.inputs, *source.outputs)}
         path = self.folder / "calibration.onnx"
         with path.open("wb") as file:
-            self.assembler.assemble_to(file, structure, [name for name in wanted if name not in there])
+            self.reader.assembler.assemble_to(file, structure, [name for name in wanted if name not in there])
         try:
-            with closing(self.device.infer(path, iter(data))) as answers:
+            with closing(self.reader.device.infer(path, iter(data))) as answers:
                 for sample, outputs in zip(data, answers, strict=True):
                     seen = {name: array for name, array in outputs.items() if name in wanted}
                     seen.update({name: np.asarray(sample[name]) for name in wanted if name in sample})

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from autotune.compress.capabilities import UNWRITABLE
-from autotune.config import Family, StudyConfig
+from autotune.config import Family, LeftOut, StudyConfig
 from autotune.judge.power import enough_for
 from autotune.judge.spending import share
 from autotune.keys import WORST_ANYWHERE
@@ -72,6 +72,7 @@ class CheckReport(_Record):
     slices: tuple[CheckedSlice, ...] = ()
     techniques: tuple[Offer, ...] = ()
     finalists: int = 0  # how many are measured again at the end
+    left_out: tuple[LeftOut, ...] = ()  # targets that a run would leave out now, or did when the study began
 
 
 def make_report(
@@ -139,6 +140,7 @@ def make_report(
         slices=_slices(slicing),
         techniques=offered_by,
         finalists=config.finalists.count,
+        left_out=config.left_out,
     )
 
 

@@ -17,7 +17,7 @@ from autotune.search.keepsakes import keep_flipped
 from autotune.search.prepare import Prepared
 from autotune.search.progress import Progress, Watcher, nobody
 from autotune.search.runner import TrialRunner
-from autotune.search.side import Side
+from autotune.search.side import Side, by_family, judges
 from autotune.search.slicing import Slicing
 from autotune.search.targets import Stopped, TargetPaused
 from autotune.search.values import cost_metrics, judged_metrics, worst_anywhere
@@ -66,7 +66,7 @@ class Finalists:
         )
         for name in self._prepared.timed:
             progress(Progress("finalists", f"measuring trial {number} again on {name}"))
-            measurement = runner.measure(name, _digest(trial, name), self._config.remeasure)
+            measurement = runner.timing.measure(name, _digest(trial, name), self._config.remeasure)
             if measurement.failure is not None:
                 raise UsageError(f"trial {number} failed when measured again: {measurement.failure.message}")
             metrics.update(cost_metrics(measurement))
@@ -79,9 +79,9 @@ class Finalists:
             if side is runner.sides[0]:
                 self._slicing.confirm(number, evaluation)
                 keep_flipped(self._store, heldout.dataset, evaluation)
-            metrics.update(runner.by_family(side, judged_metrics(evaluation, self._config.judge.floor)))
+            metrics.update(by_family(runner.sides, side, judged_metrics(evaluation, self._config.judge.floor)))
         if len(runner.sides) > 1:
-            metrics.update(worst_anywhere(metrics, runner.judges()))
+            metrics.update(worst_anywhere(metrics, judges(runner.sides)))
         self._store.set_final(number, metrics)
 
     def _guards(self) -> dict[str, pareto.Guard]:
@@ -99,7 +99,7 @@ class Finalists:
             if mine == other or pareto.is_uniform(trial, guard.choice):
                 continue
             progress(Progress("finalists", f"measuring trial {trial.number} against {guard.name} on {name}"))
-            found = self._runner.beside(name, mine, other, self._config.remeasure)
+            found = self._runner.timing.beside(name, mine, other, self._config.remeasure)
             if found.failure is not None or found.ratio is None:
                 why = found.failure.message if found.failure is not None else "it was not timed in pairs"
                 raise UsageError(f"trial {trial.number} failed when measured against {guard.name}: {why}")
@@ -152,10 +152,10 @@ class Finalists:
                 watch(f"on {', '.join(names)}")
                 here = {name: devices[name] for name in names}
                 keep_parity(self._store, digest, inputs, here, self._runner.targets, self._config.finalists, watch)
-        judges = self._runner.judges()
-        if len(groups) > 1 and not has_across(self._store, trial, judges):
-            watch(f"of its artifacts on {' and '.join(judges)}")
-            asked = {name: (self._store.artifact_path(_digest(trial, name)), devices[name]) for name in judges}
+        asked_of = judges(self._runner.sides)
+        if len(groups) > 1 and not has_across(self._store, trial, asked_of):
+            watch(f"of its artifacts on {' and '.join(asked_of)}")
+            asked = {name: (self._store.artifact_path(_digest(trial, name)), devices[name]) for name in asked_of}
             keep_across(self._store, trial, inputs, asked, self._runner.targets, self._config.finalists)
 
     def run(self, progress: Watcher) -> list[int]:

@@ -1,44 +1,39 @@
-"""Everything that is done once for a study: ingest, open devices, probe, calibrate, build the space."""
+"""Everything that is done once for a study with its devices open: ingest, calibrate, build the space."""
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
-from autotune import plugins
 from autotune.compress.assembly import Assembler
-from autotune.compress.capabilities import UNWRITABLE, Offered, Probed, probe
+from autotune.compress.capabilities import UNWRITABLE, Offered, Probed
 from autotune.compress.ingest import Ingested, load_model
-from autotune.compress.plan import MS_DOMAIN
 from autotune.config import Family, StudyConfig, families_of
 from autotune.errors import DataError
 from autotune.layers import Layer, Skipped
 from autotune.recipe import Recipe
 from autotune.search.calibrating import Calibrating
+from autotune.search.opening import Opened
 from autotune.search.progress import Progress, Watcher
+from autotune.search.reading import HOST, Reader
 from autotune.search.space import Space, build_space, fixed_part
 from autotune.search.structure import Structure, survey
 from autotune.search.suiting import suit
 from autotune.techniques.protocol import Technique
 from autotune.techniques.quantize import Quantize
-from autotune.techniques.recover import NAME as RECOVER
-from autotune.techniques.recover import Recover
 from autotune.workload import Workload
 from hwprofiles.device import Device, open_device
 from hwprofiles.errors import DeviceFailure, TargetUnavailable
 from hwprofiles.registry import find_target
 from hwprofiles.target import Target
 
-CHECKPOINTS = "recovered"  # folder of recovered weights in that of the study
 _COMPARED = 2  # calibration inputs on which the normalised model is compared with the file
 _SAME = 1e-3  # relative to the largest output
 
@@ -173,82 +168,29 @@ def check_inputs(workload: Workload, model: onnx.ModelProto) -> None:
                 raise DataError(f"{where}: input {name!r} is {array.dtype}, the model takes {kind}; convert it")
 
 
-def check_opens(
-    model: Path, assembler: Assembler, device: Device, folder: Path, inputs: Mapping[str, Any], where: str
-) -> None:
-    """Run the normalised original once. Raises `DataError` that names the user's model when the target refuses it."""
-    path = folder / "normalised.onnx"
-    with path.open("wb") as file:
-        assembler.assemble_to(file, Recipe())
-    try:
-        list(device.infer(path, iter([dict(inputs)])))
-    except DeviceFailure as error:
-        if error.failure.kind != "bad_model":
-            raise
-        domains = sorted(set(assembler.source.opsets) - {"", "ai.onnx", MS_DOMAIN})
-        hint = f"; it uses the domains {', '.join(domains)}, which need a runtime that has them" if domains else ""
-        reason = re.sub(r"Load model from \S+ failed:", "", error.failure.message.rpartition(" : ")[2])
-        raise DataError(f"{model}: {where} cannot run the original model: {reason}{hint}") from error
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def make_techniques(config: StudyConfig) -> dict[str, Technique]:
-    """Techniques by name, each made from its table. Raises `UsageError`/`ConfigError`."""
-    return {name: plugins.make("hw_autotune.techniques", name, table) for name, table in config.techniques.items()}
-
-
 def prepare(
     config: StudyConfig,
     workload: Workload,
     ingested: Ingested,
-    targets: Sequence[Target],
+    opened: Opened,
     folder: Path,
     stack: ExitStack,
     watch: Watcher,
 ) -> Prepared:
-    """Open the devices (closed by `stack`), probe them, calibrate, and build the space.
+    """Calibrate, and build the space of what all open devices can run.
 
-    Raises hardware errors for a target that is not there and `DataError` for unusable calibration data.
+    Raises hardware errors for a target that goes away and `DataError` for unusable calibration data.
     """
-    techniques = make_techniques(config)
-    families = families_of(targets)
-    dialects = {
-        name: plugins.load("hw_autotune.dialects", name)() for name in dict.fromkeys(f.dialect for f in families)
-    }
+    techniques, assemblers, devices, probed = opened.techniques, opened.assemblers, opened.devices, opened.probed
+    families = families_of([device.target for device in devices.values()])
     layers = ingested.inspection.layers
-    carried_out = {**techniques, RECOVER: Recover()}  # recipes may name trained weights, whatever is searched over
-    checkpoints = folder / CHECKPOINTS
-    bank = folder / "bank"
-    first = dialects[families[0].dialect]
-    assembler = Assembler(ingested.model, layers, first, carried_out, bank_folder=bank, checkpoints=checkpoints)
-    assemblers = {
-        name: assembler if dialect is first else assembler.sibling(dialect, bank_folder=bank)
-        for name, dialect in dialects.items()
-    }
-    devices: dict[str, Device] = {}
-    probed = {}
-    for target in targets:
-        watch(Progress("prepare", f"opening target {target.name}"))
-        try:
-            device = stack.enter_context(open_device(target, work=folder / "work" / target.name))
-        except TargetUnavailable as error:
-            if len(targets) == 1:
-                raise
-            # Without it nobody knows what the space is: what one target cannot run is no choice for any.
-            raise TargetUnavailable(f"{error}; a study starts when all of its targets are there") from error
-        devices[target.name] = device
-        probed[target.name] = probe(device, dialects[target.dialect], device.fingerprint.key, folder)
+    assembler = assemblers[families[0].dialect]
+    others = tuple(made for made in assemblers.values() if made is not assembler)
     judge_device = next(iter(devices.values()))
-    check_inputs(workload, ingested.model)
-    shown = Path(workload.model) if isinstance(workload.model, str | Path) else Path(type(workload.model).__name__)
-    for family in families:
-        built, judges = assemblers[family.dialect], devices[family.judge]
-        where = f"target {family.judge}" if len(families) > 1 else "the target"
-        check_opens(shown, built, judges, folder, workload.search.samples[0].inputs, where)
     check_same(workload, assembler, judge_device, folder, watch)
-    calibrating = Calibrating(workload, ingested, assembler, judge_device, folder, tuple(assemblers.values())[1:])
     if layers:
+        reader = Reader(devices, assembler, folder, stack, watch)
+        calibrating = Calibrating(workload, ingested, assembler, reader, folder, others)
         calibrating.begin(fixed_part(techniques), watch)
     suit(techniques, workload, ingested, devices, probed)
     left_alone = {name: tuple(technique.survey(assembler.original())) for name, technique in techniques.items()}
@@ -262,7 +204,7 @@ def prepare(
     inputs = workload.latency_inputs or workload.search.samples[0].inputs
     workers = {family.judge: _workers(config, devices[family.judge]) for family in families}
     refused = {name: p.refused for name, p in probed.items()}
-    host = _open_host(config, targets[0], folder, stack, watch)
+    host = _open_host(config, judge_device.target, folder, stack, watch)
     structure = survey(space, assembler)
     timed = [dict(inputs)]
     return Prepared(
@@ -336,7 +278,7 @@ def _lost(families: Sequence[Family], probed: Mapping[str, Probed]) -> tuple[str
 
 def _open_host(config: StudyConfig, judge: Target, folder: Path, stack: ExitStack, watch: Watcher) -> Device | None:
     """This machine as a device that computes damage for a target that is far away; None where that is no gain."""
-    local = find_target("local")
+    local = find_target(HOST)
     alike = (local.runtime, local.dialect) == (judge.runtime, judge.dialect)
     if not config.judge.probe or judge.transport == "local" or local.transport != "local" or not alike:
         return None

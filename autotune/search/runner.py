@@ -14,7 +14,6 @@ own, paired with the baseline of that dialect, and every family judges what it a
 from __future__ import annotations
 
 import threading
-import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,19 +29,18 @@ from autotune.compress.kernels import layer_outcomes
 from autotune.config import StudyConfig
 from autotune.errors import AutotuneError, TrialFailure
 from autotune.recipe import Recipe
-from autotune.search.beside import keep_beside, stored_beside
 from autotune.search.judging import Judging
 from autotune.search.prepare import Prepared
 from autotune.search.probing import Probing
-from autotune.search.side import Side
+from autotune.search.side import Side, about, by_family, judges, named
 from autotune.search.stages import Lost, Stages, stopping_limits
+from autotune.search.step_clock import StepClock
 from autotune.search.targets import Stopped, TargetPaused, Targets
+from autotune.search.timing import Timing
 from autotune.search.values import at_targets, broken, cost_metrics, file_metrics, judged_metrics, worst_anywhere
 from autotune.store import Store
 from autotune.trial import Artifact, LayerOutcome, Trial, Value
 from hwprofiles.errors import DeviceFailure, Failure, HardwareError, TargetUnavailable
-from hwprofiles.measurement import Measurement
-from hwprofiles.scenario import Scenario
 
 
 class Waiting(TargetUnavailable):
@@ -66,10 +64,12 @@ class TrialRunner:
     stop: threading.Event
     targets: Targets
     probing: Probing = field(init=False)
-    _clocks: dict[int, _Clock] = field(default_factory=dict)  # of trials that wait for a target
+    timing: Timing = field(init=False)
+    _clocks: dict[int, StepClock] = field(default_factory=dict)  # of trials that wait for a target
 
     def __post_init__(self) -> None:
         self.probing = Probing(self.config, self.prepared, self.store, self.targets)
+        self.timing = Timing(self.prepared, self.store, self.targets, self.sides)
 
     # -- the trial boundary
 
@@ -79,7 +79,7 @@ class TrialRunner:
         Raises `Stopped` between steps, and `Waiting` when everything that could be done without a target that is gone
         is done; run it again when the target is back.
         """
-        clock = self._clocks.pop(number, None) or _Clock(self.stop)
+        clock = self._clocks.pop(number, None) or StepClock(self.stop)
         metrics: dict[str, Value] = {}
         try:
             reason = self._steps(number, recipe, metrics, clock)
@@ -97,19 +97,19 @@ class TrialRunner:
             return self._finish(number, "failed", metrics, clock, failure=failure)
         return self._finish(number, "rejected" if reason else "complete", metrics, clock, reason=reason)
 
-    def _steps(self, number: int, recipe: Recipe, metrics: dict[str, Value], clock: _Clock) -> str:
+    def _steps(self, number: int, recipe: Recipe, metrics: dict[str, Value], clock: StepClock) -> str:
         """Fill `metrics`; returns why the trial is rejected, or "". Raises `Waiting`."""
         away: dict[str, str] = {}  # target that is gone -> why
         with clock.step("build"):
             built = self.build(recipe)
         metrics.update(self.file_metrics({dialect: path for dialect, (_, path) in built.items()}))
         for dialect, (artifact, path) in built.items():
-            with clock.step("kernels"), _noting(away), self._about(dialect):
+            with clock.step("kernels"), _noting(away), about(self.sides, dialect):
                 self._record_build(number, artifact, recipe, path)
         if number and (reason := self._broken(metrics)):
             return reason
         if number and self.probing.active:
-            with clock.step("probe"), _noting(away), self._about(self.judging.family.dialect):
+            with clock.step("probe"), _noting(away), about(self.sides, self.judging.family.dialect):
                 self.probing.probe(number, built[self.judging.family.dialect][1])
         if number and self.config.drop_probe_gate:
             reason = self._judge(number, built, metrics, clock, away, first=True)
@@ -118,9 +118,9 @@ class TrialRunner:
         for name in self.prepared.timed:
             digest = built[self.prepared.family_of(name).dialect][0].digest
             with clock.step("measure"), _noting(away):
-                measurement = self.measure(name, digest, self.config.measure)
+                measurement = self.timing.measure(name, digest, self.config.measure)
                 if measurement.failure is not None:
-                    raise TrialFailure(self._named(measurement.failure, f"target {name}"))
+                    raise TrialFailure(named(self.sides, measurement.failure, f"target {name}"))
                 metrics.update(cost_metrics(measurement))
         if number and (reason := self._broken(metrics)):
             return reason
@@ -153,7 +153,7 @@ class TrialRunner:
         number: int,
         state: Literal["complete", "rejected", "failed"],
         metrics: Mapping[str, Value],
-        clock: _Clock,
+        clock: StepClock,
         *,
         reason: str = "",
         failure: Failure | None = None,
@@ -170,15 +170,11 @@ class TrialRunner:
         """How the family of the first target judges."""
         return self.sides[0].judging
 
-    def side_of(self, target: str) -> Side:
-        """The side of the family that a target belongs to."""
-        return next(side for side in self.sides if target in side.family.targets)
-
     def build(self, recipe: Recipe) -> dict[str, tuple[Artifact, Path]]:
         """Assemble and store the artifact of every dialect, that of the first target first."""
         built = {}
         for dialect, assembler in self.prepared.assemblers.items():
-            with self._about(dialect):
+            with about(self.sides, dialect):
                 artifact = self.store.save_artifact(partial(assembler.assemble_to, recipe=recipe), dialect)
             built[dialect] = artifact, self.store.artifact_path(artifact.digest)
         return built
@@ -190,17 +186,6 @@ class TrialRunner:
         for side in self.sides if len(self.sides) > 1 else ():
             metrics.update(at_targets(found[side.family.dialect], side.family.targets))
         return metrics
-
-    def by_family(self, side: Side, metrics: Mapping[str, Value]) -> dict[str, Value]:
-        """What was judged in a family, as metrics of the trial: with several families under the names of its targets,
-        and those of the first one also without a name."""
-        if len(self.sides) == 1:
-            return dict(metrics)
-        return {**(metrics if side is self.sides[0] else {}), **at_targets(metrics, side.family.targets)}
-
-    def judges(self) -> tuple[str, ...]:
-        """The target of each family that judges."""
-        return tuple(side.family.judge for side in self.sides)
 
     def outcomes(self, recipe: Recipe, path: Path, dialect: str) -> tuple[LayerOutcome, ...]:
         """What ran for each layer of an artifact, on the first target of its dialect."""
@@ -215,42 +200,6 @@ class TrialRunner:
             assembler.expected_kernels(recipe),
             kernels,
         )
-
-    def measure(self, target: str, digest: str, scenario: Scenario) -> Measurement:
-        """Latency and memory of an artifact, paired with the baseline of its dialect; from the store if it is there.
-
-        Raises `TargetPaused`.
-        """
-        device = self.prepared.devices[target]
-        baseline = self.side_of(target).judging.baseline()
-        key = device.fingerprint.key
-        found = self.store.find_measurement(digest, baseline, target, key, scenario)
-        if found is not None:
-            return found
-        path, base = self.store.artifact_path(digest), self.store.artifact_path(baseline)
-        with self.targets.using(target):
-            measurement = device.measure(path, self.prepared.latency_inputs, baseline=base, scenario=scenario)
-            if measurement.failure is not None and measurement.failure.stage == "start":
-                raise DeviceFailure(measurement.failure)
-        if measurement.failure is None:
-            self.store.add_measurement(measurement)
-        return measurement
-
-    def beside(self, target: str, digest: str, other: str, scenario: Scenario) -> Measurement:
-        """An artifact timed in pairs with another one of the same dialect (`other`) in place of the original; kept
-        apart from the trial's own measurements (`beside`). Raises `TargetPaused`."""
-        device = self.prepared.devices[target]
-        kept = stored_beside(self.store, target, digest)
-        if kept is not None and (kept.baseline, kept.fingerprint.key) == (other, device.fingerprint.key):
-            return kept
-        paths = self.store.artifact_path(digest), self.store.artifact_path(other)
-        with self.targets.using(target):
-            found = device.measure(paths[0], self.prepared.latency_inputs, baseline=paths[1], scenario=scenario)
-            if found.failure is not None and found.failure.stage == "start":
-                raise DeviceFailure(found.failure)
-        if found.failure is None:
-            keep_beside(self.store, found)
-        return found
 
     def start(self, masks: Mapping[str, np.ndarray]) -> None:
         """Judge the original on the search data, and keep its outputs on the probe samples. Raises `TargetPaused`."""
@@ -269,7 +218,7 @@ class TrialRunner:
         number: int,
         built: Mapping[str, tuple[Artifact, Path]],
         metrics: dict[str, Value],
-        clock: _Clock,
+        clock: StepClock,
         away: dict[str, str],
         *,
         first: bool = False,
@@ -277,44 +226,25 @@ class TrialRunner:
         """Judge a recipe in every family, on the first part of the data or to the end; why it is hopeless, or ""."""
         for side in self.sides:
             reason = ""
-            with clock.step("judge"), _noting(away), self._about(side.family.dialect, side.family.judge):
+            with clock.step("judge"), _noting(away), about(self.sides, side.family.dialect, side.family.judge):
                 reason = self._judge_side(side, number, built[side.family.dialect][0].digest, metrics, first=first)
             if reason:
                 return reason if len(self.sides) == 1 else f"on {side.family.judge} {reason}"
         if len(self.sides) > 1:
-            metrics.update(worst_anywhere(metrics, self.judges()))
+            metrics.update(worst_anywhere(metrics, judges(self.sides)))
         return ""
 
     def _judge_side(self, side: Side, number: int, digest: str, metrics: dict[str, Value], *, first: bool) -> str:
         stages = side.stages
         found = None if stages is None or not number else stages.first(digest) if first else stages.rest(digest)
         if isinstance(found, Lost):
-            metrics.update(self.by_family(side, found.metrics))
+            metrics.update(by_family(self.sides, side, found.metrics))
             self.store.set_meta(f"stopped/{number}", {"samples": found.samples, "of": found.of})
             return found.reason
         if not first:
             evaluation = side.judging.evaluate(digest, side.judged_search(), found)
-            metrics.update(self.by_family(side, judged_metrics(evaluation, self.config.judge.floor)))
+            metrics.update(by_family(self.sides, side, judged_metrics(evaluation, self.config.judge.floor)))
         return ""
-
-    @contextmanager
-    def _about(self, dialect: str, target: str = "") -> Iterator[None]:
-        """A failure in one of several dialects names the target it is about."""
-        try:
-            yield
-        except (TrialFailure, DeviceFailure) as error:
-            if len(self.sides) == 1:
-                raise
-            named = target or next(side.family.judge for side in self.sides if side.family.dialect == dialect)
-            failure = self._named(error.failure, f"target {named} (dialect {dialect})")
-            if isinstance(error, DeviceFailure):
-                raise DeviceFailure(failure, advised=error.advised) from error
-            raise TrialFailure(failure) from error
-
-    def _named(self, failure: Failure, where: str) -> Failure:
-        if len(self.sides) == 1:
-            return failure
-        return failure.model_copy(update={"message": f"{where}: {failure.message}"})
 
 
 @contextmanager
@@ -324,23 +254,3 @@ def _noting(away: dict[str, str]) -> Iterator[None]:
         yield
     except TargetPaused as paused:
         away[paused.target] = str(paused)
-
-
-@dataclass
-class _Clock:
-    """Times the steps of a trial and lets a request to stop in between them."""
-
-    stop: threading.Event
-    durations: dict[str, float] = field(default_factory=dict)
-    stage: str = "start"
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        if self.stop.is_set():
-            raise Stopped
-        self.stage = name
-        begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self.durations[name] = self.durations.get(name, 0.0) + time.monotonic() - begun

@@ -96,11 +96,7 @@ def build_space(
 
     Raises `ConfigError` for a pattern that matches no layer.
     """
-    names = [layer.name for layer in layers]
-    for where, patterns in [("exclude", exclude), *((f"group {g.name!r}", g.layers) for g in groups)]:
-        for pattern in patterns:
-            if not fnmatch.filter(names, pattern):
-                raise ConfigError(f"{where}: pattern {pattern!r} matches no layer; " + did_you_mean(pattern, names))
+    _check_patterns([layer.name for layer in layers], groups, exclude)
     searched = [layer for layer in layers if not any(fnmatch.fnmatch(layer.name, p) for p in exclude)]
     excluded = [layer.name for layer in layers if layer not in searched]
     spared: list[Spared] = []
@@ -134,6 +130,16 @@ def build_space(
         [ideas[name] for name in ideas if name not in precise],
     )
     return Space(tuple(variables), tuple(uniform), fixed, tuple(excluded), tuple(spared))
+
+
+def _check_patterns(names: Sequence[str], groups: Sequence[GroupTable], exclude: Sequence[str]) -> None:
+    tables: list[tuple[tuple[str | int, ...], str, Sequence[str]]] = [(("exclude",), "", exclude)]
+    tables += [(("groups", at, "layers"), f"group {g.name!r}: ", g.layers) for at, g in enumerate(groups)]
+    for key, whose, patterns in tables:
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                near = did_you_mean(pattern.strip("*?"), names)
+                raise ConfigError(f"{whose}pattern {pattern!r} matches no layer of the model; {near}", key)
 
 
 def changed_by(technique: Technique, layer: str, choice: str) -> tuple[str, ...]:

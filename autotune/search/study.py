@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from autotune.keys import WORST, MetricKey, names_target, parse_key
 from autotune.layers import Inspection
 from autotune.recipe import Recipe
 from autotune.search import budget, warm, zeros
+from autotune.search.attendance import attend
 from autotune.search.check import CheckReport, make_report
 from autotune.search.effort import Effort
 from autotune.search.engines import Engine, engines_of
@@ -30,7 +32,8 @@ from autotune.search.keepsakes import keep_families, keep_inspection, keep_targe
 from autotune.search.knowledge import smallest
 from autotune.search.loop import SearchLoop
 from autotune.search.mirror import mirror
-from autotune.search.prepare import Prepared, ingest, prepare, workload_digest
+from autotune.search.opening import Opener
+from autotune.search.prepare import Prepared, check_inputs, ingest, prepare, workload_digest
 from autotune.search.progress import Progress, Watcher, nobody
 from autotune.search.recovery import Recovery
 from autotune.search.runner import TrialRunner
@@ -63,7 +66,7 @@ class Study:
 
     def __init__(self, config: StudyConfig, workload: Workload, store: Store, targets: Sequence[Target]) -> None:
         """See `open`."""
-        self.config, self.workload, self.store, self.targets = config, workload, store, targets
+        self.config, self.workload, self.store, self.targets = config, workload, store, tuple(targets)
         self._stack = ExitStack()
         self._prepared: Prepared | None = None
         self._runner: TrialRunner | None = None
@@ -124,9 +127,12 @@ class Study:
     # -- verbs
 
     def check(self, progress: Watcher = nobody) -> CheckReport:
-        """Parse, probe the targets, run the baseline, and estimate; spends nothing else."""
+        """Parse, probe the targets, run the baseline, and estimate; spends nothing else.
+
+        Where a target is left out, nothing is recorded: the study can still begin with it.
+        """
         with self.store.lock():
-            prepared, _ = self._start(progress)
+            prepared, _ = self._start(progress, only_looking=True)
         baseline = self.store.trial(0)
         targets = [(target.name, target.provenance) for target in self.targets]
         nothing = "" if prepared.space.variables else nothing_to_search(prepared.ingested.inspection, prepared.refused)
@@ -137,8 +143,10 @@ class Study:
         """Search until the budget is spent or `stop` is set, train where that is asked for, then verify finalists.
         Continues what is there.
 
-        A target that goes away meanwhile pauses only itself; the summary says so where it did not come back. Raises
-        `StoreLocked` when another run works on this study, `TargetUnavailable` when a target is not there at the start.
+        A target that goes away meanwhile pauses only itself; the summary says so where it did not come back. One that
+        is not there when the study begins is left out of it: `config.left_out` says so afterwards, and `attend` when
+        that is an error instead (`TargetUnavailable`, mostly). Raises `StoreLocked` when another run works on this
+        study.
         """
         begun = time.monotonic()
         self._stop = stop or threading.Event()
@@ -204,18 +212,28 @@ class Study:
             progress(Progress("search", "looking for what the samples share on which models disagree"))
             self._slicing.discover()
 
-    def _start(self, progress: Watcher) -> tuple[Prepared, TrialRunner]:
+    def _start(self, progress: Watcher, *, only_looking: bool = False) -> tuple[Prepared, TrialRunner]:
         """Prepare once, and make sure that the baseline (trial 0) is there."""
         if self._prepared is not None and self._runner is not None:
             return self._prepared, self._runner
         ingested = ingest(self.workload, progress)
-        self.store.begin(self.config.to_json(), _identity(self.workload, ingested))
+        identity = _identity(self.workload, ingested)
+        self.store.expect(identity)
         warm.check(self.config, ingested.inspection, self.store)
+        slicing = self._slicing = Slicing(self.config, self.workload, self.store)
+        check_inputs(slicing.made, ingested.model)
+        folder = self.store.folder
+        opener = Opener(self.config, slicing.made, ingested, folder, self._stack, progress)
+        there = attend(self.config, self.targets, opener, self.store, progress)
+        self.config, self.targets = there.config, there.targets
+        if only_looking and there.new:
+            self._look_only()
+        slicing.config, slicing.store = self.config, self.store
+        self.store.begin(self.config.to_json(), identity)
         keep_inspection(self.store, ingested.inspection)
         self.store.set_meta("source_digest", ingested.source_digest)
         metrics = resolve_metrics(self.workload.metric)
-        slicing = self._slicing = Slicing(self.config, self.workload, self.store)
-        prepared = prepare(self.config, slicing.made, ingested, self.targets, self.store.folder, self._stack, progress)
+        prepared = prepare(self.config, slicing.made, ingested, there.opened, folder, self._stack, progress)
         keep_meanings(self.store, prepared.assembler.techniques)
         limits = self.config.bounds
         smaller = {key: parse_key(key, metric=self.workload.metric_name).smaller_is_better for key in limits}
@@ -248,6 +266,12 @@ class Study:
         self._zeros = zeros.find_out(self.config, prepared, self.store, runner, progress)
         self._prepared, self._runner = prepared, runner
         return prepared, runner
+
+    def _look_only(self) -> None:
+        """From now on what is found out goes into a store of its own, which is thrown away."""
+        place = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="hw-autotune-check-"))
+        self._stack.callback(self.store.close)
+        self.store = self._stack.enter_context(open_store(Path(place) / "store.db", self.config.name))
 
     def _check_slices(self, masks: Mapping[str, object]) -> None:
         """Raises `UsageError` for a key about a slice that is not there."""

@@ -21,6 +21,7 @@ from autotune.recipe import NONE, Recipe
 from autotune.search.blocks import blocks
 from autotune.search.prepare import Prepared
 from autotune.search.runner import TrialRunner
+from autotune.search.side import side_of
 from autotune.search.space import Space
 from autotune.search.targets import Stopped, TargetPaused
 from autotune.store import Store
@@ -135,7 +136,7 @@ class Swaps:
 
         try:
             path.write_bytes(self.prepared.assembler_of(target).assemble(part.recipe))
-            baseline = self.store.artifact_path(self.runner.side_of(target).judging.baseline())
+            baseline = self.store.artifact_path(side_of(self.runner.sides, target).judging.baseline())
             with self.runner.targets.using(target):
                 found = device.measure(
                     path, self.prepared.latency_inputs, baseline=baseline, scenario=few_pairs(self.config.measure)

@@ -99,6 +99,12 @@ class Store:
         with self._read() as connection:
             return sorted(connection.execute(sa.select(tables.study.c.name)).scalars())
 
+    def expect(self, workload_digest: str) -> None:
+        """Raises the `DataError` of `begin` where the study holds another model or other data; writes nothing."""
+        known = self.workload_digest
+        if known is not None and known != workload_digest:
+            raise self._of_another(known, workload_digest)
+
     def begin(self, config_json: str, workload_digest: str) -> None:
         """Says what is being searched, and keeps the configuration if it is not the last one.
 
@@ -112,12 +118,15 @@ class Store:
                 change = tables.study.update().where(tables.study.c.id == study_id)
                 connection.execute(change.values(workload_digest=workload_digest))
             elif known != workload_digest:
-                raise DataError(
-                    f"study {self.study!r} in store {self.place} is about another model or other data "
-                    f"({known[:12]}, now {workload_digest[:12]}); give another --store, or rename the study"
-                )
+                raise self._of_another(known, workload_digest)
             if rows.last_config(connection, study_id) != config_json:
                 rows.add_run(connection, study_id, config_json)
+
+    def _of_another(self, known: str, now: str) -> DataError:
+        return DataError(
+            f"study {self.study!r} in store {self.place} is about another model or other data "
+            f"({known[:12]}, now {now[:12]}); give another --store, or rename the study"
+        )
 
     @property
     def config_json(self) -> str | None:

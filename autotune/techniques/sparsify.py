@@ -58,7 +58,7 @@ class Sparsify:
         if isinstance(patterns, str):
             raise UsageError(f"technique sparsify: patterns is {patterns!r}; give a list, such as ['2:4']")
         self._shares = share.checked(self.name, "shares", shares)
-        self._patterns = {pattern: _checked_pattern(pattern) for pattern in patterns}
+        self._patterns = {pattern: _checked_pattern(pattern, ": patterns has") for pattern in patterns}
         self._method = method
         self.needs_moments = method == "wanda"
 
@@ -213,10 +213,11 @@ def _divides(layer: Layer, span: int) -> bool:
     return layer.op in _PRODUCTS and _inputs(layer) % span == 0
 
 
-def _checked_pattern(pattern: str) -> tuple[int, int]:
+def _checked_pattern(pattern: str, but: str = " has no choice") -> tuple[int, int]:
     """(kept, of how many). Raises `UsageError`."""
     found = re.fullmatch(r"(\d+):(\d+)", str(pattern))
     kept, span = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 0 < kept < span:
-        raise UsageError(f"technique sparsify has no choice {pattern!r}; give zeros-P% or N:M with N below M, as 2:4")
+        shares = "" if but.startswith(":") else "zeros-P% or "
+        raise UsageError(f"technique sparsify{but} {pattern!r}; give {shares}N:M with N below M, as 2:4")
     return kept, span

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -93,7 +94,7 @@ def main() -> int:
         "commit": commit(),
         "quick": given.quick,
     }
-    result |= {**call, **seen}
+    result |= {**call, "machine": machine(), **seen}
     result.setdefault("steps", {step: {"not run": "not asked for"} for step in STEPS})
     if "no_card" in seen:
         result["environments"] = {}
@@ -164,6 +165,20 @@ def card() -> dict[str, Any]:
         return {"card": nvml.identity(uuid=seen["uuid"])}
     except nvml.NvmlProblem as error:
         return {"card": {key: value for key, value in seen.items() if key != "uuid"}, "nvml": str(error)}
+
+
+def machine() -> dict[str, Any]:
+    """Everything but the card."""
+    processor = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "system": platform.platform(),
+        "processor": processor or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+    }
 
 
 def asked_again(python: str) -> dict[str, Any]:

@@ -40,9 +40,11 @@ def main() -> None:
     reader = Inputs(data.calibration)
     methods = ort_quantization.CalibrationMethod
     common = {"calibration_data_reader": reader, "execution_provider": "CPUExecutionProvider"}
-    groups = (
+    groups = (  # one for each method of calibration: autotune takes a list of them for one value and fails
         config.StaticQuantConfig(quant_format=QuantFormat.QOperator, per_channel=[True, False],
-                                 calibrate_method=[methods.MinMax, methods.Entropy], **common),
+                                 calibrate_method=methods.MinMax, **common),
+        config.StaticQuantConfig(quant_format=QuantFormat.QOperator, per_channel=[True, False],
+                                 calibrate_method=methods.Entropy, **common),
         config.StaticQuantConfig(quant_format=QuantFormat.QDQ, per_channel=[True, False], **common),
         config.DynamicQuantConfig(per_channel=[True, False], execution_provider="CPUExecutionProvider"),
         config.SmoothQuantConfig(**common),

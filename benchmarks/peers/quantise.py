@@ -3,7 +3,8 @@
 python quantise.py TOOL DATA OUT
 
 DATA holds `model.onnx` and `calibration.npz`. Writes OUT/FORMAT/LABEL.onnx for the formats `w4-b32`, `int8-static` and
-`int8-dynamic`, as far as the tool has them, and OUT/told.json: seconds of CPU, or why there is no file.
+`int8-dynamic`, as far as the tool has them, and OUT/told.json: seconds of CPU, or why there is no file, and nothing of
+an attempt that has begun and not ended.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def neural_compressor(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[
     class Inputs(Reader, CalibrationDataReader):
         """The same under the class that the tool asks for."""
 
-    reader = Inputs(inputs)
+    reader, alike = Inputs(inputs), Inputs(_alike(inputs))  # AWQ and SmoothQuant put all activations into one array
     common: dict[str, Any] = {"calibration_data_reader": reader, "execution_provider": "CPUExecutionProvider"}
     blocks: dict[str, Any] = {"weight_bits": 4, "weight_group_size": 32, "weight_sym": True}
     minmax = tools.CalibrationMethod.MinMax
@@ -64,7 +65,9 @@ def neural_compressor(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[
         return made
 
     def smooth(out: Path) -> None:
-        entry.smooth_quant_entry(str(model), config.SmoothQuantConfig(**common), reader, model_output=str(out))
+        asked = config.SmoothQuantConfig(**{**common, "calibration_data_reader": alike})
+        entry.smooth_quant_entry(str(model), asked, alike, model_output=str(out))
+        onnx.save(onnx.load(out), out)  # it puts the weights into a second file
 
     def dynamic(out: Path) -> None:
         asked = config.DynamicQuantConfig(per_channel=True, execution_provider="CPUExecutionProvider")
@@ -76,7 +79,7 @@ def neural_compressor(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[
             entry.gptq_quantize_entry(str(model), config.GPTQConfig(**blocks), reader), out
         ),
         "w4-b32/awq": lambda out: onnx.save(
-            entry.awq_quantize_entry(str(model), config.AWQConfig(**blocks), reader), out
+            entry.awq_quantize_entry(str(model), config.AWQConfig(**blocks), alike), out
         ),
         "int8-static/minmax": static(QuantFormat.QOperator),
         "int8-static/minmax, QDQ": static(QuantFormat.QDQ),
@@ -88,19 +91,22 @@ def neural_compressor(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[
 def nncf(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Attempt]:
     import nncf as tool
 
+    def loaded() -> onnx.ModelProto:
+        return _without_casts_of_constants(onnx.load(model))  # NNCF asks them for a type that tensors do not have
+
     def static(**options: Any) -> Attempt:
         size = {"subset_size": len(inputs)}
-        return lambda out: onnx.save(tool.quantize(onnx.load(model), tool.Dataset(inputs), **size, **options), out)
+        return lambda out: onnx.save(tool.quantize(loaded(), tool.Dataset(inputs), **size, **options), out)
 
     def weights(**options: Any) -> Attempt:
         four = {"mode": tool.CompressWeightsMode.INT4_SYM, "group_size": 32}
-        return lambda out: onnx.save(tool.compress_weights(onnx.load(model), **four, **options), out)
+        return lambda out: onnx.save(tool.compress_weights(loaded(), **four, **options), out)
 
     data = {"dataset": tool.Dataset(inputs), "subset_size": len(inputs)}
     return {
         "w4-b32/nearest": weights(),
-        "w4-b32/awq": weights(awq=True, all_layers=True, **data),
-        "w4-b32/scale estimation": weights(scale_estimation=True, all_layers=True, **data),
+        "w4-b32/awq": weights(awq=True, **data),
+        "w4-b32/scale estimation": weights(scale_estimation=True, **data),
         "int8-static/mixed": static(preset=tool.QuantizationPreset.MIXED),
         "int8-static/transformer": static(model_type=tool.ModelType.TRANSFORMER),
     }
@@ -110,10 +116,13 @@ def modelopt(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Atte
     from modelopt.onnx.quantization import quantize
 
     class Inputs(Reader):
-        """With the method that the tool asks for."""
+        """With the methods that the tool asks for: AWQ iterates."""
 
         def get_first(self) -> dict[str, np.ndarray]:
             return inputs[0]
+
+        def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+            return iter(inputs)
 
     def made(mode: str, method: str, **options: Any) -> Attempt:
         return lambda out: quantize(
@@ -148,6 +157,25 @@ def aimet(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Attempt
     }
 
 
+def _alike(inputs: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Those of the most frequent shapes."""
+    shapes = [tuple(sorted((name, array.shape) for name, array in each.items())) for each in inputs]
+    often = max(shapes, key=shapes.count)
+    return [each for each, shape in zip(inputs, shapes, strict=True) if shape == often]
+
+
+def _without_casts_of_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with casts of stored tensors carried out."""
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Cast" and node.input[0] in stored]:
+        to = next(attribute.i for attribute in node.attribute if attribute.name == "to")
+        array = onnx.numpy_helper.to_array(stored[node.input[0]]).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+        graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
+        graph.node.remove(node)
+    return model
+
+
 TOOLS = {
     "onnxruntime": onnxruntime_tools,
     "neural-compressor": neural_compressor,
@@ -164,6 +192,8 @@ def main() -> None:
         file = out / f"{name}.onnx"
         file.parent.mkdir(parents=True, exist_ok=True)
         begun = time.process_time()
+        told[name] = {}
+        (out / "told.json").write_text(json.dumps(told))
         try:
             attempt(file)
             told[name] = {"cpu_s": round(time.process_time() - begun, 1)}

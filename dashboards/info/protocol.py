@@ -88,8 +88,10 @@ def protocol(view: StudyView) -> Protocol:
 
 
 def _said(view: StudyView) -> list[str]:
-    """What else a reader must know: targets that changed their speed, models that are not offered everywhere."""
-    return [*map(str, view.drifts), *guarded(view, headline(view).trial)]
+    """What else a reader must know: targets that were left out or changed their speed, models that are not offered
+    everywhere."""
+    left_out = [left.sentence for left in view.config.left_out] if view.config is not None else []
+    return [*left_out, *map(str, view.drifts), *guarded(view, headline(view).trial)]
 
 
 def _devices(rows: tuple[MeasurementRow, ...], profiles: Mapping[str, Mapping[str, Any]]) -> tuple[Device, ...]:

@@ -15,9 +15,17 @@ def spell(code: int) -> str:
     """An exit code in words: "exit code 3", "SIGSEGV" for 139 (128 + the signal's number)."""
     if code == ENDED:
         return "ended from outside"
-    if code > 128:
-        try:
-            return signal.Signals(code - 128).name
-        except ValueError:
-            pass
-    return f"exit code {code}"
+    return f"exit code {code}" if code <= 128 else _signal(code - 128) or f"exit code {code}"
+
+
+def spell_child(code: int) -> str:
+    """How a child of this process ended, as `subprocess` tells it: "exit code 3", "SIGSEGV" for -11."""
+    return f"exit code {code}" if code >= 0 else _signal(-code) or f"signal {-code}"
+
+
+def _signal(number: int) -> str:
+    """Its name; "" for a number without one."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return ""

@@ -15,12 +15,9 @@ import array
 import contextlib
 import hashlib
 import importlib
-import json
 import os
-import queue
 import resource
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -41,6 +38,8 @@ from hwprofiles.agent import (
     timing,
 )
 from hwprofiles.agent.cache import BlobCache, Scratch
+from hwprofiles.agent.feeds import Stored, unpack
+from hwprofiles.agent.wire import Wire
 
 PROTOCOL = 2
 LOST = "lost"  # kind of a refusal that says nothing about the model
@@ -81,58 +80,6 @@ class Refused(Exception):
         self.kind = kind
 
 
-class Wire:
-    """Frames in and out.
-
-    A thread of its own reads: the end of the input is noticed even during an inference.
-    """
-
-    def __init__(self) -> None:
-        # Native code may print to fd 1 at any time; it must not be able to reach the protocol.
-        self._in = os.fdopen(os.dup(0), "rb", buffering=0)
-        self._out = os.dup(1)
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.dup2(2, 1)
-        self._requests: queue.Queue[tuple[dict[str, Any], bytearray]] = queue.Queue(maxsize=2)
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def next(self, patience: float | None) -> tuple[dict[str, Any], bytearray] | None:
-        """The next request; None if none comes within `patience` seconds."""
-        try:
-            return self._requests.get(timeout=patience)
-        except queue.Empty:
-            return None
-
-    def send(self, header: Mapping[str, Any], parts: list[memoryview]) -> None:
-        size = sum(part.nbytes for part in parts)
-        for piece in [memoryview(frames.encode(header, size)), *parts]:
-            while piece.nbytes:
-                piece = piece[os.write(self._out, piece) :]
-
-    def _read(self) -> None:
-        try:
-            while True:
-                header_size, payload_size = frames.decode_prefix(bytes(self._take(frames.PREFIX.size)))
-                header = bytes(self._take(header_size))
-                payload = self._take(payload_size)
-                self._requests.put((frames.decode_header(header, payload_size), payload))
-        except (frames.FrameError, MemoryError, OSError) as error:
-            os.write(2, f"agent: cannot read its requests: {error}\n".encode())
-            os._exit(codes.BAD_REQUEST)
-
-    def _take(self, size: int) -> bytearray:
-        """Exactly `size` bytes. The end of the input ends the process, whatever it is doing."""
-        data = bytearray(size)
-        view, got = memoryview(data), 0
-        while got < size:
-            count = self._in.readinto(view[got:])
-            if not count:
-                os._exit(codes.ENDED)
-            got += count
-        return data
-
-
 class Agent:
     """What is kept between requests: the runtime, cached model files, opened sessions by handle."""
 
@@ -140,7 +87,7 @@ class Agent:
         self.scratch: Scratch | None = None  # with the cache made by `hello`: a keeper of the lock needs no disk
         self._folder = folder
         self._lock: lock.DeviceLock | None = None
-        self._stored: tuple[str, list[timing.Feed]] = ("", [])
+        self._stored = Stored()
         self._backend: Any = None
         self._options: dict[str, Any] = {}
         self._sessions: dict[str, Any] = {}
@@ -437,41 +384,13 @@ class Agent:
         """Those in the request, or those that an earlier one has put into the cache."""
         stored = request.get("stored")
         if stored is None:
-            return _unpack_feeds(request.get("feeds", 0), frames.unpack_arrays(request.get("arrays", []), payload))
-        key = json.dumps(stored, sort_keys=True)
-        if key != self._stored[0]:
-            self._stored = ("", [])  # two sets at once would take twice the memory
-            data = _read(Path(self._blob(stored["digest"])))
-            frames.check_arrays(stored["arrays"], len(data))
-            self._stored = (key, _unpack_feeds(request["feeds"], frames.unpack_arrays(stored["arrays"], data)))
-        return self._stored[1]
+            return unpack(request.get("feeds", 0), frames.unpack_arrays(request.get("arrays", []), payload))
+        return self._stored.read(stored, request["feeds"], self._blob)
 
     def _session(self, handle: str) -> Any:
         if handle not in self._sessions:
             raise Refused("protocol", f"no session {handle!r} is open")
         return self._sessions[handle]
-
-
-def _unpack_feeds(count: int, arrays: Mapping[str, Any]) -> list[timing.Feed]:
-    """Arrays are named `<number of the feed>/<input>`."""
-    feeds: list[timing.Feed] = [{} for _ in range(count)]
-    for name, value in arrays.items():
-        number, _, name = name.partition("/")
-        feeds[int(number)][name] = value
-    return feeds
-
-
-def _read(path: Path) -> bytearray:
-    """The file's bytes, without a second copy of them on the way: it would count as memory of the model."""
-    with path.open("rb", buffering=0) as file:
-        data = bytearray(path.stat().st_size)
-        view, got = memoryview(data), 0
-        while got < len(data):
-            count = file.readinto(view[got:])
-            if not count:
-                raise OSError(f"{path} became shorter while it was read")
-            got += count
-    return data
 
 
 def _boot() -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy
 import onnxruntime
 
-from hwprofiles.agent import card_facts, cuda, cuda_events
+from hwprofiles.agent import card_block, card_facts, cuda, cuda_events
 from hwprofiles.runtimes import onnxruntime_backend as plain
 
 Feed = dict[str, Any]
@@ -132,25 +132,14 @@ class Session:
         The next inference is asked for while one runs, so that the card never waits for us (as trtexec does).
         """
         bound = self._bind(feeds)
-        process, thread = time.process_time(), time.thread_time()
-        wall: list[float] = []
-        enqueue: list[float] = []
-        while len(wall) < count:
-            part = min(count - len(wall), _MOST_EVENTS // 2)
-            asked, took = self._on_card(bound, part) if self._clock is not None else self._on_host(bound, part)
-            enqueue += asked
-            wall += took
-        with_copies = self._end_to_end(bound, feeds, max(3, min(30, count // 10)))
-        return {
-            "wall": wall,
-            "enqueue": enqueue or None,
-            "end_to_end": with_copies,
-            "cpu": time.process_time() - process,
-            "thread_cpu": time.thread_time() - thread,
-            "load": self.load_seconds,
-            "first": self._first,
-            "inferences": count + len(with_copies),
-        }
+        measure = self._on_card if self._clock is not None else self._on_host
+        told = card_block.time_block(
+            count,
+            _MOST_EVENTS // 2,
+            lambda part: measure(bound, part),
+            lambda some: self._end_to_end(bound, feeds, some),
+        )
+        return {**told, "load": self.load_seconds, "first": self._first}
 
     def accelerator_memory(self, feed: Feed) -> dict[str, Any]:
         """ONNX Runtime tells none of them; the process's memory on the card is read by the agent."""

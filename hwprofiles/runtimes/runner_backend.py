@@ -13,7 +13,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+
+from hwprofiles.agent import codes
 
 SCHEMA = 1
 Feed = dict[str, Any]
@@ -277,7 +278,9 @@ def _start(options: dict[str, Any], folder: Path, watch: bool) -> _Exchange:
         said = last.line()
         raise RunnerFailure(
             "crash",
-            "the runner {} ended with {}{}".format(options["name"], _spell(process.returncode), said and ": " + said),
+            "the runner {} ended with {}{}".format(
+                options["name"], codes.spell_child(process.returncode), said and ": " + said
+            ),
         )
     return exchange
 
@@ -391,12 +394,3 @@ def _shown(value: Any) -> str:
     """What a runner has written, short enough for a line."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _spell(code: int) -> str:
-    if code > 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hwprofiles.agent import codes
 from hwprofiles.runtimes import tensorrt_build
 from hwprofiles.runtimes.tensorrt_build import BuildProblem
 
@@ -205,7 +205,7 @@ class Engines:
                     process.kill()
                     process.wait()
             if code:
-                raise BuildProblem("crash", f"the builder died: {_spell(code)}{_last_line(said)}")
+                raise BuildProblem("crash", f"the builder died: {codes.spell_child(code)}{_last_line(said)}")
             try:
                 told: dict[str, Any] = json.loads(answered.read_text())
             except (OSError, ValueError) as error:
@@ -271,15 +271,6 @@ def _corners(shapes: Mapping[str, list[list[int]]]) -> list[dict[str, list[int]]
 
 def _digest(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _spell(code: int) -> str:
-    if code > 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
 
 
 def _last_line(log: Path) -> str:

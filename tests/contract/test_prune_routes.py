@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -18,18 +16,17 @@ pytest.importorskip("torch_pruning", reason="needs hw-autotune[torch-pruning]")
 from autotune.compress import ingest_large, scratch  # noqa: E402
 from autotune.compress.assembly import Assembler  # noqa: E402
 from autotune.compress.dialects.ort_cpu import OrtCpu  # noqa: E402
-from autotune.compress.ingest import Ingested, load_model  # noqa: E402
+from autotune.compress.ingest import load_model  # noqa: E402
 from autotune.compress.modules import route as module_route  # noqa: E402
 from autotune.compress.modules.route import ModuleCuts  # noqa: E402
 from autotune.errors import TrialFailure, UsageError  # noqa: E402
 from autotune.recipe import Recipe  # noqa: E402
-from autotune.techniques.moments import Moments  # noqa: E402
 from autotune.techniques.prune import Prune  # noqa: E402
 from autotune.techniques.prune.graph import Graph  # noqa: E402
 from autotune.techniques.prune.spread import Analysis  # noqa: E402
 from autotune.techniques.prune.units import made_by  # noqa: E402
-from autotune.techniques.simplify import Simplify  # noqa: E402
 from tests.contract import torch_modules as modules  # noqa: E402
+from tests.contract.cut_modules import Case, decisions, run  # noqa: E402
 
 pytestmark = pytest.mark.slow  # torch's exporter takes seconds a model
 
@@ -46,37 +43,6 @@ BOTH = ["residual", "depthwise", "concat", "attention"]  # both routes can cut t
 BATCH = {"x": {0: "batch"}}
 
 
-@dataclass
-class Case:
-    """A module, its export, and assemblers by route."""
-
-    module: torch.nn.Module
-    inputs: torch.Tensor
-    ingested: Ingested
-    axes: Mapping[str, Mapping[int, str]]
-
-    def by(self, route: str, bank: Path | None = None, **options: object) -> tuple[Assembler, Prune]:
-        prune = Prune(route=route, **{"round_to": 1, **options})  # type: ignore[arg-type]
-        if route != "graph":
-            prune.cut_module(ModuleCuts(self.module, (self.inputs,), self.axes, self.ingested.source_digest))
-        techniques = {"prune": prune, "simplify": Simplify()}
-        layers = self.ingested.inspection.layers
-        made = Assembler(self.ingested.model, layers, OrtCpu(), techniques, bank_folder=bank)
-        made.tell_moments(self.moments())
-        prune.survey(made.original())
-        return made, prune
-
-    def moments(self) -> dict[str, Moments]:
-        """Made up, the same for both routes: what decides which channels go."""
-        made = {}
-        for number, layer in enumerate(self.ingested.inspection.layers):
-            rows = layer.parameters // layer.shape[layer.output_axis]
-            energy = np.random.default_rng(number).uniform(0.5, 2, (layer.group, rows)).astype(np.float32)
-            gram = np.stack([np.diag(each) for each in energy])
-            made[layer.name] = Moments(gram, np.zeros_like(energy), 16)
-        return made
-
-
 @functools.cache
 def case(name: str, batch: bool = False) -> Case:
     make, shape = MADE[name]
@@ -84,17 +50,6 @@ def case(name: str, batch: bool = False) -> Case:
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     axes = BATCH if batch else {}
     return Case(module, inputs, load_model(module, example_inputs=(inputs,), dynamic_axes=axes), axes)
-
-
-def run(model: bytes, x: np.ndarray) -> np.ndarray:
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    found: np.ndarray = session.run(None, {session.get_inputs()[0].name: x})[0]
-    return found
-
-
-def decisions(prune: Prune, share: str) -> dict[str, str]:
-    """Every unit that has the choice."""
-    return {unit.layer: share for unit in prune.units() if share in unit.choices}
 
 
 @pytest.mark.parametrize("name", BOTH)

@@ -15,9 +15,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autotune.compress.assembly import Assembler
+from autotune.compress.dialects.card import runs
 from autotune.compress.dialects.ort_cpu import OrtCpu
 from autotune.compress.dialects.protocol import Dialect
-from autotune.compress.dialects.tensorrt import TensorRt, runs
+from autotune.compress.dialects.tensorrt import TensorRt
 from autotune.compress.kernels import layer_outcomes
 from autotune.compress.zoo import ZOO
 from autotune.compress.zoo.subject import ranges_of, subject

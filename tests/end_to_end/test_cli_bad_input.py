@@ -143,6 +143,30 @@ def test_what_is_typed_wrong(
     assert not Path("autotune-runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "table", "expected"),
+    [
+        ("check", 'exclude = ["fc", "fcc*"]', "3: exclude: pattern 'fcc*' matches no layer of the model; did you mean"),
+        (
+            "run",
+            '[[groups]]\nname = "ends"\nlayers = ["head.*"]',
+            "5: groups[0].layers: group 'ends': pattern 'head.*' matches no layer of the model; known: fc",
+        ),
+        ("check", "[techniques.factorize]\nranks = [0.5, 1.5]", "4: techniques.factorize.ranks: has 1.5; give"),
+        ("check", "[techniques.prune]\nshares = [-0.25]", "4: techniques.prune.shares: has -0.25; give"),
+        ("check", "[techniques.sparsify]\nshares = [1]", "4: techniques.sparsify.shares: has 1; give"),
+        ("check", '[techniques.sparsify]\npatterns = ["4:2"]', "4: techniques.sparsify.patterns: has '4:2'; give N:M"),
+        ("check", "[techniques.factorize]\nranks = 0.5", "4: techniques.factorize.ranks: is 0.5; give a list"),
+    ],
+)
+def test_what_a_technique_cannot_do(
+    study: Path, capsys: pytest.CaptureFixture[str], command: str, table: str, expected: str
+) -> None:
+    file = study / "study.toml"
+    file.write_text(STUDY.replace('targets = ["local"]\n', f'targets = ["local"]\n{table}\n', 1))
+    assert f"study.toml:{expected}" in refused(capsys, command, "small", code=2)
+
+
 @pytest.mark.parametrize("command", ["front", "report", "show"])
 def test_reading_before_the_first_run(study: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     words = (command, "small", "0") if command == "show" else (command, "small")
@@ -157,7 +181,11 @@ def test_reading_before_the_first_run(study: Path, capsys: pytest.CaptureFixture
         ("trials = 2", "trials = ", "study.toml:6: not valid TOML"),
         ("trials = 2", 'trials = 2\nsampler = "tpee"', "study.toml:7: search.sampler: unknown sampler 'tpee'"),
         ("count = 0", "count = 0\n[techniques.quantise]", "study.toml:10: techniques.quantise: unknown technique"),
-        ("count = 0", 'count = 0\n[techniques.quantize]\nchoices = ["int9"]', "study.toml:10: techniques.quantize: "),
+        (
+            "count = 0",
+            'count = 0\n[techniques.quantize]\nchoices = ["int9"]',
+            "study.toml:11: techniques.quantize.choices: has no choice",
+        ),
         ('"drop/worst"', '"dorp/worst"', "study.toml:5: search.objectives[1]: "),
         ('["local"]', '["locale"]', "study.toml:2: targets[0]: unknown target 'locale'; did you mean 'local'"),
     ],

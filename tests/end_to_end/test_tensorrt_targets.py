@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from autotune.search.progress import Progress
 from autotune.search.study import Study
 from hwprofiles.errors import TargetUnavailable
 from tests.end_to_end import tiny
@@ -41,9 +42,9 @@ def test_a_wrong_builder_option_is_refused_before_anything_starts(folder: Path) 
     assert "runtime 'tensorrt-rtx' has no option 'builder_leval'; did you mean 'builder_level'?" in answer.stderr
 
 
-def test_a_study_with_it_does_not_start_and_says_why(folder: Path) -> None:
+def test_a_study_that_insists_on_it_does_not_start_and_says_why(folder: Path) -> None:
     """What a target cannot run is no choice for any, and nobody knows that of a target that is not there."""
-    config = tiny.config(targets=("local", "card"))
+    config = tiny.config(targets=("local", "card"), all_targets=True)
     with (
         Study.open(config, tiny.workload(), store=folder / "store.db", folder=folder) as study,
         pytest.raises(TargetUnavailable) as caught,
@@ -51,20 +52,37 @@ def test_a_study_with_it_does_not_start_and_says_why(folder: Path) -> None:
         study.run()
     said = str(caught.value)
     assert said.startswith("target 'card': no NVIDIA driver here: libcuda.so.1") and "\n" not in said
-    assert said.endswith("; a study starts when all of its targets are there")
+    assert said.endswith("; all_targets: this study starts when all of its targets are there")
 
 
-def test_the_same_study_goes_on_without_it(folder: Path) -> None:
-    with Study.open(tiny.config(), tiny.workload(), store=folder / "store.db", folder=folder) as study:
-        assert study.run().trials > 0
+def test_the_same_study_goes_on_with_the_others(folder: Path) -> None:
+    told: list[Progress] = []
+    config = tiny.config(
+        targets=("local", "card"), search={"trials": 1, "swaps": 0}, measure=tiny.QUICK, finalists={"count": 0}
+    )
+    with Study.open(config, tiny.workload(), store=folder / "store.db", folder=folder) as study:
+        assert study.run(told.append).trials == 2
+        (left,) = study.config.left_out
+        assert [str(key) for key in study.objectives] == ["size_bytes", "latency_ratio@local", "drop/worst"]
+    assert left.target == "card" and left.why.startswith("no NVIDIA driver here: libcuda.so.1")
+    (said,) = [each.message for each in told if each.stage == "targets"]
+    assert said.startswith(f"target card is LEFT OUT of this study: {left.why}; it goes on with local. ")
 
 
-def test_the_command_line_ends_with_the_same_line(tmp_path: Path) -> None:
+def test_the_command_line_goes_on_and_every_reader_is_told(tmp_path: Path) -> None:
     study = new_study(tmp_path)
     (study / "card.toml").write_text(RTX)
     text = (study / "study.toml").read_text()
     assert 'targets = ["local"]' in text
     (study / "study.toml").write_text(text.replace('targets = ["local"]', 'targets = ["local", "card"]'))
-    answer = autotune("run", "tiny", folder=tmp_path, code=69)
+    answer = autotune("run", "tiny", "--all-targets", folder=tmp_path, code=69)
     (said,) = [line for line in answer.stderr.splitlines() if line.startswith("autotune:")]
-    assert "target 'card': no NVIDIA driver here" in said and "a study starts when all of its targets are there" in said
+    assert "target 'card': no NVIDIA driver here" in said and said.endswith("when all of its targets are there")
+    answer = autotune("run", "tiny", "--trials", "1", folder=tmp_path)
+    assert "target card is LEFT OUT of this study: no NVIDIA driver here" in answer.stderr
+    begun = "target card was left out of this study: no NVIDIA driver here"
+    assert begun in answer.stdout
+    assert begun in autotune("front", "tiny", folder=tmp_path).stdout
+    assert begun in autotune("show", "tiny", "1", folder=tmp_path).stdout
+    (page,) = tmp_path.glob("autotune-runs/tiny/report.html")
+    assert "Target card was left out of this study" in page.read_text()

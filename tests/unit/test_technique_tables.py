@@ -11,7 +11,7 @@ import pytest
 from autotune import plugins
 from autotune.config import load_study
 from autotune.errors import AutotuneError
-from autotune.search.prepare import make_techniques
+from autotune.search.opening import make_techniques
 
 TECHNIQUES = [name for name in plugins.names("hw_autotune.techniques") if name != "recover"]
 VALUES: dict[tuple[str, str], str] = {  # an option whose default cannot be written down as it is
@@ -48,9 +48,9 @@ def test_every_option_can_be_written_in_a_study(name: str, tmp_path: Path) -> No
     ("table", "said"),
     [
         ("[techniques.prune]\nshare = [0.5]", "techniques.prune: has no option 'share'; did you mean 'shares'"),
-        ("[techniques.prune]\nshares = 0.5", "prune: an option is of the wrong kind"),
+        ("[techniques.prune]\nshares = 0.5", "prune.shares: is 0.5; give a list, such as [0.5]"),
         ("[techniques.simplify]\nhard = true", "techniques.simplify: has no option 'hard'; it has none"),
-        ("[techniques.factorize]\nranks = [1.5]", "techniques.factorize: ranks has 1.5;"),
+        ("[techniques.factorize]\nranks = [1.5]", ":3: techniques.factorize.ranks: has 1.5;"),
         ('[techniques.quantize]\nrounding = "best"', "rounding"),
     ],
 )

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from autotune.compress.dialects.ort_cpu_weights import tensors
 from autotune.compress.plan import Plan, rewired
 from autotune.layers import Layer
+from autotune.techniques.rounding import Blocks, Rounding, output_shift
 
 SHIFT = "shift"  # part of a packed weight, float32 [outputs]; read here, never by the graph
+
+
+def packed_shift(layer: Layer, weight: np.ndarray, made: Blocks, rounding: Rounding) -> Sequence[onnx.TensorProto]:
+    """The part `SHIFT` of a packed weight, where `rounding` asks for bias correction and knows what the layer reads.
+
+    Raises `TrialFailure` for moments that are of no use.
+    """
+    if not rounding.bias_correction or rounding.moments is None:
+        return ()
+    return tensors(layer, {SHIFT: output_shift(layer, weight, made.restore(), rounding.moments)})
 
 
 def shift_bias(plan: Plan, layer: Layer) -> None:

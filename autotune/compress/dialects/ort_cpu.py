@@ -15,11 +15,12 @@ import onnx
 from autotune.compress.dialects import ort_cpu_outliers as outliers
 from autotune.compress.dialects import ort_cpu_static as static
 from autotune.compress.dialects import ort_cpu_weights as weights
-from autotune.compress.dialects.bias import SHIFT, shift_bias
-from autotune.compress.plan import Plan, attribute
+from autotune.compress.dialects.bias import packed_shift, shift_bias
+from autotune.compress.plan import Plan
 from autotune.layers import Layer
+from autotune.techniques.nodes import attribute
 from autotune.techniques.quantize import parse_choice
-from autotune.techniques.rounding import NEAREST, Rounding, output_shift, round_weight
+from autotune.techniques.rounding import NEAREST, Rounding, round_weight
 
 _FLOAT_KERNELS = {
     "MatMul": frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "TransposeMatMul"}),
@@ -85,9 +86,7 @@ class OrtCpu:
         if choice == outliers.CHOICE:
             extra, weight, rounding = outliers.separate(layer, weight, rounding)
         made = round_weight(layer, weight, *weights.grid_of(layer, choice), rounding)
-        if rounding.bias_correction and rounding.moments is not None:
-            shift = output_shift(layer, weight, made.restore(), rounding.moments)
-            extra = [*extra, *weights.tensors(layer, {SHIFT: shift})]
+        extra = [*extra, *packed_shift(layer, weight, made, rounding)]
         if choice.endswith("-load"):
             return [*weights.pack_expanded(layer, parse_choice(choice)[0], made), *extra]
         if choice.startswith("int8"):

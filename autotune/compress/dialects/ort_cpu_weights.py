@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from autotune.compress.plan import Plan, attribute, make_contrib, make_node, rewired
+from autotune.compress.plan import Plan, make_contrib, make_node, rewired
 from autotune.layers import Layer
 from autotune.techniques.matrices import from_matrix
+from autotune.techniques.nodes import attribute
 from autotune.techniques.quantize import parse_choice
 from autotune.techniques.rounding import CHANNEL, NF4, Blocks, Codebook, Grid, Steps, in_blocks, pack_bits
 

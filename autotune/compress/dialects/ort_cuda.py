@@ -10,23 +10,19 @@ offered: it would run as float, with conversions around it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import onnx
 
 from autotune.compress.dialects import ort_cpu_weights as weights
-from autotune.compress.dialects.bias import SHIFT, shift_bias
-from autotune.compress.dialects.sixteen import Half, Sixteen
-from autotune.compress.dialects.tensorrt import runs
-from autotune.compress.dialects.tensorrt_grids import HalfSteps
-from autotune.compress.dialects.tensorrt_types import SAFE, Emit, Typed, named, narrowed
+from autotune.compress.dialects.card import CardDialect
+from autotune.compress.dialects.card_types import SAFE, Real, Typed, named
 from autotune.compress.plan import Plan, make_contrib, make_node
 from autotune.layers import Layer
 from autotune.techniques.quantize import parse_choice
-from autotune.techniques.rounding import NEAREST, Grid, Rounding, output_shift, round_weight
+from autotune.techniques.rounding import Blocks, Grid, HalfSteps
 
-_SIXTEEN: dict[str, Half] = {"float16": "float16", "bfloat16": "bfloat16"}
 _PACKED = ("w8-b128", "w8-b32", "w4-b128", "w4-b32")
 _PRODUCTS = ("MatMul", "Gemm")
 _FLOAT_KERNELS = {
@@ -38,10 +34,11 @@ _FLOAT_KERNELS = {
 }
 
 
-class OrtCuda:
+class OrtCuda(CardDialect):
     """See the module; implements `autotune.compress.dialects.protocol.Dialect`."""
 
     name = "ort-cuda"
+    followers: ClassVar[Mapping[Real, frozenset[str]]] = {"float16": SAFE, "bfloat16": frozenset()}
 
     def offers(self, layer: Layer, choice: str, node: onnx.NodeProto) -> bool:
         """Whether `choice` can be written for this layer at all."""
@@ -59,79 +56,39 @@ class OrtCuda:
 
     def runs(self, compute_capability: str, choice: str) -> bool:
         """Whether a card of that compute capability ("8.9") has the format at all."""
-        return runs(compute_capability, choice) or choice != "bfloat16"
+        return super().runs(compute_capability, choice) or choice != "bfloat16"
 
-    def pack(
-        self, layer: Layer, choice: str, weight: np.ndarray, rounding: Rounding = NEAREST
-    ) -> Sequence[onnx.TensorProto]:
-        """The layer's weight under `choice` as initializers named `<layer.name>/<part>`.
-
-        Raises `TrialFailure` where the rounding needs moments that are of no use.
-        """
-        if choice in _SIXTEEN:
-            return weights.tensors(layer, {choice: narrowed(weight, _SIXTEEN[choice])})
-        bits = parse_choice(choice)[0]
-        made = round_weight(layer, weight, *_grid_of(layer, choice), rounding)
-        extra: Sequence[onnx.TensorProto] = ()
-        if rounding.bias_correction and rounding.moments is not None:
-            extra = weights.tensors(layer, {SHIFT: output_shift(layer, weight, made.restore(), rounding.moments)})
-        if choice.endswith("-load"):
-            return [*weights.pack_expanded(layer, bits, made), *extra]
-        levels, scale = weights.pack_blocks(layer, bits, made)
-        halves = made.scales.astype(np.float16)
-        return [levels, onnx.numpy_helper.from_array(halves, scale.name), *extra]
-
-    def write(self, plan: Plan, decisions: Mapping[str, str]) -> None:
-        """Edit the plan's graph so that every decision is explicit in it."""
+    def declare(self, plan: Plan, choices: Collection[str]) -> None:
+        """ONNX Runtime's own operators."""
         plan.use_contrib()
-        emit: dict[str, Emit] = {node: _emit_float for each in plan.layers.values() for node in each.nodes}
-        for name, choice in decisions.items():
-            layer = plan.layer(name)
-            plan.add_packed(layer, choice)
-            shift_bias(plan, layer)
-            if choice.endswith("-load"):
-                weights.write_expanded(plan, layer, choice)
-            emit.update(dict.fromkeys(layer.nodes, partial(_emit, layer=layer, choice=choice)))
-        Typed(plan, emit, {"float16": SAFE, "bfloat16": frozenset()}).run()
 
-    def sixteen(self, layer: Layer, choice: str) -> Sixteen:
-        """How a layer computes under a choice."""
-        return Sixteen(_SIXTEEN[choice]) if choice in _SIXTEEN else Sixteen("float16", *_grid_of(layer, choice))
+    def grid(self, layer: Layer, choice: str, weight: np.ndarray) -> tuple[Grid, int]:
+        """The grid that `choice` rounds to and the length of its blocks. MatMulNBits wants its scales in the
+        activation's type."""
+        if choice in _PACKED:
+            bits, block = parse_choice(choice)
+            return HalfSteps(bits), block
+        return weights.grid_of(layer, choice)
 
-    def quantised_sums(
-        self,
-        nodes: Sequence[onnx.NodeProto],
-        outputs: Collection[str],
-        activations: Collection[str],
-        layers: Mapping[str, Layer],
-        decisions: Mapping[str, str],
-    ) -> Mapping[tuple[str, str], tuple[str, Layer]]:
-        """None: nothing here is static."""
-        return {}
+    def parts(self, layer: Layer, choice: str, made: Blocks) -> Sequence[onnx.TensorProto]:
+        """A rounded weight as MatMulNBits reads it, or to be expanded."""
+        bits = parse_choice(choice)[0]
+        if choice.endswith("-load"):
+            return weights.pack_expanded(layer, bits, made)
+        levels, scale = weights.pack_blocks(layer, bits, made)
+        return [levels, onnx.numpy_helper.from_array(made.scales.astype(np.float16), scale.name)]
 
+    def expand(self, plan: Plan, layer: Layer, choice: str) -> None:
+        """The weight of a `-load` choice, folded when the session opens."""
+        if choice.endswith("-load"):
+            weights.write_expanded(plan, layer, choice)
 
-def _grid_of(layer: Layer, choice: str) -> tuple[Grid, int]:
-    """The grid that `choice` rounds to and the length of its blocks. MatMulNBits wants its scales in the activation's
-    type."""
-    if choice in _PACKED:
-        bits, block = parse_choice(choice)
-        return HalfSteps(bits), block
-    return weights.grid_of(layer, choice)
-
-
-def _emit_float(typed: Typed, node: onnx.NodeProto) -> None:
-    typed.write(node, "float32")
-
-
-def _emit(typed: Typed, node: onnx.NodeProto, *, layer: Layer, choice: str) -> None:
-    """A node of a layer with a choice."""
-    if choice in _PACKED:
-        _emit_packed(typed, node, layer, choice)
-    elif choice in _SIXTEEN:
-        at = 0 if node.op_type == "Gather" else 1
-        typed.write(node, _SIXTEEN[choice], {at: f"{layer.name}/{choice}"})
-    else:
-        typed.write(node, "float16")
+    def emit(self, typed: Typed, node: onnx.NodeProto, *, layer: Layer, choice: str) -> None:
+        """A node of a layer with packed weights, or with weights that are expanded."""
+        if choice in _PACKED:
+            _emit_packed(typed, node, layer, choice)
+        else:
+            typed.write(node, "float16")
 
 
 def _emit_packed(typed: Typed, node: onnx.NodeProto, layer: Layer, choice: str) -> None:

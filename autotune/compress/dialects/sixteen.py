@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 import onnx
 
 from autotune.compress.calibration import Range
@@ -17,9 +18,10 @@ Half = Literal["float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class Static:
-    """Symmetric 8 bit with a fixed scale: int8 levels in [-128, 127], or E4M3 numbers that saturate at 448."""
+    """Symmetric with a fixed scale: int8 levels in [-128, 127]; E4M3 numbers that saturate at 448; or E2M1 numbers in
+    blocks of 16 along the last axis, whose own scales, E4M3 numbers times the fixed one, are found at run time."""
 
-    kind: Literal["int8", "e4m3"]
+    kind: Literal["int8", "e4m3", "e2m1-blocks"]
     scale: Callable[[Range], float]  # of the calibrated range of an activation
 
 
@@ -27,13 +29,15 @@ class Static:
 class Sixteen:
     """A layer whose weight, inputs, bias and outputs are of type `kind`.
 
-    `grid` is what the weight is rounded to before that, in blocks of `block`; `activation` what its input is.
+    `grid` is what the weight is rounded to before that, in blocks of `block`; `activation` what its input is. `fits`
+    takes the place of `grid` where the grid depends on the weight.
     """
 
     kind: Half
     grid: Grid | None = None
     block: int = 0
     activation: Static | None = None
+    fits: Callable[[np.ndarray], Grid] | None = None
 
 
 @runtime_checkable

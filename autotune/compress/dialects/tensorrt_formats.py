@@ -16,24 +16,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autotune.compress.calibration import Range
 from autotune.compress.dialects import ort_cpu_weights as weights
-from autotune.compress.dialects.sixteen import Sixteen, Static
-from autotune.compress.dialects.tensorrt_grids import (
-    E2M1,
-    E2M1_MAX,
-    E4M3,
-    E4M3_MAX,
-    HalfSteps,
-    Minifloat,
-    Nvfp4,
-    stored,
-)
-from autotune.compress.dialects.tensorrt_types import ELEMENT, HALF_MAX, Typed
+from autotune.compress.dialects.card_types import ELEMENT, HALF_MAX, Typed
+from autotune.compress.dialects.sixteen import Static
 from autotune.compress.plan import Plan, make_node, reads
 from autotune.errors import TrialFailure
 from autotune.layers import Layer
 from autotune.techniques.matrices import from_matrix
 from autotune.techniques.quantize import parse_choice
-from autotune.techniques.rounding import Blocks, Grid, Rounding, pack_bits, round_weight
+from autotune.techniques.rounding import Blocks, Grid, HalfSteps, half_scales, pack_bits
+from autotune.techniques.rounding.minifloats import E2M1, E2M1_MAX, E4M3, E4M3_MAX, Minifloat, Nvfp4
 from hwprofiles.errors import Failure
 
 TRT_DOMAIN = "trt"  # of the operators that TensorRT's parser adds to ONNX
@@ -79,11 +70,6 @@ def grid_of(layer: Layer, choice: str, weight: np.ndarray) -> tuple[Grid, int]:
     if choice == NVFP4:
         return Nvfp4.of(weight), NVFP4_BLOCK
     return HalfSteps(parse_choice(choice)[0]), parse_choice(choice)[1]
-
-
-def rounded(layer: Layer, choice: str, weight: np.ndarray, rounding: Rounding) -> Blocks:
-    """The weight as `choice` holds it. Raises `TrialFailure` for moments that do not fit."""
-    return round_weight(layer, weight, *grid_of(layer, choice, weight), rounding)
 
 
 def pack(layer: Layer, made: Blocks) -> Sequence[onnx.TensorProto]:
@@ -171,7 +157,7 @@ def real_input(typed: Typed, tensor: str, choice: str, layer: Layer) -> str:
 def activation_scale(found: Range, choice: str) -> float:
     """Symmetric scale of a static format, exact in float16."""
     highest = _INT8_MAX if choice == "int8-static" else E4M3_MAX
-    return float(stored(np.array(max(-found.low, found.high) / highest)))
+    return float(half_scales(np.array(max(-found.low, found.high) / highest)))
 
 
 def whole_scale(found: Range) -> float:
@@ -215,23 +201,11 @@ def _add(plan: Plan, op: str, inputs: Sequence[str], target: str, **attributes: 
 # -- training
 
 
-def sixteen(layer: Layer, choice: str) -> Sixteen:
-    """How a layer computes in a format below 16 bit. Raises `TrialFailure` for NVFP4, `UsageError` for no format."""
+def static(choice: str) -> Static:
+    """What the input of a layer is rounded to under a choice with a calibrated range."""
     if choice == NVFP4:
-        message = (
-            f"layer {layer.name!r}: {NVFP4} finds its activation scales in a kernel that only cards have, and cannot "
-            "be trained with; recover a recipe without it"
-        )
-        raise TrialFailure(Failure(kind="unsupported", stage="recover", message=message))
-    grid, block = grid_of(layer, choice, np.zeros(0, np.float32))
-    if choice not in STATIC:
-        return Sixteen("float16", grid, block)
-    return Sixteen(
-        "float16",
-        grid,
-        block,
-        Static("int8" if choice == "int8-static" else "e4m3", partial(activation_scale, choice=choice)),
-    )
+        return Static("e2m1-blocks", whole_scale)
+    return Static("int8" if choice == "int8-static" else "e4m3", partial(activation_scale, choice=choice))
 
 
 # -- residual sums

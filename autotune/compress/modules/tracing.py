@@ -66,12 +66,20 @@ class Tracing:
             name = self._names.get(part)
             if name is None or getattr(part, "weight", None) is None or part.weight.ndim < 2:
                 continue
+            if reason := _in_groups(part):
+                raise NotFollowed(f"{'it' if name == layer else repr(name)} is {reason}")
             if any(root is None for root in item.root_idxs):
                 raise NotFollowed(f"torch-pruning does not say which inputs of {name!r} go with which outputs")
             makes = bool(self._graph.is_out_channel_pruning_fn(handler))
             passes = makes and bool(self._graph.is_in_channel_pruning_fn(handler))
             size = self._graph.get_out_channels(part) if makes else self._graph.get_in_channels(part)
-            found.append(Member(name, makes, passes, int(size), np.array(item.idxs), np.array(item.root_idxs)))
+            at = np.array(item.idxs)
+            if at.size and (at.min() < 0 or at.max() >= size):
+                raise NotFollowed(
+                    f"torch-pruning loses count of the channels on the way to {name!r}, which has {size}; an operator "
+                    "in between makes others of them, as a pixel shuffle does"
+                )
+            found.append(Member(name, makes, passes, int(size), at, np.array(item.root_idxs)))
         return found
 
     def cut(self, layer: str, positions: Sequence[int]) -> None:
@@ -89,6 +97,14 @@ class Tracing:
             raise NotFollowed(f"torch-pruning does not follow this module of type {type(part).__name__}")
         with _asking("torch-pruning cannot follow it"):
             return self._graph.get_pruning_group(part, pruner.prune_out_channels, [int(at) for at in positions])
+
+
+def _in_groups(part: Any) -> str:
+    """Why a convolution cannot be cut by this library, which forgets its groups unless each is one channel."""
+    groups = getattr(part, "groups", 1)
+    if groups == 1 or groups == getattr(part, "in_channels", 1) == getattr(part, "out_channels", 1):
+        return ""
+    return f"a convolution in {groups} groups, which torch-pruning does not keep apart; use route = 'graph' for it"
 
 
 def parts_of(module: torch.nn.Module) -> dict[str, Any]:

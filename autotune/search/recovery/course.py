@@ -16,7 +16,7 @@ from autotune.compress import checkpoints
 from autotune.compress.plan import Source
 from autotune.recipe import Recipe
 from autotune.recover.settings import Checkpoint, Progress
-from autotune.search.prepare import CHECKPOINTS
+from autotune.search.opening import CHECKPOINTS
 from autotune.search.recovery import record
 from autotune.search.recovery.budget import Budget
 from autotune.search.recovery.gradual import Gradual, with_tensors

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from autotune.compress import checkpoints
 from autotune.config import RecoverTable, StudyConfig
 from autotune.recipe import Recipe
-from autotune.search.prepare import CHECKPOINTS, Prepared
+from autotune.search.opening import CHECKPOINTS
+from autotune.search.prepare import Prepared
 from autotune.search.recovery.failure import ABOUT_THE_STUDY, broken
 from autotune.store import Store
 from autotune.techniques.protocol import STRUCTURAL

@@ -24,7 +24,7 @@ from autotune.techniques.rounding import Rounding
 from autotune.workload import Dataset, Workload
 
 
-@dataclass(frozen=True)
+@dataclass
 class Student:
     """What is trained: a float graph, its layers, and the formats that its weights will have in the artifact."""
 
@@ -32,6 +32,11 @@ class Student:
     layers: tuple[Layer, ...]
     formats: Mapping[str, tuple[str, Rounding]] = field(default_factory=dict)
     ranges: Mapping[str, Range] = field(default_factory=dict)
+
+    def take(self) -> onnx.ModelProto:
+        """The graph, which is given away: a large one should not be there twice while it is trained."""
+        model, self.model = self.model, onnx.ModelProto()
+        return model
 
     def put(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Let it begin with these constants; names that it does not have are passed over."""
@@ -98,11 +103,11 @@ class Training:
         weights: Mapping[str, float] = {},
         watch: Callable[[Progress], None] | None = None,
     ) -> Iterator[Checkpoint]:
-        """What `recover` yields for a student. `weights` (sample id -> weight) count in the steps and in validation."""
+        """What `recover` yields for a student, whose graph is used up. `weights` (sample id -> weight) count in the steps and in validation."""
         fit, held = data.split(self.train)
         together = joinable(student.model)
         yield from recover(
-            student.model,
+            student.take(),
             onnx.load_from_string(self.assembler.assemble(Recipe())),
             student.layers,
             {layer: choice for layer, (choice, _) in student.formats.items()},

@@ -16,7 +16,8 @@ from autotune.errors import DataError, Infeasible, did_you_mean
 from autotune.keys import COST_METRICS, WORST, MetricKey
 from autotune.layers import Inspection
 from autotune.recipe import NONE, Recipe
-from autotune.search.prepare import Prepared, make_techniques
+from autotune.search.opening import make_techniques
+from autotune.search.prepare import Prepared
 from autotune.search.space import Variable
 from autotune.search.warm.earlier import Earlier, matching, read_earlier
 from autotune.search.warm.places import blamed_on, place_of, read_recipe

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from autotune.layers import Layer, Skipped
 from autotune.techniques.equalise.units import Fold, Unit, inputs_of, is_product
+from autotune.techniques.nodes import attribute
 from autotune.techniques.protocol import Plan
 
 _ANYWHERE = frozenset({"Relu", "LeakyRelu", "PRelu", "Identity", "Dropout", "Abs", "Neg"})  # one element, one element
@@ -112,7 +112,7 @@ class _Graph:
             axis = _NORMS[node.op_type]
             scale = self._plan.tensors[node.input[1]]
             constants = [at for at in (1, 2) if at < len(node.input) and node.input[at]]
-            whole = node.op_type != "LayerNormalization" or _attribute(node, "axis", -1) in (-1, len(shape) - 1)
+            whole = node.op_type != "LayerNormalization" or attribute(node, "axis", -1) in (-1, len(shape) - 1)
             ids = _along(int(np.prod(scale.dims)), axis, len(shape)) if whole else None
             if ids is not None and all(self._is_float(node.input[at]) for at in constants):
                 yield node.output[0], ids, None, [Fold(node.name, at, ids.reshape(-1)) for at in constants]
@@ -204,7 +204,7 @@ class _Graph:
         if node.op_type in _IN_PLACE:
             return ids if ids.ndim > 1 and ids.size == ids.shape[1] else None
         if node.op_type == "Transpose":
-            return ids.transpose(_attribute(node, "perm", tuple(reversed(range(ids.ndim)))))
+            return ids.transpose(attribute(node, "perm", tuple(reversed(range(ids.ndim)))))
         if node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze") and node.input[0] == tensor:
             return self._reshaped(tensor, node.output[0], ids)
         if node.op_type == "MatMul" and node.input[1] == tensor:
@@ -294,10 +294,6 @@ def _narrowed(ids: np.ndarray) -> np.ndarray:
         if np.array_equal(np.broadcast_to(first, ids.shape), ids):
             ids = first
     return ids
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    return next((helper.get_attribute_value(each) for each in node.attribute if each.name == name), default)
 
 
 def _show(node: onnx.NodeProto) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from autotune.techniques.prune.graph import Graph, Port, integer, slices
+from autotune.techniques.nodes import integer
+from autotune.techniques.prune.graph import Graph, Port, slices
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from autotune.techniques.moments import Moments
 from autotune.techniques.protocol import Plan
 from autotune.techniques.prune.adjust import adjustment, are_whole
 from autotune.techniques.prune.blocks import drop_unused
-from autotune.techniques.prune.graph import TARGETS, Graph, Port, product
+from autotune.techniques.prune.graph import TARGETS, Graph, Port
 from autotune.techniques.prune.importance import read_by
 from autotune.techniques.prune.targets import Targets
 from hwprofiles.errors import Failure
@@ -112,7 +113,7 @@ def _tell_layers(plan: Plan, graph: Graph, names: Mapping[Place, str]) -> None:
         plan.layers[layer.name] = replace(
             layer,
             shape=shape,
-            parameters=product(shape),
+            parameters=prod(shape),
             bias=layer.bias if layer.bias is None else next(iter(biases)) if len(biases) == 1 else None,
             group=next(iter(groups), 1),
         )
@@ -131,7 +132,7 @@ def tell_moments(plan: Plan, graph: Graph, keep: Keep) -> None:
 def _left(layer: Layer, moments: Moments, stays: np.ndarray) -> Moments:
     """Moments of the inputs that stay: a channel of a convolution has a column per place of the kernel."""
     group = layer.group if layer.op == "Conv" else 1
-    kernel = product(layer.shape[2:]) if layer.op == "Conv" else 1
+    kernel = prod(layer.shape[2:]) if layer.op == "Conv" else 1
     rows = stays.reshape(group, -1)
     if group > 1 and are_whole(rows):
         whole = np.flatnonzero(rows[:, 0])

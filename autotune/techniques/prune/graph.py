@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
+from autotune.techniques.nodes import attribute, integer
 from autotune.techniques.protocol import Plan
 
 Port = tuple[str, int]  # a tensor and one of its axes
@@ -159,21 +159,6 @@ def _size(dim: int | None) -> int | None:
     return dim if dim is not None and dim >= 0 else None
 
 
-def attribute(node: onnx.NodeProto, name: str, default: object) -> object:
-    """Value of a node's attribute, or `default`."""
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-
-
-def integer(node: onnx.NodeProto, name: str, default: int) -> int:
-    """Value of an integer attribute, or `default`."""
-    return next((int(a.i) for a in node.attribute if a.name == name), default)
-
-
-def text(node: onnx.NodeProto, name: str, default: str) -> str:
-    """Value of a text attribute, or `default`."""
-    return next((a.s.decode() for a in node.attribute if a.name == name), default)
-
-
 def slices(graph: Graph, number: int, rank: int) -> dict[int, slice] | None:
     """Axis -> what a Slice node takes of it; None where that is only known at run time."""
     given = [graph.optional(number, slot) for slot in (1, 2, 3, 4)]
@@ -183,11 +168,3 @@ def slices(graph: Graph, number: int, rank: int) -> dict[int, slice] | None:
     axes = axes if axes is not None else list(range(len(starts)))
     steps = steps if steps is not None else [1] * len(starts)
     return {a % rank: slice(s, e, p) for a, s, e, p in zip(axes, starts, ends, steps, strict=True)}
-
-
-def product(numbers: Sequence[int]) -> int:
-    """The product of integers, 1 for none."""
-    result = 1
-    for number in numbers:
-        result *= number
-    return result

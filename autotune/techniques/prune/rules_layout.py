@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotune.techniques.prune.graph import Size, attribute, integer, slices, text
+from autotune.techniques.nodes import attribute, integer, text
+from autotune.techniques.prune.graph import Size, slices
 from autotune.techniques.prune.relation import Relation, Rule
 
 

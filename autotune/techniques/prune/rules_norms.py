@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotune.techniques.prune.graph import integer
+from autotune.techniques.nodes import integer
 from autotune.techniques.prune.relation import NORM, Relation, Rule
 
 _SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")  # a removed position counts as 0 there

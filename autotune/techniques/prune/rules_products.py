@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotune.techniques.prune.graph import integer
+from autotune.techniques.nodes import integer
 from autotune.techniques.prune.relation import HEADS, Relation, Rule, Way
 from autotune.techniques.prune.rules_pointwise import broadcast
 

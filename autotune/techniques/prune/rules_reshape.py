@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 
-from autotune.techniques.prune.graph import Port, Size, integer, product
+from autotune.techniques.nodes import integer
+from autotune.techniques.prune.graph import Port, Size
 from autotune.techniques.prune.relation import Relation, Rule, Way
 
 Extent = int | Port  # the size of an axis; of one that varies a port that stands for all of that size
@@ -125,7 +127,7 @@ def _regroup(
 
 def _ways(ports: tuple[list[Port], list[Port]], sizes: list[list[int]]) -> list[Way]:
     """One way per factor that both sides have; none where the sides do not divide each other."""
-    borders = sorted({product(side[at:]) for side in sizes for at in range(len(side) + 1)})
+    borders = sorted({prod(side[at:]) for side in sizes for at in range(len(side) + 1)})
     if any(large % small for small, large in pairwise(borders)):
         return []
     ways = []

@@ -60,12 +60,12 @@ class Prune:
         if route not in ROUTES:
             raise UsageError(f"technique prune has no route {route!r}; " + did_you_mean(str(route), ROUTES))
         for option, given in (("shares", shares), ("kinds", kinds)):
-            if isinstance(given, str):
+            if isinstance(given, str) or not isinstance(given, Sequence):
                 example = "[0.5]" if option == "shares" else "['heads']"
                 raise UsageError(f"technique prune: {option} is {given!r}; give a list, such as {example}")
         for share in shares:
             if not isinstance(share, (int, float)) or not 0.01 <= share <= 0.99:
-                raise UsageError(f"technique prune: share {share!r} must lie between 0.01 and 0.99")
+                raise UsageError(f"technique prune: shares has {share!r}; give fractions from 0.01 to 0.99")
         if not shares or len({label(share) for share in shares}) < len(shares):
             raise UsageError(f"technique prune: shares {list(shares)} must be different whole percents, at least one")
         if round_to != "auto" and (not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1):

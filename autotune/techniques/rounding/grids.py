@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +12,9 @@ import numpy as np
 # Clipping factors tried for every block of 4 bits and less; the one with the least squared error wins. Outliers cost
 # few levels this way. 8 bits gain nothing measurable from it.
 _CLIP_FACTORS = (1.0, 0.94, 0.88, 0.82, 0.76, 0.7)
+_HALF_CLIP_FACTORS = (1.0, 0.94, 0.875, 0.82, 0.76, 0.7)  # 7/8 maps a negative peak to the lowest level, -8
 _TINY = np.finfo(np.float32).tiny
+_HALF = np.finfo(np.float16)
 
 
 class Grid(Protocol):
@@ -29,8 +33,39 @@ class Grid(Protocol):
         ...
 
 
+class _EqualSteps(ABC):
+    """Levels are whole numbers, value = level * scale."""
+
+    @property
+    @abstractmethod
+    def lowest(self) -> int:
+        """The lowest level."""
+
+    @property
+    @abstractmethod
+    def highest(self) -> int:
+        """The highest level."""
+
+    def levels(self, values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        nearest: np.ndarray = np.clip(np.rint(values / scales), self.lowest, self.highest)
+        return nearest
+
+    def restore(self, levels: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        values: np.ndarray = levels.astype(np.float32) * scales
+        return values
+
+    def _least_error(self, blocks: np.ndarray, tried: Iterable[np.ndarray], otherwise: np.ndarray) -> np.ndarray:
+        """Of the scales tried for each block those with the least squared error, the first of equals."""
+        best, least = otherwise, np.full(otherwise.shape, np.inf)
+        for scales in tried:
+            error = np.square(self.levels(blocks, scales[..., None]) * scales[..., None] - blocks).sum(axis=-1)
+            better = error < least
+            best, least = np.where(better, scales, best), np.where(better, error, least)
+        return best
+
+
 @dataclass(frozen=True)
-class Steps:
+class Steps(_EqualSteps):
     """Equal steps of `bits`, levels in [-2**(bits-1), 2**(bits-1) - 1], value = level * scale.
 
     The element of largest magnitude maps to the lowest level, which exists only once: with its sign in the scale no
@@ -39,51 +74,80 @@ class Steps:
 
     bits: int
 
+    @property
+    def lowest(self) -> int:
+        return -(1 << (self.bits - 1))
+
+    @property
+    def highest(self) -> int:
+        return (1 << (self.bits - 1)) - 1
+
     def scales(self, blocks: np.ndarray) -> np.ndarray:
-        half = 1 << (self.bits - 1)
         where = np.abs(blocks).argmax(axis=-1)[..., None]
         peak = np.take_along_axis(blocks, where, axis=-1)[..., 0]
-        best = np.ones(peak.shape, np.float32)
-        best_error = np.full(peak.shape, np.inf)
-        for factor in _CLIP_FACTORS if self.bits <= 4 else (1.0,):
-            scales = (peak * factor / -half).astype(np.float32)
-            scales = np.where(np.abs(scales) < _TINY, np.float32(1.0), scales)
-            rounded = self.levels(blocks, scales[..., None]) * scales[..., None]
-            error = np.square(rounded - blocks).sum(axis=-1)
-            better = error < best_error
-            best = np.where(better, scales, best)
-            best_error = np.where(better, error, best_error)
-        return best
-
-    def levels(self, values: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        half = 1 << (self.bits - 1)
-        nearest: np.ndarray = np.clip(np.rint(values / scales), -half, half - 1)
-        return nearest
-
-    def restore(self, levels: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        values: np.ndarray = levels.astype(np.float32) * scales
-        return values
+        factors = _CLIP_FACTORS if self.bits <= 4 else (1.0,)
+        tried = ((peak * factor / self.lowest).astype(np.float32) for factor in factors)
+        usable = (np.where(np.abs(scales) < _TINY, np.float32(1.0), scales) for scales in tried)
+        return self._least_error(blocks, usable, np.ones(peak.shape, np.float32))
 
 
 @dataclass(frozen=True)
-class Channel:
+class HalfSteps(_EqualSteps):
+    """Equal steps of `bits` with positive float16 scales, levels in [-2**(bits-1), 2**(bits-1) - 1].
+
+    Levels are found with the scale as it is stored, so what a scale loses by its own rounding costs no accuracy but a
+    slightly longer step. At 4 bits and less the clipping factor with the least squared error is chosen for each block.
+    `full` False leaves out the lowest level, as integer kernels want it.
+    """
+
+    bits: int
+    full: bool = True
+
+    @property
+    def lowest(self) -> int:
+        return -self.highest - (1 if self.full else 0)
+
+    @property
+    def highest(self) -> int:
+        return (1 << (self.bits - 1)) - 1
+
+    def scales(self, blocks: np.ndarray) -> np.ndarray:
+        peak = np.abs(blocks).max(axis=-1) if blocks.size else np.zeros(blocks.shape[:-1])
+        largest = half_scales(np.where(peak > 0, peak / self.highest, 1.0))
+        if self.bits > 4:
+            return largest
+        tried = (half_scales(np.where(peak > 0, peak * f / self.highest, 1.0)) for f in _HALF_CLIP_FACTORS)
+        return self._least_error(blocks, tried, largest)
+
+
+def half_scales(scales: np.ndarray) -> np.ndarray:
+    """Scales as float16 holds them, rounded up so that nothing is clipped; float32, never 0."""
+    wanted = np.clip(scales, _HALF.smallest_subnormal, _HALF.max)
+    nearest = wanted.astype(np.float16)
+    up = np.where(nearest.astype(np.float64) < wanted, np.nextafter(nearest, np.float16(np.inf)), nearest)
+    found: np.ndarray = np.minimum(up, _HALF.max).astype(np.float32)
+    return found
+
+
+@dataclass(frozen=True)
+class Channel(_EqualSteps):
     """int8 with a positive scale and levels in [-127, 127]: what integer kernels take, one block per channel.
 
     A block of zeros gets scale 1, so that no scale is ever 0.
     """
 
+    @property
+    def lowest(self) -> int:
+        return -127
+
+    @property
+    def highest(self) -> int:
+        return 127
+
     def scales(self, blocks: np.ndarray) -> np.ndarray:
         peak = np.abs(blocks).max(axis=-1) if blocks.size else np.zeros(blocks.shape[:-1])
         scales = np.where(peak > 0, peak / 127.0, 1.0).astype(np.float32)
         return np.maximum(scales, _TINY)  # a channel of denormals would underflow to scale 0
-
-    def levels(self, values: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        nearest: np.ndarray = np.clip(np.rint(values / scales), -127, 127)
-        return nearest
-
-    def restore(self, levels: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        values: np.ndarray = levels.astype(np.float32) * scales
-        return values
 
 
 @dataclass(frozen=True)

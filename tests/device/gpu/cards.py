@@ -10,10 +10,17 @@ import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from hwprofiles.agent import cuda
+from hwprofiles.device import open_device
+from hwprofiles.measurement import Measurement
+from hwprofiles.runtimes.conformance import _QUICK, RuntimeConformance
+from hwprofiles.scenario import Scenario
 
 ORT_CUDA_PYTHON = os.environ.get("HW_AUTOTUNE_ORT_CUDA_PYTHON", sys.executable)
 
@@ -58,3 +65,26 @@ def need_torch_cuda() -> None:
     need_card()
     if why := without(sys.executable, "import torch; print(torch.cuda.is_available())"):
         pytest.skip(f"torch in {sys.executable} cannot use the card: {why}")
+
+
+class OnACard(RuntimeConformance):
+    """The suite of a runtime, on a real card; and what every runtime there tells of a measurement."""
+
+    opens = staticmethod(open_device)
+    patience: ClassVar[float] = 300.0
+
+    def measured(self, folder: Path, scenario: Scenario = _QUICK) -> Measurement:
+        """A small model, timed."""
+        with self._open(folder) as device:
+            found = device.measure(self._model(folder), [{"x": np.ones((2, 8), np.float32)}], scenario=scenario)
+        assert found.failure is None, found.failure
+        return found
+
+    def test_the_measurement_tells_the_card_and_its_times(self, tmp_path: Path) -> None:
+        found = self.measured(tmp_path)
+        card = found.accelerator
+        assert card is not None and found.latency is not None and found.conditions is not None
+        assert card.card and card.driver != "unknown" and card.timer == "cuda-events"
+        assert card.enqueue is not None and card.end_to_end is not None
+        assert card.end_to_end > found.latency.median.value, "copies take time"
+        assert found.conditions.transfers is False

@@ -12,31 +12,25 @@ import pytest
 from onnx import TensorProto, helper
 
 from autotune.recover.runtime import TorchCuda
-from hwprofiles.device import open_device
-from hwprofiles.measurement import Measurement
-from hwprofiles.runtimes.conformance import _QUICK, RuntimeConformance
 from hwprofiles.runtimes.onnxruntime_cuda import PROVIDER, OnnxRuntimeCuda
 from hwprofiles.runtimes.protocol import Runtime
 from hwprofiles.target import Target
-from tests.device.gpu.cards import ORT_CUDA_PYTHON, need_ort_cuda, need_torch_cuda, without
+from tests.device.gpu.cards import ORT_CUDA_PYTHON, OnACard, need_ort_cuda, need_torch_cuda, without
 
 pytestmark = pytest.mark.gpu
 
 
-class OnACard(RuntimeConformance):
-    opens = staticmethod(open_device)
-    patience: ClassVar[float] = 300.0
+class Resident(OnACard):
+    """Runtimes that run the ONNX file itself, with inputs and outputs on the card."""
+
     graph: ClassVar[bool]
 
-    def test_the_measurement_tells_the_card_and_its_times(self, tmp_path: Path) -> None:
-        found = self._measured(tmp_path)
+    def test_memory_and_clocks_are_read_and_the_graph_is_as_asked(self, tmp_path: Path) -> None:
+        found = self.measured(tmp_path)
         card = found.accelerator
-        assert card is not None and found.latency is not None and found.conditions is not None
-        assert card.card and card.driver != "unknown" and card.timer == "cuda-events"
-        assert card.enqueue is not None and card.end_to_end is not None
-        assert card.end_to_end > found.latency.median.value, "copies take time"
+        assert card is not None and found.conditions is not None
         assert card.clock_hz is not None and card.memory.process is not None
-        assert found.conditions.transfers is False and found.conditions.cuda_graph is self.graph
+        assert found.conditions.cuda_graph is self.graph
 
     def test_out_of_the_cards_memory_is_typed_and_the_next_model_runs(self, tmp_path: Path) -> None:
         huge = tmp_path / "huge.onnx"
@@ -55,14 +49,8 @@ class OnACard(RuntimeConformance):
             x = np.ones((2, 8), np.float32)
             assert len(list(device.infer(self._model(tmp_path), [{"x": x}]))) == 1
 
-    def _measured(self, folder: Path) -> Measurement:
-        with self._open(folder) as device:
-            found = device.measure(self._model(folder), [{"x": np.ones((2, 8), np.float32)}], scenario=_QUICK)
-        assert found.failure is None, found.failure
-        return found
 
-
-class TestOnnxRuntimeCuda(OnACard):
+class TestOnnxRuntimeCuda(Resident):
     runtime: ClassVar[Runtime] = OnnxRuntimeCuda()
     target = Target(
         name="card", runtime="onnxruntime-cuda", dialect="ort-cuda", provider=PROVIDER, python=ORT_CUDA_PYTHON
@@ -74,7 +62,7 @@ class TestOnnxRuntimeCuda(OnACard):
         need_ort_cuda()
 
 
-class TestTorchCuda(OnACard):
+class TestTorchCuda(Resident):
     runtime: ClassVar[Runtime] = TorchCuda()
     target = Target(name="card", runtime="torch-cuda", provider="cuda")
     oldest = (3, 11)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from autotune.compress.assembly import Assembler
 from autotune.compress.dialects.ort_cpu import OrtCpu
 from autotune.compress.ingest import load_model
+from autotune.errors import ConfigError
 from autotune.recipe import Recipe
 from autotune.search.offers import Offer, offers
 from autotune.search.space import Space, build_space
@@ -47,6 +49,18 @@ CHANGED = [  # model, what is excluded, and a layer whose cut would change it
     pytest.param(graphs.attention(), "v", "q", id="heads"),
     pytest.param(graphs.depthwise(), "deep", "expand", id="channels"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "near"),
+    [("blok7.*", "did you mean 'block7.up'"), ("*zzz*", "known: block0.down, .*, and 180 more$")],
+)
+def test_a_pattern_that_matches_nothing_is_one_short_line(pattern: str, near: str) -> None:
+    (one,) = load_model(graphs.feed_forward(False)).inspection.layers[:1]
+    layers = [replace(one, name=f"block{at}.{which}") for at in range(100) for which in ("up", "down")]
+    with pytest.raises(ConfigError, match=near) as caught:
+        build_space(layers, {}, Anything(), exclude=["block1.up", pattern])
+    assert caught.value.key == ("exclude",) and len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(("model", "excluded", "lead"), CHANGED)

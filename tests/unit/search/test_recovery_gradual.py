@@ -18,7 +18,7 @@ from autotune.compress.dialects.ort_cpu import OrtCpu
 from autotune.config import RecoverTable
 from autotune.recipe import Recipe
 from autotune.recover.settings import Checkpoint, Progress, Settings
-from autotune.search.prepare import CHECKPOINTS
+from autotune.search.opening import CHECKPOINTS
 from autotune.search.targets import Stopped
 from autotune.store import Store, open_store
 from autotune.techniques.factorize import Factorize

@@ -27,7 +27,8 @@ def _inputs(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
 
 
 def _approximation(weight: np.ndarray, gram: np.ndarray | None, rank: int) -> np.ndarray:
-    found = output_basis(weight, gram)
+    found = output_basis(weight, gram, rank)
+    assert found["basis"].shape == (weight.shape[0], rank) and found["energies"].shape == (rank,)
     up, down = factors(weight, found["basis"], found["energies"], rank)
     assert up.shape == (weight.shape[0], rank) and down.shape == (rank, weight.shape[1])
     return up.astype(np.float64) @ down.astype(np.float64)
@@ -63,6 +64,30 @@ def test_without_data_it_is_the_truncated_svd(outputs: int, inputs: int, seed: i
     for rank in range(1, min(outputs, inputs) + 1):
         error = np.square(weight - _approximation(weight, None, rank)).sum()
         assert error == pytest.approx(np.square(sizes[rank:]).sum(), rel=1e-3, abs=1e-9 * full)
+
+
+@pytest.mark.parametrize("shape", [(192, 192), (320, 160), (160, 320)])
+@pytest.mark.parametrize("method", ["activation", "plain"])
+def test_every_part_of_one_basis_is_the_best_of_its_rank(method: str, shape: tuple[int, int]) -> None:
+    """One basis for all ranks, with activations as transformers have them: a few directions with a million times the
+    energy of the others. Against numpy's SVD in float64; the tail is lost where anything on the way is float32."""
+    rng = np.random.default_rng(3)
+    inputs = shape[1]
+    weight = rng.standard_normal(shape).astype(np.float32)
+    x = rng.standard_normal((2000, inputs)) * np.geomspace(1000, 1, inputs).clip(2)
+    x = x @ np.linalg.qr(rng.standard_normal((inputs, inputs)))[0] + rng.standard_normal(inputs)
+    gram = (x.T @ x / len(x)).astype(np.float32) if method == "activation" else None
+    told = np.eye(inputs) if gram is None else gram.astype(np.float64)
+    ridge = 0.0 if gram is None else RIDGE * np.trace(told) / inputs
+    root = np.linalg.cholesky(told + ridge * np.eye(inputs))
+    sizes = np.linalg.svd(weight @ root, compute_uv=False)
+    most = min(shape) // 2
+    found = output_basis(weight, gram, most)
+    np.testing.assert_allclose(found["energies"], np.square(sizes[:most]), rtol=1e-6)
+    for rank in (1, 8, min(shape) // 4, most):
+        up, down = factors(weight, found["basis"], found["energies"], rank)
+        error = np.square((weight - up.astype(np.float64) @ down) @ root).sum()
+        assert error == pytest.approx(np.square(sizes[rank:]).sum(), rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(12, 20), (20, 12), (16, 16)])
@@ -272,9 +297,9 @@ def test_factors_are_computed_once_for_all_ranks(tmp_path: Path, monkeypatch: py
     model = _products("MatMul")
     calls = []
 
-    def counting(weight: np.ndarray, gram: np.ndarray | None) -> dict[str, np.ndarray]:
+    def counting(weight: np.ndarray, gram: np.ndarray | None, most: int) -> dict[str, np.ndarray]:
         calls.append(weight.shape)
-        return output_basis(weight, gram)
+        return output_basis(weight, gram, most)
 
     monkeypatch.setattr(factorize, "output_basis", counting)
     first = edited(model, Factorize(), tmp_path, _data(model))

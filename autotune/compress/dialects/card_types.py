@@ -24,6 +24,7 @@ from autotune.compress.shapes import infer_types
 
 Real = Literal["float32", "float16", "bfloat16"]
 Emit = Callable[["Typed", onnx.NodeProto], None]
+Read = Callable[["Typed"], str]  # the name of a tensor that is made where it is read first
 
 ELEMENT: dict[Real, int] = {
     "float32": TensorProto.FLOAT,
@@ -59,7 +60,7 @@ class Typed:
     safe: Mapping[Real, frozenset[str]]  # 16-bit type -> operators that may follow into it
     home: dict[str, Real] = field(default_factory=dict)  # tensor that was float32 -> the type it is computed in
     # (node, tensor) -> what gives the name to be read in its place, where the node is computed in float16
-    replaced: dict[tuple[str, str], Callable[[Typed], str]] = field(default_factory=dict)
+    replaced: Mapping[tuple[str, str], Read] = field(default_factory=dict)
     _unknown: set[str] = field(default_factory=set)
     _wide: set[str] = field(default_factory=set)  # float32 tensors that may hold what float16 cannot
     _floats: set[str] = field(default_factory=set)

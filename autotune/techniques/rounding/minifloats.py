@@ -1,8 +1,4 @@
-"""What NVIDIA's formats can hold: grids whose scales are stored in 16 bit or less, and are positive.
-
-Levels are found with the scale as it is stored, so what a scale loses by its own rounding costs no accuracy but a
-slightly longer step. TensorRT's parser refuses scales that are not positive.
-"""
+"""Grids of small floats, as NVIDIA's cards compute with them; scales are positive, in float16 or in E4M3."""
 
 from __future__ import annotations
 
@@ -11,61 +7,13 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+from autotune.techniques.rounding.grids import half_scales
+
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)  # Micikevicius et al., FP8 Formats for Deep Learning, arXiv 2209.05433
 E2M1 = np.dtype(ml_dtypes.float4_e2m1fn)  # OCP Microscaling Formats (MX) specification 1.0, section 5.3.3
 E4M3_MAX, E2M1_MAX = 448.0, 6.0
 _E4M3_LEAST = 2.0**-9  # above 0
 _TINY = 2.0**-126  # the smallest normal float32
-
-_HALF = np.finfo(np.float16)
-_CLIP_FACTORS = (1.0, 0.94, 0.875, 0.82, 0.76, 0.7)  # 7/8 maps a negative peak to the lowest level, -8
-
-
-def stored(scales: np.ndarray) -> np.ndarray:
-    """Scales as float16 holds them, rounded up so that nothing is clipped; float32, never 0."""
-    wanted = np.clip(scales, _HALF.smallest_subnormal, _HALF.max)
-    nearest = wanted.astype(np.float16)
-    up = np.where(nearest.astype(np.float64) < wanted, np.nextafter(nearest, np.float16(np.inf)), nearest)
-    found: np.ndarray = np.minimum(up, _HALF.max).astype(np.float32)
-    return found
-
-
-@dataclass(frozen=True)
-class HalfSteps:
-    """Equal steps of `bits` with positive float16 scales, levels in [-2**(bits-1), 2**(bits-1) - 1].
-
-    At 4 bits and less the clipping factor with the least squared error is chosen for each block. `full` False leaves
-    out the lowest level, as integer kernels want it.
-    """
-
-    bits: int
-    full: bool = True
-
-    @property
-    def highest(self) -> int:
-        return (1 << (self.bits - 1)) - 1
-
-    def scales(self, blocks: np.ndarray) -> np.ndarray:
-        peak = np.abs(blocks).max(axis=-1) if blocks.size else np.zeros(blocks.shape[:-1])
-        best = stored(np.where(peak > 0, peak / self.highest, 1.0))
-        if self.bits > 4:
-            return best
-        least = np.full(peak.shape, np.inf)
-        for factor in _CLIP_FACTORS:
-            scales = stored(np.where(peak > 0, peak * factor / self.highest, 1.0))
-            error = np.square(self.levels(blocks, scales[..., None]) * scales[..., None] - blocks).sum(axis=-1)
-            best = np.where(error < least, scales, best)
-            least = np.minimum(error, least)
-        return best
-
-    def levels(self, values: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        lowest = -self.highest - (1 if self.full else 0)
-        nearest: np.ndarray = np.clip(np.rint(values / scales), lowest, self.highest)
-        return nearest
-
-    def restore(self, levels: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        values: np.ndarray = levels.astype(np.float32) * scales
-        return values
 
 
 @dataclass(frozen=True)
@@ -81,7 +29,7 @@ class Minifloat:
 
     def scales(self, blocks: np.ndarray) -> np.ndarray:
         peak = np.abs(blocks).max(axis=-1) if blocks.size else np.zeros(blocks.shape[:-1])
-        return stored(np.where(peak > 0, peak / self.highest, 1.0))
+        return half_scales(np.where(peak > 0, peak / self.highest, 1.0))
 
     def levels(self, values: np.ndarray, scales: np.ndarray) -> np.ndarray:
         real = np.clip(np.asarray(values, np.float32) / np.asarray(scales, np.float32), -self.highest, self.highest)
