@@ -23,10 +23,10 @@ def markdown(record: Mapping[str, Any]) -> str:
         "",
         f"`{record['command']}`; artifacts measured and judged by onnxruntime {record['onnxruntime']}, one thread, "
         "interleaved with the original. Size and latency are ratios to the original, below 1 is better; drops are "
-        f"points of accuracy on held-out samples. Hypervolume between ({size:g}, {latency:g}, {100 * drop:g} points): "
-        "larger is better, and an artifact that is larger or slower than the original or loses more adds nothing. "
-        "Seconds are wall time on a machine that did other work too: they say who was given how much, not who is "
-        "faster.",
+        "points of accuracy on held-out samples. Hypervolume between "
+        f"({size:g}, {latency:g}, {100 * drop:g} points), with the upper end of a latency's interval: larger is "
+        "better, and an artifact that is larger or slower than the original or loses more adds nothing. Seconds are "
+        "wall time on a machine that did other work too: they say who was given how much, not who is faster.",
         "",
         "| model | tool | hypervolume | of ours | artifacts | failed | seconds | ended |",
         "|---|---|---|---|---|---|---|---|",
@@ -35,9 +35,12 @@ def markdown(record: Mapping[str, Any]) -> str:
         own = model["tools"].get(OURS, {}).get("volume", 0.0)
         for tool, result in sorted(model["tools"].items(), key=lambda item: -item[1]["volume"]):
             failed = sum("failed" in row for row in result["rows"])
+            about = result.get("version", "")
+            if "recorded" in result:
+                about = f"({result['trials']} trials, recorded {result['recorded'][:10]})"
             share = f"{result['volume'] / own:.2f}" if own else ""
             text.append(
-                f"| {name} | {tool} {result.get('version', '')} | {result['volume']:.4f} | {share} | "
+                f"| {name} | {tool} {about} | {result['volume']:.4f} | {share} | "
                 f"{len(result['rows'])} | {failed} | {result['seconds']:.0f} | {result['ended']} |"
             )
         union = model["union_of_tools"]

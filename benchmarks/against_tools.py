@@ -8,9 +8,10 @@ onnx-neural-compressor, nncf) on the same model, calibration and validation data
 tries is kept. The tools get the model's file, or what torch exports: NNCF fails on some graphs that we have normalised.
 Then all artifacts, and those on our front, are measured in pairs with the original and judged on the held-out data, by
 the same code; beside that by a plain loop (the median of `LOOPS` inferences, accuracy by counting). The hypervolume is
-of size, latency and worst-slice drop between (1, 1, 5 points). Ours are the artifacts of the front of an earlier run,
-of `real_models.py` or of `autotune run`, as far as the search saw them between these; a model that onnxruntime does not
-open counts as failed. What is larger or slower than the original by the whole interval is not judged: it adds nothing.
+of size, latency (the upper end of its interval) and worst-slice drop between (1, 1, 5 points). Ours are the artifacts
+of the front of an earlier run, of `real_models.py` or of `autotune run`, as far as the search saw them between these; a
+model that onnxruntime does not open counts as failed. What is larger than the original, or slower by the whole
+interval, is not judged: it adds nothing.
 
 A tool is stopped after `--limit` seconds, and what it had written counts. With `--work FOLDER` its files stay, and a
 tool that ended there does not run again. A tool that is not named keeps its rows in the result file, and so do ours
@@ -42,7 +43,6 @@ import onnxruntime as ort
 from against_tables import markdown
 from real_models import CORNER, Subject, subject
 
-import autotune
 from autotune import pareto, slices
 from autotune.compress.ingest import load_model
 from autotune.compress.torch_export import export as export_torch
@@ -176,11 +176,11 @@ def ours(store: Path, study: str) -> tuple[list[bytes], dict[str, Any]]:
     stamps = [datetime.fromisoformat(t.finished_at).timestamp() for t in trials if t.finished_at]
     starts = [datetime.fromisoformat(t.started_at).timestamp() for t in trials if t.started_at]
     return found, {
-        "version": autotune.__version__,
         "seconds": round(max(stamps) - min(starts), 1),
         "ended": "done",
         "errors": [],
         "trials": len(trials) - 1,
+        "recorded": max(trial.finished_at for trial in trials if trial.finished_at),
     }
 
 
@@ -249,11 +249,11 @@ class Bench:
 
 
 def volume(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Hypervolume of measured artifacts."""
+    """Hypervolume of measured artifacts; a latency counts with the upper end of its interval, as in `real_models`."""
     trials = [
         Trial(
             number=index + 1, recipe={}, state="complete",
-            metrics={"size_bytes": Value.exact(row["size"]), "latency_ratio@local": Value.exact(row["ratio"]["value"]),
+            metrics={"size_bytes": Value.exact(row["size"]), "latency_ratio@local": Value.exact(row["ratio"]["high"]),
                      "drop/worst": Value.exact(row["worst_drop"]["value"])},
         )
         for index, row in enumerate(rows) if "worst_drop" in row
@@ -297,7 +297,8 @@ def main() -> None:
             if python is None:
                 continue
             told = run_tool(name, python, data, work / name, arguments.trials, arguments.limit)
-            files = _distinct(sorted((work / name).glob("*.onnx")))
+            made = sorted((work / name).glob("*.onnx"))
+            files = _distinct(made or sorted((work / name / "cache").rglob("*.onnx")))  # of Olive, where it was stopped
             print(f"{name}: {len(files)} distinct artifacts in {told['seconds']:.0f} s, {told['ended']}", flush=True)
             print("\n".join(told["errors"]), flush=True)
             write(arguments, name, told, [bench.row(path) for path in files], bench.row(given))
@@ -321,6 +322,8 @@ def write(
     models = json.loads(arguments.out.read_text())["models"] if arguments.out.exists() else {}
     model = models.setdefault(arguments.model, {"tools": {}})
     model["tools"][name] = {**told, "rows": rows, "volume": volume(rows)}
+    for result in model["tools"].values():
+        result["volume"] = volume(result["rows"])
     others = [row for tool, result in model["tools"].items() if tool != "hw-autotune" for row in result["rows"]]
     model |= {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

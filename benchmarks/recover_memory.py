@@ -1,10 +1,10 @@
 """Peak memory of recovery by training: all weights, or adapters over the recipe's rounded weights (`lora_rank`).
 
-    python benchmarks/recover_memory.py [--width 1024] [--layers 25] [--rank 16] [--steps 24] [--out FILE]
+    python benchmarks/recover_memory.py [--width 1024] [--layers 25] [--rank 16] [--steps 6] [--out FILE]
 
 The model: `layers` products of width x width random float32 weights with a normalisation and Relu between them, 100 MiB
 by default. The student is the model itself in a format, the teacher the model. Each case trains in a fresh process
-through the class that a study trains with, 24 steps of 32 samples with three looks at validation and a fixed rate (the
+through the class that a study trains with, 6 steps of 32 samples with three looks at validation and a fixed rate (the
 tries of rates hold further copies of what is trained), and keeps each checkpoint until the next one comes, as a study
 does. The peak is that of the resident set (`VmHWM`) from the beginning of the training on, less what was resident
 before the model was read; the teacher's float32 weights are part of it. "float32": no format, so that adapters lie over
@@ -31,7 +31,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 RESULT = Path(__file__).parent / "results" / "recover_memory.json"
-FORMATS = ("none", "w8-load", "w4-b32-load")
+FORMATS = ("none", "w4-b32-load")
 BATCH = 32
 
 
@@ -118,7 +118,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=25)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--child", nargs=2, metavar=("FORMAT", "RANK"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

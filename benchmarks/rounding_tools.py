@@ -198,7 +198,7 @@ def markdown(record: Mapping[str, Any]) -> str:
             "",
             f"## {study}",
             "",
-            *(f"`{command}`" for command in facts.get("commands", [])),
+            *(f"- `{command}`" for command in facts.get("commands", [])),
             "",
             f"{facts['samples']} held-out inputs, {facts['calibration_inputs']} for calibration; accuracy of the "
             f"original {facts['accuracy']:.3f}.",
@@ -207,7 +207,7 @@ def markdown(record: Mapping[str, Any]) -> str:
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
         rows = [each for each in record["results"] if each["study"] == study]
-        for each in sorted(rows, key=lambda r: FORMATS.index(r["format"]) if r["format"] in FORMATS else 9):
+        for each in sorted(rows, key=_place):
             begin = f"| {each['format']} | {each['tool']} | {each['way']} | "
             if "failed" in each:
                 text.append(begin + each["failed"].replace("|", "/").replace("\n", " ") + " | | | | | | |")
@@ -221,6 +221,11 @@ def markdown(record: Mapping[str, Any]) -> str:
                 f"{each['divergence']:.3g} | {each['accuracy']:.3f} | {each['size_bytes']:,} | {counts} |"
             )
     return "\n".join(text) + "\n"
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, bool]:
+    """By format, ours first."""
+    return FORMATS.index(row["format"]) if row["format"] in FORMATS else len(FORMATS), row["tool"] != "ours"
 
 
 def _ratio(told: Mapping[str, float]) -> str:

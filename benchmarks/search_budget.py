@@ -158,7 +158,8 @@ def main() -> None:
     if arguments.seeds is not None:
         return
     seeds = sorted({row["seed"] for row in rows})
-    about = environment("python benchmarks/search_budget.py --testbed FILE")
+    gathered = " --rows LOGS" if arguments.rows is not None else ""
+    about = environment(f"python benchmarks/search_budget.py --testbed FILE{gathered}")
     about["title"] = "A budget on the mixed-precision testbed"
     about["text"] = (
         f"The smallest true latency within size <= {SIZE} and worst drop <= {DROP} among what was measured, over that "

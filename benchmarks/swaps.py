@@ -9,9 +9,10 @@ recipe is mixed: the uniform recipes, which the tables are made of, are left out
 no better than by 5 %. The stores must be of the same study on this machine.
 
 Guesses: `size`, the model is as fast as it is small; `profile`, the kernels of the uniform recipes, which is used
-without swaps; `first swaps`, as many as a tenth of a search pays for, on top of the profile; `all swaps`. For each the
-rank correlation with what was measured, the mean error of the ratio, and that after the one scale that fits best,
-because the sampler believes guesses up to scale. The difference to the profile has a bootstrap interval over trials.
+without swaps; `first swaps`, as many as a tenth of a search pays for where a swap takes as long as here (longer on a
+busy machine), on top of the profile; `all swaps`. For each the rank correlation with what was measured, the mean error
+of the ratio, and that after the one scale that fits best, because the sampler believes guesses up to scale. The
+difference to the profile has a bootstrap interval over trials.
 """
 
 from __future__ import annotations
@@ -53,12 +54,15 @@ Table = Mapping[str, Mapping[str, float]]  # parameter -> choice -> what it adds
 Numbers = NDArray[np.float64]
 
 
-def run(name: str, stores: Sequence[Path], minutes: float) -> dict[str, Any]:
+def run(name: str, stores: Sequence[Path], minutes: float, seconds: float | None) -> dict[str, Any]:
     """Times the swaps in a copy of the first store and compares the guesses."""
     found = subject(name)
     with tempfile.TemporaryDirectory(prefix="hw-autotune-swaps-") as folder:
         copies = [_copied(path, Path(folder) / str(n) / "store.db") for n, path in enumerate(stores)]
         first, config = copies[0]
+        if seconds is not None:
+            measure = config.measure.model_copy(update={"max_seconds": seconds})
+            config = config.model_copy(update={"measure": measure})
         with Study.open(config, found.workload, store=first, folder=found.folder) as study, study.store.lock():
             prepared, runner = study._start(nobody)
             target = prepared.timed[0]
@@ -90,6 +94,7 @@ def run(name: str, stores: Sequence[Path], minutes: float) -> dict[str, Any]:
         "trials": len(points),
         "measured_ratio": [float(measured.min()), float(measured.max())],
         "swaps": {"all": len(timed), "first": len(paid), "seconds": round(spent, 1)},
+        "gains": [each.model_dump(exclude={"params"}) for each in timed],
         "swap_margin": float(np.median([each.margin for each in timed])),
         "guesses": {label: _judged(each, measured, guessed["profile"]) for label, each in guessed.items()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -228,12 +233,14 @@ def main() -> None:
     parser.add_argument("model", help="a ready-made study or a workload of workloads.py")
     parser.add_argument("--stores", type=Path, nargs="+", required=True, help="of the same study; only read")
     parser.add_argument("--minutes", type=float, default=10.0, help="for timing swaps, at most")
+    parser.add_argument("--seconds", type=float, help="for one swap, at most; more than the study's on a busy machine")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
+    row = run(arguments.model, arguments.stores, arguments.minutes, arguments.seconds)
     rows = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
-    row = run(arguments.model, arguments.stores, arguments.minutes)
     names = " ".join(path.name for path in arguments.stores)
     row["command"] = f"python benchmarks/swaps.py {arguments.model} --stores {names} --minutes {arguments.minutes:g}"
+    row["command"] += f" --seconds {arguments.seconds:g}" if arguments.seconds else ""
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

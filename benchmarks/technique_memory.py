@@ -8,8 +8,9 @@ moments where the technique wants them (the runtime that reads the activations i
 survey, choices, then every layer at the middle choice, assembled and written to disk. Peaks are the resident set
 (`VmHWM`, files that are mapped included), reset after each step; what the interpreter and its libraries take is told
 beside. The scratch files lie in `TMPDIR`, which should be a disk and not memory. Goal: 1.5 times the model's size. Ends
-with 1 where a technique takes more. Needs about 2 GiB of RAM and 5 GiB of disk; an hour for all techniques on one core,
-most of it for the factors of matrices of 4096 x 4096. Results of other techniques that are in the file already stay.
+with 1 where a technique takes more. Needs about 2 GiB of RAM and 5 GiB of disk; a minute or two of CPU per technique,
+and for `factorize` a quarter of a minute more for each matrix of 4096 x 4096. Results of other techniques that are in
+the file already stay.
 """
 
 from __future__ import annotations

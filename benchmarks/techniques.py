@@ -11,9 +11,9 @@ trains as much as an idle one.
 
 The table has what each search would ship: the recommended trial; the original where nothing is better (marked with =);
 or the least damaged finalist where nothing keeps the limits (marked with *). Whether all together dominates that is
-said by all of its complete trials in the study's objectives: "yes" where one is worse in none, "not told apart" where
-one is worse only within the intervals. Finalists are compared by their held-out judgement, others by that of the
-search. A run that is interrupted goes on.
+said by all of its complete trials in the study's objectives: "yes" where one is worse in none and better in one, "not
+told apart" where one is worse only within the intervals. Finalists are compared by their held-out judgement, others by
+that of the search. A run that is interrupted goes on.
 """
 
 from __future__ import annotations
@@ -157,22 +157,26 @@ def dominated(shipped: Point, together: Sequence[Point], objectives: Sequence[st
     for point in together:
         if not point["number"]:
             continue  # the original is everybody's
-        worse, unclear, said, away = 0, 0, [], 0.0
+        better, worse, unclear, away = 0, 0, 0, 0.0
+        said: list[str] = []
         phase = "final" if point["final"] and shipped["final"] else "search"
         for text in objectives:
             here, there = (Value(**each[phase][text]) for each in (point, shipped))
             key = parse_key(text)
             step = pareto.epsilon(key, there.value)
             gap = (here.value - there.value) * (1 if key.smaller_is_better else -1)
+            better += gap < -step
             if gap <= step:
                 continue
             overlap = here.low <= there.high and there.low <= here.high
             worse, unclear, away = worse + (not overlap), unclear + overlap, away + gap / step
             said.append(f"{text} {_shown(text, here, there)}{' (intervals overlap)' if overlap else ''}")
+        if not better:
+            continue
         ranked = (worse, unclear, away, f"trial {point['number']}, {phase}: " + ("; ".join(said) or "worse in nothing"))
         best = ranked if best is None or ranked < best else best
     if best is None:
-        return {"answer": "no", "by": "it has no complete trial"}
+        return {"answer": "no", "by": "no complete trial is better in anything"}
     answer = "no" if best[0] else "not told apart" if best[1] else "yes"
     return {"answer": answer, "by": best[3]}
 

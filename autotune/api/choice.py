@@ -36,8 +36,14 @@ class Choice:
         """How one target is served. Raises `UsageError` where nothing was measured on it, or there are no others."""
         known = [served.target for served in self.targets]
         if name not in known:
-            why = did_you_mean(name, known) if known else "the study has costs of one target only; `best` is its best"
-            raise UsageError(f"target {name!r}: nothing was timed there for a choice of its own; {why}")
+            if not known:
+                raise UsageError(
+                    f"target {name!r}: the study has costs of one target only; leave the target out: its front and "
+                    "`best` are that target's"
+                )
+            raise UsageError(
+                f"target {name!r}: nothing was timed there for a choice of its own; {did_you_mean(name, known)}"
+            )
         return self.targets[known.index(name)]
 
 

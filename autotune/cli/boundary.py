@@ -57,7 +57,9 @@ def _exit_code(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
     except TyperException as error:  # a mistake on the command line
         message = error.format_message().rstrip(".")
         if message:  # empty where the help was asked for by giving nothing
-            _say(error, f"{message}; see `autotune --help`", debug)
+            context = getattr(error, "ctx", None)  # of the command whose words were wrong
+            command = context.command_path if context is not None else "autotune"
+            _say(error, f"{message}; see `{command} --help`", debug)
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt) as error:
         _say(error, "interrupted; a study keeps what was finished, and the same command goes on from there", debug)

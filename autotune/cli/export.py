@@ -77,7 +77,6 @@ def export(
 def _number(text: str, trials: list[Trial], config: StudyConfig) -> int:
     from autotune.api import choose
     from autotune.api.several import own_best
-    from autotune.cli.front import explain
 
     word, at, target = text.partition("@")
     if word != "best":
@@ -87,4 +86,4 @@ def _number(text: str, trials: list[Trial], config: StudyConfig) -> int:
         return own_best(choice.target(target)).number
     if choice.recommended is not None:
         return choice.recommended.number
-    raise Infeasible(explain(choice.explanation) if choice.explanation is not None else choice.reason)
+    raise Infeasible(str(choice.explanation) if choice.explanation is not None else choice.reason)

@@ -11,7 +11,7 @@ import typer
 from autotune.cli.output import JsonFlag, StoreOption, StudyArgument, print_json, results, say, show
 from autotune.cli.sources import check_key, open_recorded, parse_limits
 from autotune.errors import Infeasible, UsageError
-from autotune.keys import MetricKey, format_amount, parse_key
+from autotune.keys import MetricKey
 
 if TYPE_CHECKING:
     from autotune.api import Choice
@@ -168,7 +168,7 @@ def _nothing(explanation: Explanation | None, as_json: bool) -> None:
         if as_json:
             print_json({"front": [], "infeasible": {"message": message}})
         raise Infeasible(message)
-    message = explain(explanation)
+    message = str(explanation)
     if as_json:
         print_json(
             {
@@ -185,19 +185,3 @@ def _nothing(explanation: Explanation | None, as_json: bool) -> None:
             }
         )
     raise Infeasible(message)
-
-
-def explain(explanation: Explanation) -> str:
-    """Which limit binds, by how much, the nearest trial; in the units people use."""
-    key = parse_key(explanation.constraint)
-    missing, limit, value = (
-        format_amount(number, key) for number in (explanation.missing_by, explanation.limit, explanation.value)
-    )
-    if explanation.unreachable:
-        cause = f"no trial reaches {' nor '.join(explanation.unreachable)}"
-    else:
-        cause = "each limit is reached by some trial, but never all at once"
-    return (
-        f"nothing is within the limits: {cause}; nearest is trial {explanation.nearest.number} with "
-        f"{explanation.constraint} {value}, which misses {limit} by {missing}"
-    )

@@ -141,9 +141,7 @@ def run(
     if isinstance(budget, Shortfall):
         raise Infeasible(budget.line)
     if choice.explanation is not None:
-        from autotune.cli.front import explain
-
-        raise Infeasible(explain(choice.explanation))
+        raise Infeasible(str(choice.explanation))
 
 
 def _tell_spread(loaded: LoadedStudy) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.errors import Infeasible, UsageError, did_you_mean
-from autotune.keys import COST_METRICS, MetricKey, parse_key
+from autotune.keys import COST_METRICS, MetricKey, format_amount, parse_key
 from autotune.pareto.points import cost_of, value_of
 from autotune.trial import Trial
 
@@ -33,7 +33,7 @@ def within(
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why nothing is feasible. `missing_by` is in the unit of the constraint; `str()` is one sentence."""
+    """Why nothing is feasible. `missing_by` is in the unit of the constraint; `str()` is a sentence for people."""
 
     constraint: str  # the limit that the nearest trial misses most
     limit: float
@@ -44,17 +44,19 @@ class Explanation:
     unreachable: tuple[str, ...]  # constraints that no trial meets even alone
 
     def __str__(self) -> str:
-        seen = ", ".join(f"{key} {value:.6g} (trial {number})" for key, (value, number) in self.best.items())
-        cause = (
-            f"no trial reaches {' nor '.join(self.unreachable)}"
-            if self.unreachable
-            else "each limit is reached, but never all at once"
-        )
+        key = parse_key(self.constraint)
+        missing, limit, value = (format_amount(x, key) for x in (self.missing_by, self.limit, self.value))
         return (
-            f"nothing meets the limits: {cause}; nearest is trial {self.nearest.number}, which misses "
-            f"{self.constraint} {self.limit:.6g} by {self.missing_by:.6g} (it has {self.value:.6g}); "
-            f"best seen: {seen}"
+            f"nothing is within the limits: {self.cause}; nearest is trial {self.nearest.number} with {key} {value}, "
+            f"which misses {limit} by {missing}"
         )
+
+    @property
+    def cause(self) -> str:
+        """Whether a limit cannot be met at all, or only not together with the others."""
+        if self.unreachable:
+            return f"no trial reaches {' nor '.join(self.unreachable)}"
+        return "each limit is met by some trial, but never all at once"
 
 
 def explain_infeasible(

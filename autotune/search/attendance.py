@@ -64,10 +64,11 @@ def attend(config: StudyConfig, targets: Sequence[Target], opener: Opener, store
     for target in outside:
         missing = opener.missing(target)
         absent[target.name] = before[target.name] if missing is None else reason(missing, target.name)
-        if missing is None and config.all_targets:
+        if config.all_targets:
+            why = "" if missing is None else f", and it is not there now: {absent[target.name]}"
             raise TargetUnavailable(
                 f"study {config.name!r} in {store.place} was begun without {target.name}, and all_targets insists on "
-                f"it; {_how_to_begin_with_all(config, store)}"
+                f"it{why}; {_how_to_begin_with_all(config, store)}"
             )
         if missing is None:
             said = (

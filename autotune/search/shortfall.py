@@ -118,13 +118,9 @@ class Shortfall:
         found = self.explanation
         key = parse_key(found.constraint)
         limit, value, by = (format_amount(x, key) for x in (found.limit, found.value, found.missing_by))
-        if found.unreachable:
-            cause = f"no trial reaches {' nor '.join(found.unreachable)}"
-        else:
-            cause = "each limit is met by some trial, but never all at once"
         return (
-            f"nothing is within the budget: {cause}; nearest is trial {found.nearest.number}: its {key} is {value}, so "
-            f"the limit of {limit}{self.source} would have to give by {by}"
+            f"nothing is within the budget: {found.cause}; nearest is trial {found.nearest.number}: its "
+            f"{key} is {value}, so the limit of {limit}{self.source} would have to give by {by}"
         )
 
     @property

@@ -152,6 +152,8 @@ class Swaps:
             return swap(
                 None, failure=found.failure.message if found.failure is not None else "it was not timed in pairs"
             )
+        if found.ratio.pairs < 2:  # it has no interval then, and would be believed as if it were exact
+            return swap(None, failure="one pair took all the time that a measurement has; raise [measure] max_seconds")
         ratio = found.ratio.estimate
         return swap(ratio.value - start, (ratio.high - ratio.low) / 2)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans below us become our children, whatever session they are in
-_GRACE = 15.0  # seconds to stop by oneself
+_GRACE = 10.0  # seconds to stop by oneself, each time that it is asked to
 
 
 def adopt() -> None:
@@ -38,10 +38,12 @@ def run(command: list[str], folder: Path, variables: dict[str, str], out: Path, 
                 failed = f"exit code {code}: {_last(log)}"
         except subprocess.TimeoutExpired:
             failed = f"ended after {limit:.0f} s; what is here was found until then"
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=_GRACE)
+            for stop in (signal.SIGINT, signal.SIGTERM):  # after the first pytest still writes its report
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, stop)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=_GRACE)
+                    break
         finally:
             _end_all(process)
     found: dict[str, Any] = {}
@@ -62,6 +64,7 @@ def tests(report: Path) -> dict[str, Any]:
     """Counts out of pytest's report, every failure by name, the skipped ones under their reason."""
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     found: dict[str, Any] = {"passed": 0, "skipped": {}, "failures": {}}
+    cases = [case for case in cases if case.get("name")]  # one that was interrupted has none, nor an outcome
     for case in cases:
         name = f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name')}"
         skipped, broken = case.find("skipped"), [*case.findall("failure"), *case.findall("error")]

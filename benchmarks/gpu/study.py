@@ -76,7 +76,7 @@ def main() -> int:
         return told
 
     note("run", {"not finished": "the search was going on"})
-    words = ["run", str(folder), "--store", str(store), "--trials", str(trials), "--json"]
+    words = ["run", str(folder), "--store", str(store), "--trials", str(trials), "--all-targets", "--json"]
     if arguments.seconds < float("inf"):  # the finalists are measured after that
         words += ["--hours", f"{_SEARCH_SHARE * arguments.seconds / 3600:.5f}"]
     ran = note("run", autotune(*words, deadline=deadline))
@@ -179,9 +179,11 @@ def autotune(*words: str, deadline: float = float("inf")) -> dict[str, Any]:
 
 
 def chosen(said: Any) -> int:
-    """The last trial of the front, which is the one that changes most; 0, the original, if there is none."""
-    front = said.get("front", []) if isinstance(said, dict) else []
-    numbers = [entry.get("number", entry.get("trial")) for entry in front if isinstance(entry, dict)]
+    """The trial to ship; where there is none the latest of the front; 0, the original, where that is empty."""
+    told = said if isinstance(said, dict) else {}
+    if isinstance(told.get("recommended"), int):
+        return int(told["recommended"])
+    numbers = [entry.get("number", entry.get("trial")) for entry in told.get("front", []) if isinstance(entry, dict)]
     return max((number for number in numbers if isinstance(number, int)), default=0)
 
 

@@ -30,12 +30,16 @@ def main() -> None:
 
     presets = nncf.QuantizationPreset
     modes = nncf.CompressWeightsMode
+    # Not every channel is a multiple of 32: then the tool asks to be told what it may do.
+    adjust = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
     attempts = {  # the control, which may take very long, last
         "performance": lambda: nncf.quantize(model, calibration, preset=presets.PERFORMANCE),
         "mixed": lambda: nncf.quantize(model, calibration, preset=presets.MIXED),
         "transformer": lambda: nncf.quantize(model, calibration, model_type=nncf.ModelType.TRANSFORMER),
         "weights8": lambda: nncf.compress_weights(model, mode=modes.INT8_ASYM),
-        "weights4": lambda: nncf.compress_weights(model, mode=modes.INT4_SYM, group_size=32),
+        "weights4": lambda: nncf.compress_weights(
+            model, mode=modes.INT4_SYM, group_size=32, advanced_parameters=adjust
+        ),
         "control": lambda: nncf.quantize_with_accuracy_control(
             model, calibration, validation, validate, max_drop=0.01, preset=presets.MIXED
         ),

@@ -99,7 +99,9 @@ def nncf(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Attempt]
         return lambda out: onnx.save(tool.quantize(loaded(), tool.Dataset(inputs), **size, **options), out)
 
     def weights(**options: Any) -> Attempt:
-        four = {"mode": tool.CompressWeightsMode.INT4_SYM, "group_size": 32}
+        # Not every channel is a multiple of 32: then the tool asks to be told what it may do.
+        adjust = tool.AdvancedCompressionParameters(group_size_fallback_mode=tool.GroupSizeFallbackMode.ADJUST)
+        four = {"mode": tool.CompressWeightsMode.INT4_SYM, "group_size": 32, "advanced_parameters": adjust}
         return lambda out: onnx.save(tool.compress_weights(loaded(), **four, **options), out)
 
     data = {"dataset": tool.Dataset(inputs), "subset_size": len(inputs)}
@@ -119,14 +121,15 @@ def modelopt(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Atte
         """With the methods that the tool asks for: AWQ iterates."""
 
         def get_first(self) -> dict[str, np.ndarray]:
-            return inputs[0]
+            return self._inputs[0]
 
         def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-            return iter(inputs)
+            return iter(self._inputs)
 
     def made(mode: str, method: str, **options: Any) -> Attempt:
+        reader = Inputs(_alike(inputs) if method == "awq_clip" else inputs)  # AWQ puts all activations into one array
         return lambda out: quantize(
-            str(model), quantize_mode=mode, calibration_method=method, calibration_data_reader=Inputs(inputs),
+            str(model), quantize_mode=mode, calibration_method=method, calibration_data_reader=reader,
             calibration_eps=["cpu"], output_path=str(out), high_precision_dtype="fp32", **options,
         )  # fmt: skip
 

@@ -151,10 +151,6 @@ def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) ->
         f"Every layer in order of execution, and the format each {subject} gives it. Bars: the layer's share of "
         "parameters and of time in the original. ★ is the trial of the headline."
     )
-    mismatches = [
-        (f"#{number}", tag("code", outcome.layer), outcome.asked, outcome.ran, outcome.note)
-        for number, outcome in info.mismatches
-    ]
     body: list[Html | None]
     figures: Figures = {}
     if info.rows and info.trials:
@@ -165,8 +161,8 @@ def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) ->
     body.append(tag("h3", "Asked for and not what ran"))
     body.append(
         table(
-            ("trial", "layer", "asked", "ran", "note"),
-            mismatches,
+            ("layer", "asked", "ran", "note", "trials"),
+            _mismatches(info),
             empty="Nothing: in every trial the kernels that ran were those of the recipe.",
         )
     )
@@ -186,6 +182,20 @@ def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) ->
         *body,
         id="layers-map",
     ), figures
+
+
+def _mismatches(info: LayerMap) -> list[Row]:
+    """One row for all trials in which the same befell a layer: most often it is the same layer in nearly all trials."""
+    asked: dict[tuple[str, str, str], dict[str, None]] = {}
+    trials: dict[tuple[str, str, str], list[str]] = {}
+    for number, outcome in info.mismatches:
+        key = (outcome.layer, outcome.ran, outcome.note)
+        asked.setdefault(key, {})[outcome.asked] = None
+        trials.setdefault(key, []).append(f"#{number}")
+    return [
+        (tag("code", layer), ", ".join(asked[layer, ran, note]), ran, note, ", ".join(dict.fromkeys(numbers)))
+        for (layer, ran, note), numbers in trials.items()
+    ]
 
 
 def slice_section(info: SliceMap, recommended: int | None) -> tuple[Html, Figures]:

@@ -75,10 +75,19 @@ def load_libraries() -> None:
     if not hasattr(onnxruntime, "preload_dlls"):
         return
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
-        onnxruntime.preload_dlls()
+        onnxruntime.preload_dlls()  # those beside it
+        for folder in _library_folders():
+            onnxruntime.preload_dlls(directory=folder)
         if _missing_library() and importlib.util.find_spec("torch") is not None:
             importlib.import_module("torch")
             onnxruntime.preload_dlls()
+
+
+def _library_folders() -> list[str]:
+    """Where NVIDIA's packages put libraries, also in an environment that this one sees; CUDA's before cuDNN's."""
+    found = importlib.util.find_spec("nvidia")
+    places = [] if found is None else list(found.submodule_search_locations or ())
+    return [str(folder) for place in places for folder in sorted(Path(place).glob("cu*/lib"))]
 
 
 def _missing_library() -> str:

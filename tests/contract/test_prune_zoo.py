@@ -1,5 +1,5 @@
-"""What torch-pruning makes of a zoo of modules: a valid model of the foretold sizes that computes what the original does
-without what is gone, or a refusal that says why."""
+"""What torch-pruning makes of a zoo of modules: a valid model of the foretold sizes that computes what the original
+does without what is gone, or a refusal that says why."""
 
 from __future__ import annotations
 

@@ -19,7 +19,11 @@ def open_study(path: Path, **search: Any) -> Study:
     techniques = {"quantize": {"calibration_samples": 4, "choices": ["int8-static", "w8-load"]}}
     judge = {"limit": 0.2, "floor": 5, "probe": 0, "workers": 1, "noise": False, "automatic": ()}
     config = tiny.config(
-        search={"trials": 3, **search}, techniques=techniques, judge=judge, finalists={"count": 0, "parity": 0}
+        search={"trials": 3, **search},
+        techniques=techniques,
+        judge=judge,
+        finalists={"count": 0, "parity": 0},
+        measure={**tiny.QUICK, "memory_runs": 1, "max_seconds": 60.0},  # three pairs, however busy the machine is
     )
     return tiny.open_study(path, config)
 
@@ -75,3 +79,23 @@ def test_a_target_that_goes_away_costs_only_its_swaps(tmp_path: Path, monkeypatc
         swaps = Swaps(study.config, prepared, study.store, runner)
         assert swaps.run(3600.0, lambda _: None, lambda _: None) == 0
         assert swaps.known("local") == []
+
+
+def test_one_pair_has_no_interval_and_is_no_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = Device.measure
+
+    def hurried(self: Device, *given: Any, **named: Any) -> Any:
+        scenario = named["scenario"].model_copy(update={"max_seconds": 1e-6, "generation_pairs": 1})
+        found = measure(self, *given, **{**named, "scenario": scenario})
+        assert found.ratio is not None and found.ratio.pairs == 1
+        return found
+
+    said: list[str] = []
+    with open_study(tmp_path / "s.db", swaps=0.0) as study:
+        study.run()
+        prepared, runner = study._start(lambda _: None)
+        monkeypatch.setattr(Device, "measure", hurried)
+        swaps = Swaps(study.config, prepared, study.store, runner)
+        assert swaps.run(3600.0, said.append, said.append) >= 2
+        assert all(swap.gain is None and "one pair" in swap.failure for swap in swaps.known("local"))
+        assert [message for message in said if "could not be timed" in message and "max_seconds" in message]

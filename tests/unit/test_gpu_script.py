@@ -104,6 +104,21 @@ def test_a_step_that_is_too_long_leaves_nothing_behind_but_what_it_found(tmp_pat
     assert not Path(f"/proc/{number}").exists()
 
 
+def test_a_test_that_was_interrupted_has_not_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the report of a real pytest that is interrupted in its second test."""
+    (tmp_path / "test_two.py").write_text(
+        "import os, signal, time\ndef test_one(): pass\n"
+        "def test_two():\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=out.xml", "test_two.py"]
+    variables = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, check=False, timeout=300)
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    steps = importlib.import_module("steps")
+    sys.modules.pop("steps")
+    assert steps.tests(tmp_path / "out.xml") == {"passed": 1, "skipped": {}, "failures": {}}
+
+
 def test_without_a_card_it_says_so_and_overwrites_no_card(tmp_path: Path) -> None:
     if Path("/proc/driver/nvidia").exists():
         pytest.skip("there is a card here")

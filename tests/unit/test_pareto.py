@@ -186,9 +186,9 @@ def test_explanation_names_the_constraint_and_the_nearest_trial() -> None:
     assert why.missing_by == 100
     assert why.best == {"drop/worst": (0.0, 0), "size_bytes": (250, 2)}
     assert why.unreachable == ()
-    assert (
-        "each limit is reached, but never all at once; nearest is trial 1, which misses size_bytes 400 by 100"
-        in str(why)
+    assert str(why) == (
+        "nothing is within the limits: each limit is met by some trial, but never all at once; nearest is trial 1 with "
+        "size_bytes 500 B, which misses 400 B by 100 B"
     )
 
 

@@ -76,8 +76,8 @@ class Tracing:
             at = np.array(item.idxs)
             if at.size and (at.min() < 0 or at.max() >= size):
                 raise NotFollowed(
-                    f"torch-pruning loses count of the channels on the way to {name!r}, which has {size}; an operator "
-                    "in between makes others of them, as a pixel shuffle does"
+                    f"torch-pruning loses count of the channels on the way to {name!r}, which has {size}; use route = "
+                    "'graph' for it"
                 )
             found.append(Member(name, makes, passes, int(size), at, np.array(item.root_idxs)))
         return found

@@ -49,6 +49,7 @@ class Attempt:
                 failure = failure.model_copy(update={"message": message})
             found = course.kept.model_copy(update={"state": "failed", "why": failure.message, "failure": failure})
         record.write(self.store, recipe, found)
+        course.tidy()
         return found
 
     def _named(self, weights: Mapping[str, float]) -> str:

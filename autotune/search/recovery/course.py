@@ -127,7 +127,13 @@ class Course:
         before = (*self._now.checkpoints, kept)
         left = record.thinned((*self._now.better(), kept), self._training.table.checkpoints)
         self._write(checkpoints=left, step=max(self._now.step, kept.step), seconds=max(self._now.seconds, kept.seconds))
-        unwanted = record.dropped(before, left)
+        self._delete(record.dropped(before, left))
+
+    def tidy(self) -> None:
+        """Delete the weights between cuts, when nothing will go on from them any more: what is kept then is trials."""
+        self._delete(record.dropped(self.kept.cuts, self.kept.checkpoints))
+
+    def _delete(self, unwanted: set[str]) -> None:
         if unwanted:
             in_use = {name for t in self._store.trials(details=False) for name in t.recipe.get(NAME, {}).values()}
             for name in unwanted - in_use:

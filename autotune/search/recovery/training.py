@@ -103,7 +103,8 @@ class Training:
         weights: Mapping[str, float] = {},
         watch: Callable[[Progress], None] | None = None,
     ) -> Iterator[Checkpoint]:
-        """What `recover` yields for a student, whose graph is used up. `weights` (sample id -> weight) count in the steps and in validation."""
+        """What `recover` yields for a student, whose graph is used up. `weights` (sample id -> weight) count in the
+        steps and in validation."""
         fit, held = data.split(self.train)
         together = joinable(student.model)
         yield from recover(

@@ -12,7 +12,7 @@ from autotune.search.surrogate.space import Floats
 
 FEWEST = 8  # pairs below which a rank correlation says nothing
 GOOD_RANK = 0.5
-GOOD_ERROR = 0.5  # of the spread: worse than half of what a constant guess would miss by
+GOOD_ERROR = 0.5  # of the spread: half of what a constant guess would miss by
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,34 @@ class Health:
     good: bool  # every objective is ranked well, or predicted to within half its spread
 
 
-def check_health(pairs: Sequence[tuple[Floats, Floats]], sign: Floats) -> Health | None:
-    """Health from (predicted, measured) batches, each (n, M) and minimised; None without any."""
+def check_health(pairs: Sequence[tuple[Floats, Floats]], sign: Floats, seen: Floats) -> Health | None:
+    """Health from (predicted, measured) batches, each (n, M) and minimised; None without any.
+
+    `seen` (N, M) is all that was measured. The spread is that of the batches or of all of it, the larger one: where
+    proposals differ by noise alone, as in a cost that hardly any choice changes, no model ranks them, and exploring
+    teaches nothing.
+    """
     if not pairs:
         return None
     predicted = np.concatenate([p for p, _ in pairs]) * sign
     measured = np.concatenate([m for _, m in pairs]) * sign
     ranks, errors, good = [], [], True
-    for p, m in zip(predicted.T, measured.T, strict=True):
+    for p, m, every in zip(predicted.T, measured.T, seen.T, strict=True):
         known = np.isfinite(m)
         p, m = p[known], m[known]
         rank = _spearman(p, m)
         scale = np.maximum(np.abs(m), 1e-12)
         errors.append(float(np.median(np.abs(p - m) / scale)) if len(m) else float("nan"))
         ranks.append(rank)
-        if len(m) >= FEWEST and rank < GOOD_RANK and np.abs(p - m).mean() > GOOD_ERROR * np.abs(m - m.mean()).mean():
-            good = False
+        if len(m) >= FEWEST and rank < GOOD_RANK:
+            spread = max(_spread(m), _spread(every[np.isfinite(every)]))
+            good &= bool(np.abs(p - m).mean() <= GOOD_ERROR * spread)
     return Health(len(predicted), tuple(ranks), tuple(errors), good)
+
+
+def _spread(values: Floats) -> float:
+    """What a constant guess misses by on average."""
+    return float(np.abs(values - values.mean()).mean()) if len(values) else 0.0
 
 
 def _spearman(a: Floats, b: Floats) -> float:

@@ -139,7 +139,7 @@ class State:
                 continue
             pairs.append((self.fit(history, start, batch).fitted.predict(history.configs[rows]), history.values[rows]))
         self._fits = {n: f for n, f in self._fits.items() if n >= first - 2 * self.batch_size}
-        self.health = check_health(pairs, self.sign)
+        self.health = check_health(pairs, self.sign, history.before(first).values)
         self.errors = None
         if pairs:
             missed = np.abs(np.concatenate([p - m for p, m in pairs]))

@@ -222,6 +222,22 @@ def test_without_a_driver_it_is_the_driver_that_is_missing(monkeypatch: pytest.M
     assert backend.classify(raised.value, "start") == "unavailable"
 
 
+def test_libraries_are_looked_for_wherever_nvidias_packages_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment that sees another one's packages has its onnxruntime in one and CUDA in the other."""
+    for name in ("cudnn", "cu13", "nccl"):
+        (tmp_path / "nvidia" / name / "lib").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    asked: list[str | None] = []
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda directory=None: asked.append(directory))
+    monkeypatch.setattr(backend, "_missing_library", lambda: "")
+    backend.load_libraries()
+    ours = [folder for folder in asked if folder and folder.startswith(str(tmp_path))]
+    assert asked[0] is None and ours == [str(tmp_path / "nvidia" / name / "lib") for name in ("cu13", "cudnn")]
+
+
 def test_errors_are_told_apart() -> None:
     full = RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : CUDA failure 2: out of memory ; GPU=0")
     assert backend.classify(full, "latency") == "oom"

@@ -125,10 +125,10 @@ def test_uniform_recipes() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shares": [0.5, 1.5]}, "share 1.5 must lie between"),
+        ({"shares": [0.5, 1.5]}, "shares has 1.5; give fractions"),
         ({"shares": []}, "at least one"),
         ({"shares": [0.5, 0.501]}, "different whole percents"),
-        ({"shares": ["half"]}, "share 'half' must lie"),
+        ({"shares": ["half"]}, "shares has 'half'; give fractions"),
         ({"round_to": 0}, "round_to is 0"),
         ({"round_to": 1.5}, "round_to is 1.5"),
         ({"shares": "0.5"}, r"shares is '0.5'; give a list, such as \[0.5\]"),
