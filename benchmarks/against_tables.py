@@ -28,8 +28,8 @@ def markdown(record: Mapping[str, Any]) -> str:
         "better, and an artifact that is larger or slower than the original or loses more adds nothing. Seconds are "
         "wall time on a machine that did other work too: they say who was given how much, not who is faster.",
         "",
-        "| model | tool | hypervolume | of ours | artifacts | failed | seconds | ended |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | tool | hypervolume | of ours | artifacts | failed | seconds | of CPU | ended |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, model in record["models"].items():
         own = model["tools"].get(OURS, {}).get("volume", 0.0)
@@ -41,10 +41,11 @@ def markdown(record: Mapping[str, Any]) -> str:
             share = f"{result['volume'] / own:.2f}" if own else ""
             text.append(
                 f"| {name} | {tool} {about} | {result['volume']:.4f} | {share} | "
-                f"{len(result['rows'])} | {failed} | {result['seconds']:.0f} | {result['ended']} |"
+                f"{len(result['rows'])} | {failed} | {result['seconds']:.0f} | {_cpu(result)} | {result['ended']} |"
             )
         union = model["union_of_tools"]
-        text.append(f"| {name} | all tools but ours together | {union:.4f} | {union / own if own else 0:.2f} | | | | |")
+        share = f"{union / own:.2f}" if own else ""
+        text.append(f"| {name} | all tools but ours together | {union:.4f} | {share} | | | | | |")
     for name, model in record["models"].items():
         text += ["", f"## {name}", "", f"Written {model['date'][:10]}. {model.get('remark', '')}".strip(), ""]
         if "version" not in model["tools"].get("neural-compressor", {"version": ""}):
@@ -61,6 +62,10 @@ def markdown(record: Mapping[str, Any]) -> str:
             text += ["", "What did not work, in the tools' and onnxruntime's own words:", ""]
             text += [f"- {tool}: {error}" for tool, error in errors]
     return "\n".join(text) + "\n"
+
+
+def _cpu(result: Mapping[str, Any]) -> str:
+    return f"{result['cpu_seconds']:.0f}" if "cpu_seconds" in result else "not recorded"
 
 
 def _best(rows: Sequence[Row], most: float) -> list[Row]:

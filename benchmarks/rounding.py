@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from onnxruntime import GraphOptimizationLevel as Level
 from scipy.special import log_softmax
 
 from autotune.compress import calibration, moments
@@ -89,9 +90,6 @@ class Subject:
         made.tell_moments(self.moments)
         made.calibrate_with = lambda structure: ranges(made, structure, self.workload)
         return made
-
-
-Level = onnxruntime.GraphOptimizationLevel
 
 
 def session(model: bytes, level: Level = Level.ORT_ENABLE_ALL) -> onnxruntime.InferenceSession:

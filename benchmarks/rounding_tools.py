@@ -34,7 +34,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from rounding import WAYS, Level, Subject, compared, damage, subject, uniform
+from onnxruntime import GraphOptimizationLevel as Level
+from rounding import WAYS, Subject, compared, damage, subject, uniform
 
 from autotune.judge.metrics import resolve_metrics
 from autotune.recipe import Recipe

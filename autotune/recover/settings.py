@@ -26,10 +26,11 @@ class Settings:
     `hard` and `features` weigh the three losses: distillation from the original at `temperature` (Hinton et al. 2015),
     the task's own loss on labels, and the squared error of the inputs of layers that both graphs name alike (FitNets,
     Romero et al. 2015). `lora_rank` above 0 trains low-rank adapters (Hu et al. 2021) of the weights of products and of
-    1x1 convolutions over frozen weights. `train` "norms-and-biases" trains vectors only. `keep_zeros` holds the zeros
-    of layers of which more than 30 % are zero. After every `evaluate_every` steps validation is looked at; after
-    `patience` looks in a row without a gain of `least_gain` (a share of the loss) training stops; after half of them,
-    and wherever the loss is twice the best, it goes back to the best weights and on at a lower learning rate.
+    1x1 convolutions over the frozen, rounded weights (`frozen`). `train` "norms-and-biases" trains vectors only.
+    `keep_zeros` holds the zeros of layers of which more than 30 % are zero. After every `evaluate_every` steps
+    validation is looked at; after `patience` looks in a row without a gain of `least_gain` (a share of the loss)
+    training stops; after half of them, and wherever the loss is twice the best, it goes back to the best weights and
+    on at a lower learning rate.
     `sample_weights`: whether the weights that batches carry count. `compare` says what the outputs are, where that
     cannot be told from the graph: rows of logits or probabilities, or plain numbers such as embeddings.
     """
@@ -94,7 +95,8 @@ class Checkpoint:
     `step` 0 is the student as it was given. `loss` is the mean training loss since the last look (NaN at step 0),
     `validation` the mean distillation loss of the validation samples, with the fake quantisers in place. `tensors` are
     the constants that training changes, float32, by their names and in their shapes in the student's graph; adapters
-    are merged. The layers' weights are not rounded: the dialect does that when it writes the artifact.
+    are merged. The layers' weights are not rounded: the dialect does that when it writes the artifact. What
+    adapters lie over is rounded already, so with them it is what the dialect would make of the student.
     """
 
     step: int

@@ -132,7 +132,7 @@ def _name(choice: str) -> str:
 
 def _cell(row: LayerRow, column: int) -> str:
     choice = row.choices[column]
-    text = "" if choice == "none" else palette.plain(choice, 16)
+    text = "" if choice == "none" else palette.plain(units.shorten(choice, 19))
     return f"{text} ⚠".strip() if row.mismatched[column] else text
 
 

@@ -70,7 +70,7 @@ def stages_figure(stages: tuple[Stage, ...]) -> go.Figure:
         ),
         layout=palette.base_layout(
             height=34 * len(stages) + 24,
-            xaxis={"visible": False, "range": [0, max((s.seconds for s in stages), default=1.0) * 1.3]},
+            xaxis={"visible": False, "range": [0, max((s.seconds for s in stages), default=1.0) * 1.5]},
             yaxis={"autorange": "reversed", "tickfont": {"size": 13, "color": palette.INK}},
             bargap=0.4,
         ),

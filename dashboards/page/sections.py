@@ -155,7 +155,7 @@ def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) ->
     figures: Figures = {}
     if info.rows and info.trials:
         figures["layers"] = layer_figure(info, recommended)
-        body = [legends.choices(info.choices), _figure("layers", width=380 + 90 * len(info.trials))]
+        body = [legends.choices(info.choices), _figure("layers", width=380 + 115 * len(info.trials))]
     else:
         body = [tag("p", "No compressed model to show yet.", class_="muted")]
     body.append(tag("h3", "Asked for and not what ran"))
@@ -184,7 +184,7 @@ def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) ->
     ), figures
 
 
-def _mismatches(info: LayerMap) -> list[Row]:
+def _mismatches(info: LayerMap) -> list[tuple[object, ...]]:
     """One row for all trials in which the same befell a layer: most often it is the same layer in nearly all trials."""
     asked: dict[tuple[str, str, str], dict[str, None]] = {}
     trials: dict[tuple[str, str, str], list[str]] = {}

@@ -132,7 +132,7 @@ def test_gradients_are_those_of_weights_that_are_kept(
     def gradients() -> list[torch.Tensor]:
         for each in parameters:
             each.grad = None
-        torch.stack([answer.square().sum() for answer in module(feeds).values()]).sum().backward()
+        torch.stack([answer.square().sum() for answer in module(feeds).values()]).sum().backward()  # type: ignore[no-untyped-call]
         return [each.grad.clone() for each in parameters if each.grad is not None]
 
     gradients()  # scales of blocks are searched in the first run, and held for the next

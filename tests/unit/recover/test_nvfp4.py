@@ -85,6 +85,6 @@ def test_the_student_computes_with_the_numbers_of_its_artifact(transposed: bool,
         product = product + bias
     assert error(answer.detach().numpy(), product) < 1e-3
     assert error(answer.detach().numpy(), original.detach().numpy()) > 0.03
-    answer.square().sum().backward()  # type: ignore[no-untyped-call]
+    answer.square().sum().backward()
     gradient = module.weights[layer.weight].grad
     assert gradient is not None and gradient.abs().sum() > 0
