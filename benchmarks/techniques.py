@@ -248,6 +248,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=2, metavar=("START", "FINALIST"), help="limits of training")
     parser.add_argument("--store", type=Path, default=Path("autotune-runs/techniques"))
     parser.add_argument("--only", nargs="+", help="of the variants, e.g. quantize 'all together'")
+    parser.add_argument("--rows", type=Path, nargs="+", help="results of runs with --only; gathered, nothing is run")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -256,16 +257,21 @@ def main() -> None:
     for name in arguments.models:
         found = subject(name)
         wanted = variants(found.config)
+        gathered = {row["techniques"]: row for path in arguments.rows or () for row in _rows(path, name)}
         for label, techniques in wanted.items():
-            if arguments.only and label not in arguments.only:
+            if (arguments.only and label not in arguments.only) or (arguments.rows and label not in gathered):
                 continue
-            row = run(found, label, techniques, arguments)
+            row = gathered[label] if arguments.rows else run(found, label, techniques, arguments)
             rows = [r for r in rows if (r["model"], r["techniques"]) != (name, label)] + [row]
             places = {each: place for place, each in enumerate(wanted)}
             rows.sort(key=lambda r: (r["model"], places.get(r["techniques"], 0) if r["model"] == name else 0))
             print(table([row]).splitlines()[2], flush=True)
             write(rows, arguments)
     print(table(rows))
+
+
+def _rows(path: Path, model: str) -> list[dict[str, Any]]:
+    return [row for row in json.loads(path.read_text())["rows"] if row["model"] == model]
 
 
 def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:

@@ -294,7 +294,7 @@ class Study:
         directions = ["minimize" if key.smaller_is_better else "maximize" for key in self.objectives]
         variables = self._prepared.space.variables if self._prepared is not None else ()
         choices = {v.name: v.choices for v in variables}
-        path = self.store.folder / "optuna.log"
+        path = self.store.journal
         mirror(self.store.trials(details=False), path, self.config.name, directions, names, choices=choices)
 
 

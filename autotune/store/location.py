@@ -34,6 +34,12 @@ class Location:
     file: Path | None
     folder: Path
 
+    @property
+    def journal(self) -> Path:
+        """Of the Optuna view. Stores in one folder have one each: two of the same study would be one study in it."""
+        own = "" if self.file is None or self.file.name == "store.db" else f"{self.file.stem}."
+        return self.folder / f"{own}optuna.log"
+
     def __str__(self) -> str:
         """For people: never shows a password."""
         return str(self.file) if self.file is not None else redact(str(self.url))

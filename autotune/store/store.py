@@ -53,14 +53,15 @@ def open_store(store: str | Path | None, study: str, *, must_exist: bool = False
 class Store:
     """The records of one study; made by `open_store`. Safe for threads; not to be carried over a fork.
 
-    Attributes: `study`, its name; `folder`, where its files are; `file`, where it is one; `place`, the store as text
-    for people.
+    Attributes: `study`, its name; `folder`, where its files are; `file`, where it is one; `journal`, where its Optuna
+    view is; `place`, the store as text for people.
     """
 
     def __init__(self, location: Location, engine: sa.Engine) -> None:
         self.study = location.study
         self.folder = location.folder
         self.file = location.file  # None where it is a server's database
+        self.journal = location.journal
         self.place = str(location)
         self._location = location
         self._engine = engine

@@ -35,6 +35,11 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 # ---- places
 
 
+def test_stores_in_one_folder_have_an_optuna_view_each(tmp_path: Path) -> None:
+    views = [locate(tmp_path / name, "digits").journal.name for name in ("store.db", "again.db")]
+    assert views == ["optuna.log", "again.optuna.log"]
+
+
 def test_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with open_store(None, "digits") as store:
