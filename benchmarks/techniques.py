@@ -66,6 +66,9 @@ def run(found: Subject, label: str, techniques: dict[str, dict[str, object]], ar
     search = found.config.search.model_copy(update={"trials": wanted})
     recover = _limited(found.config.recover, arguments.steps)
     update = {"techniques": techniques, "search": search, "recover": recover, "name": name}
+    if arguments.seconds is not None:
+        seconds = min(arguments.seconds, found.config.measure.max_seconds)
+        update["measure"] = found.config.measure.model_copy(update={"max_seconds": seconds})
     config = found.config.model_copy(update=update)
     with Study.open(config, found.workload, store=arguments.store / f"{name}.db", folder=found.folder) as study:
         with _timed(study.store), _trained_as_it_is() if label == TRAINING else contextlib.nullcontext():
@@ -88,6 +91,7 @@ def run(found: Subject, label: str, techniques: dict[str, dict[str, object]], ar
     return {
         "model": found.config.name,
         "techniques": label,
+        "command": _command(found.config.name, arguments),
         "metric": metric,
         "objectives": [str(key) for key in config.objective_keys],
         "trials": wanted,
@@ -246,6 +250,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=14, help="of each technique alone")
     parser.add_argument("--factor", type=int, default=2, help="how many times as many all together gets")
     parser.add_argument("--steps", type=int, nargs=2, metavar=("START", "FINALIST"), help="limits of training")
+    parser.add_argument("--seconds", type=float, help="the most that one latency measurement of the search may take")
     parser.add_argument("--store", type=Path, default=Path("autotune-runs/techniques"))
     parser.add_argument("--only", nargs="+", help="of the variants, e.g. quantize 'all together'")
     parser.add_argument("--rows", type=Path, nargs="+", help="results of runs with --only; gathered, nothing is run")
@@ -261,7 +266,8 @@ def main() -> None:
         for label, techniques in wanted.items():
             if (arguments.only and label not in arguments.only) or (arguments.rows and label not in gathered):
                 continue
-            row = gathered[label] if arguments.rows else run(found, label, techniques, arguments)
+            gathered_now = {"command": _command(name, arguments), **gathered.get(label, {})}
+            row = gathered_now if arguments.rows else run(found, label, techniques, arguments)
             rows = [r for r in rows if (r["model"], r["techniques"]) != (name, label)] + [row]
             places = {each: place for place, each in enumerate(wanted)}
             rows.sort(key=lambda r: (r["model"], places.get(r["techniques"], 0) if r["model"] == name else 0))
@@ -274,12 +280,16 @@ def _rows(path: Path, model: str) -> list[dict[str, Any]]:
     return [row for row in json.loads(path.read_text())["rows"] if row["model"] == model]
 
 
+def _command(model: str, arguments: argparse.Namespace) -> str:
+    command = f"python benchmarks/techniques.py {model} --trials {arguments.trials} --factor {arguments.factor}"
+    steps = " --steps {} {}".format(*arguments.steps) if arguments.steps else ""
+    return command + steps + (f" --seconds {arguments.seconds:g}" if arguments.seconds is not None else "")
+
+
 def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     """The JSON, and the table beside it."""
-    command = f"python benchmarks/techniques.py {' '.join(arguments.models)} --trials {arguments.trials}"
-    steps = " --steps {} {}".format(*arguments.steps) if arguments.steps else ""
+    commands = ", ".join(f"`{each}`" for each in dict.fromkeys(row["command"] for row in rows))
     record = {
-        "command": f"{command} --factor {arguments.factor}{steps}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
@@ -299,7 +309,7 @@ def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
         f"that of size, latency and worst-slice drop between {CORNER}, in brackets without training at the end and of "
         "as many trials as each technique alone has. Wall seconds count what the whole search took on a machine whose "
         f"load average at the end of each row was {loads} on {os.cpu_count()} CPUs. "
-        f"`{record['command']}`, {record['date']}.\n\n" + table(rows)
+        f"{commands}, {record['date']}.\n\n" + table(rows)
     )
 
 

@@ -57,8 +57,11 @@ def measure_memory(
     return memory, statistics.median(cold) if cold else None
 
 
-def measure_energy(agent: AgentClient, model: Model, feeds: list[Feed], count: int, seconds: float) -> Energy | None:
-    """Joules of one inference above rest, from `seconds` of work and as many of rest. None without a counter.
+def measure_energy(
+    agent: AgentClient, model: Model, feeds: list[Feed], count: int, seconds: float, environment: dict[str, Fact]
+) -> Energy | None:
+    """Joules of one inference above rest, from `seconds` of work and as many of rest. None without a counter, and where
+    `seconds` are too short for it: `environment` says so as `energy`.
 
     `count` inferences are between two looks at the clock.
     """
@@ -76,6 +79,8 @@ def measure_energy(agent: AgentClient, model: Model, feeds: list[Feed], count: i
     )
     with agent.reading("energy"):
         if not reply["source"]:
+            if reply.get("why"):
+                environment["energy"] = str(reply["why"])
             return None
         return summarise(str(reply["source"]), reply["slices"])
 

@@ -235,7 +235,12 @@ def _measure(
     if scenario.energy_seconds:
         count = len(kept[0].shapes[first]["a"].samples) // len(kept[0].shapes[first]["a"].medians)
         taken.energy = measure_energy(
-            agents.resident(), subject.models["a"], subject.feeds[first], count, scenario.energy_seconds
+            agents.resident(),
+            subject.models["a"],
+            subject.feeds[first],
+            count,
+            scenario.energy_seconds,
+            taken.environment,
         )
     for label, feeds in subject.feeds.items():
         shapes = {name: tuple(value.shape) for name, value in feeds[0].items()}

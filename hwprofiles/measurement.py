@@ -120,7 +120,8 @@ class AcceleratorMemory(_Record):
     plan: int | None = None  # the serialised engine
     weights: int | None = None  # of it, weights
     activations: int | None = None  # what the runtime reserves for intermediate tensors
-    process: int | None = None  # what the card's used memory grew by while the model was open and ran
+    process: int | None = None  # what the card's used memory grew by while the model was open and ran, the process's
+    # CUDA context included (hundreds of MB, whatever the model): it is made when the first model is opened
     process_source: str = ""  # "nvml:process", or "nvml:device" where the driver does not tell processes apart
 
 
@@ -134,7 +135,7 @@ class Accelerator(_Record):
     card: str = Field(min_length=1)  # the driver's name of it
     driver: str = Field(min_length=1)
     timer: Literal["cuda-events", "host"]  # what told the latency
-    enqueue: float | None = None  # host time of asking for one inference
+    enqueue: float | None = None  # host time of asking for one inference with nothing before it in the card's queue
     end_to_end: float | None = None  # with copies to the card and back
     clock_hz: tuple[float, float] | None = None  # lowest and highest of the multiprocessors that was read
     temperature: tuple[float, float] | None = None  # degrees Celsius, likewise

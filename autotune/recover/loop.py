@@ -41,10 +41,11 @@ def train(
     hard_loss: losses.HardLoss | None = None,
     roundings: Mapping[str, Rounding] = {},
     dialect: object = None,
+    before: int = 0,
 ) -> Iterator[Checkpoint]:
     """See `training.recover`."""
     pupil = _Pupil(
-        student, teacher, list(layers), decisions, ranges, validation, settings, hard_loss, roundings, dialect
+        student, teacher, list(layers), decisions, ranges, validation, settings, hard_loss, roundings, dialect, before
     )
     del student, teacher  # the pupil has what it needs of them
     clock, data = Clock(settings), _lessons(_endless(batches), settings)
@@ -53,7 +54,9 @@ def train(
     pupil.remember()
     seen: list[float] = []
     stale = 0
+    pupil.trying = True
     step, loss, value = RateTest(pupil, clock, settings, data, watch).run(best)
+    pupil.trying, pupil.tried = False, step
     if value < best:
         best = mark = value
         pupil.remember()
@@ -94,8 +97,11 @@ class _Pupil:
         hard_loss: losses.HardLoss | None,
         roundings: Mapping[str, Rounding],
         dialect: object,
+        before: int,
     ) -> None:
-        self._settings = settings
+        self._settings, self._before = settings, before
+        self.trying, self.tried = False, 0  # whether steps are tries of rates, and how many there were
+        self._blamed = False  # the user's own loss was the first that was not finite
         self._student, self._teacher = OnnxModule(student), OnnxModule(teacher, trains=False)
         trained = weights.prepare(self._student, layers, settings)
         self._parameters, self._names = trained.parameters, trained.names
@@ -116,6 +122,7 @@ class _Pupil:
         self._features: list[str] = []
         if settings.features:
             self._features = losses.shared_features(student.graph, teacher.graph, layers)
+        self._own = hard_loss is not None
         self._hard: losses.HardLoss | None = None
         if settings.hard:
             self._hard = self._of_outputs(hard_loss) if hard_loss else losses.cross_entropy(self._outputs)
@@ -206,6 +213,9 @@ class _Pupil:
         if self._hard is None:
             raise UsageError("recover: hard is set but there is no loss to compute; give hard_loss")
         loss = self._hard(tensors, batch.labels)
+        if self._own and not bool(torch.isfinite(loss).all()):
+            outputs = (tensors[name] for name in self._student.outputs)
+            self._blamed = all(bool(torch.isfinite(tensor).all()) for tensor in outputs)
         return loss if loss.dim() == 1 else loss.mean().expand(len(batch.weights))
 
     def _of_outputs(self, loss: losses.HardLoss) -> losses.HardLoss:
@@ -262,9 +272,20 @@ class _Pupil:
         given = settings.learning_rate or settings.relative_rate
         now = "" if given is None else f" (now {given:g})"
         advice = f"{'set a low' if given is None else 'lower'} {name}{now}"
-        if step == 0:
+        subject = f"the {what} became {value}"
+        if self._blamed:
+            subject = f"the workload's own loss is {value}"
+            advice = "the model's outputs were finite, so make Workload.loss finite for every sample"
+        elif step == 0:
             advice = "the compressed model gives no finite answers before training; recover a milder recipe"
-        message = f"recover: the {what} became {value} at step {step}; {advice}"
+        elif step == 1 and what == "loss":
+            advice = "no weight has changed by then, so the answers to training samples are not finite; check these"
+        during = ""
+        if self.trying:
+            during = " (a try of how large steps may be)"
+        elif self.tried and step:
+            during = f" ({self.tried} of them tries of how large steps may be)"
+        message = f"recover: {subject} at step {self._before + step}{during}; {advice}"
         raise TrialFailure(Failure(kind="nonfinite", stage="recover", message=message))
 
 

@@ -88,7 +88,8 @@ class HostSession:
     """One opened model. `notes` say what could not be had as asked for."""
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
-        self.notes: list[str] = []
+        self._notes: list[str] = []
+        self._launching: list[str] = []  # what the last block says of asking
         self._options = options
         self._device = torch.device(options["device"])
         self._written: dict[tuple[Any, ...], Callable[..., Any]] = {}
@@ -103,6 +104,11 @@ class HostSession:
         kinds = {initializer.name for initializer in model.graph.initializer}
         self.inputs = [_port(value) for value in model.graph.input if value.name not in kinds]
         self.outputs = [_port(value) for value in model.graph.output]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of this session."""
+        return [*self._notes, *self._launching]
 
     def run(self, feed: Feed) -> list[Any]:
         """One inference with its copies, if any; the outputs in the order of `outputs`."""
@@ -153,9 +159,10 @@ class CardSession(HostSession):
         self._first = 0.0
 
     def time_block(self, feeds: list[Feed], count: int) -> dict[str, Any]:
-        """Seconds of `count` inferences on the card, of asking for each, and of some with their copies.
+        """Seconds of `count` inferences; see `card_block.time_block`.
 
-        The next inference is asked for while one runs, so that the card never waits for us (as trtexec does).
+        The next inference is asked for while one runs (as trtexec does), so that the card does not wait for us unless
+        asking takes longer, as it does for small models without a CUDA graph; `notes` tell it.
         """
         bound = self._bind(feeds)
         measure = self._on_card if self._device.type == "cuda" else self._on_host
@@ -163,8 +170,10 @@ class CardSession(HostSession):
             count,
             _MOST_EVENTS,
             lambda part: self._guarded(measure, bound, part),
+            lambda some: self._guarded(self._asking, bound, some),
             lambda some: [self._with_copies(feeds[index % len(feeds)]) for index in range(some)],
         )
+        self._launching = card_block.launch_notes(told)
         return {**told, "load": self.load_seconds, "first": self._first}
 
     def accelerator_memory(self, feed: Feed) -> dict[str, Any]:
@@ -204,39 +213,41 @@ class CardSession(HostSession):
             if cuda_events.is_full(str(error)):
                 raise
             _cuda.synchronize()
-            self.notes.append(f"no CUDA graph: {' '.join(str(error).split())[:200]}")
+            self._notes.append(f"no CUDA graph: {' '.join(str(error).split())[:200]}")
             self._options = {**self._options, "cuda_graph": False}
             for one in self._bound:
                 one.replay = None
             return
         self.conditions["cuda_graph"] = True
 
-    def _on_card(self, bound: list[_Bound], count: int) -> tuple[list[float], list[float]]:
-        """(seconds of asking, seconds on the card) of each inference."""
+    def _on_card(self, bound: list[_Bound], count: int) -> list[float]:
+        """Seconds on the card of each inference, one of them asked for ahead."""
         events = [_cuda.Event(enable_timing=True) for _ in range(2 * count)]
         for event in events:
             event.record()  # makes it: only then is it free of cost
         _cuda.synchronize()
-        asked = [0.0] * count
         for index in range(count):
-            one = bound[index % len(bound)]
             events[2 * index].record()
-            start = time.perf_counter()
-            one.run()
-            asked[index] = time.perf_counter() - start
+            bound[index % len(bound)].run()
             events[2 * index + 1].record()
             if index:
                 events[2 * index - 1].synchronize()
         _cuda.synchronize()
-        return asked, [_between(events[2 * i], events[2 * i + 1]) for i in range(count)]
+        return [_between(events[2 * i], events[2 * i + 1]) for i in range(count)]
 
-    def _on_host(self, bound: list[_Bound], count: int) -> tuple[list[float], list[float]]:
+    def _asking(self, bound: list[_Bound], count: int) -> list[float]:
+        """Seconds of asking; none on the CPU, where that is computing."""
+        if self._device.type != "cuda":
+            return []
+        return card_block.asking(lambda index: bound[index % len(bound)].run(), _cuda.synchronize, count)
+
+    def _on_host(self, bound: list[_Bound], count: int) -> list[float]:
         took = []
         for index in range(count):
             start = time.perf_counter()
             bound[index % len(bound)].run()
             took.append(time.perf_counter() - start)
-        return [], took
+        return took
 
     def _with_copies(self, feed: Feed) -> float:
         start = time.perf_counter()

@@ -40,6 +40,7 @@ def recover(
     hard_loss: HardLoss | None = None,
     roundings: Mapping[str, Rounding] = {},
     dialect: object = None,
+    before: int = 0,
 ) -> Iterator[Checkpoint]:
     """Train the float graph `student` so that, once `decisions` are written, it answers like `teacher`.
 
@@ -50,12 +51,13 @@ def recover(
     `roundings` says how a layer's weight is rounded, where that is not to nearest, and what the layer reads; their bias
     correction is left out, because training finds the biases. `dialect` is what the artifact is written in: one that is
     a `dialects.sixteen.ComputesInSixteen` says how layers round; None and all others round as on the CPU.
+    `before` is the number of steps that earlier calls took: a message counts them.
 
     Yields the student as it was given (step 0), then a checkpoint whenever validation has improved.
 
     Raises `DataError` for operators that cannot be trained through and for samples that lack an input, `UsageError`
     where there are no samples or labels to learn from, `TrialFailure` of kind "nonfinite" and stage "recover" when a
-    loss becomes NaN or infinite: the message names the step. What was yielded before stays good.
+    loss becomes NaN or infinite: the message names the step, and whether it was the user's own loss. What was yielded before stays good.
     """
     from autotune.recover.loop import train  # the way to torch
 
@@ -72,4 +74,5 @@ def recover(
         hard_loss=hard_loss,
         roundings=roundings,
         dialect=dialect,
+        before=before,
     )

@@ -1,14 +1,16 @@
 """What zeros buy on each target, measured: the model with most zeros against the dense one, by the ordinary protocol.
 
-Done once per target and recipe, and kept in the store under "zeros/TARGET". A few pairs are enough: a kernel that skips
-zeros is worth tens of percent, and one that does not is a tie.
+Done once per target and recipe, and kept in the store under "zeros/TARGET". A few pairs are mostly enough: a kernel that
+skips zeros is worth tens of percent, and one that does not is a tie. That there is no difference is said only of an
+interval that lies within `EQUIVALENT`; what is not told apart is measured again the next time, by the study's whole
+protocol.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,10 +27,20 @@ from autotune.store import Store
 from autotune.techniques.sparsity_report import compressed_size
 from autotune.trial import Value
 from hwprofiles.errors import DeviceFailure
+from hwprofiles.scenario import Scenario
 
 KEY = "zeros/"
 STAGE = "sparsify"  # of the techniques that make zeros
+EQUIVALENT = 0.03  # of the time: no difference, where the whole interval is within it (two one-sided tests)
 _ALIKE = 0.01  # of the time: a difference that is no speed-up worth a word
+
+Verdict = Literal["faster", "slower", "the same", "undecided", "not measured"]
+_IN_WORDS: Mapping[Verdict, str] = {
+    "faster": "it is faster",
+    "slower": "it is slower, measured",
+    "the same": "no speed-up here, measured",
+    "undecided": "its time is not told apart from that of the dense model",
+}
 
 
 class Zeros(BaseModel):
@@ -54,18 +66,35 @@ class Zeros(BaseModel):
     @property
     def faster(self) -> bool:
         """Whether the whole interval says so."""
-        return self.time is not None and self.time.high < 1 - _ALIKE
+        return self.verdict == "faster"
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it was timed, and the interval is too wide to say anything."""
+        return self.verdict == "undecided"
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the interval says. A single pair has none (it is one number) and says nothing."""
+        if self.time is None:
+            return "not measured"
+        low, high = self.time.low, self.time.high
+        if not low < high:
+            return "undecided"
+        if high < 1 - _ALIKE:
+            return "faster"
+        if low > 1 + _ALIKE:
+            return "slower"
+        return "the same" if 1 - EQUIVALENT <= low and high <= 1 + EQUIVALENT else "undecided"
 
     @property
     def speed(self) -> str:
         """What it does to the time, in words."""
         if self.time is None:
             return f"its time could not be measured: {self.failure}"
-        interval = f"{self.time.value:.3f} times that of the dense model ({self.time.low:.3f} to {self.time.high:.3f})"
-        if self.faster:
-            return f"it is faster: {interval}"
-        slower = self.time.low > 1 + _ALIKE
-        return f"{'it is slower' if slower else 'no speed-up here'}, measured: {interval}"
+        low, high = self.time.low, self.time.high
+        spread = f"{low:.3f} to {high:.3f}" if low < high else "one pair, so no interval"
+        return f"{_IN_WORDS[self.verdict]}: {self.time.value:.3f} times that of the dense model ({spread})"
 
     @property
     def sentence(self) -> str:
@@ -87,7 +116,8 @@ def find_out(
     config: StudyConfig, prepared: Prepared, store: Store, runner: TrialRunner, watch: Watcher
 ) -> dict[str, tuple[Zeros, ...]]:
     """Target -> what zeros buy there; measured where it is not known of the target and the recipe as they are now, and
-    again where that failed. Empty where the study makes no zeros, or has no target whose times count."""
+    again where that failed or did not tell them apart. Empty where the study makes no zeros, or has no target whose
+    times count."""
     recipes = dict(_recipes(prepared))
     found: dict[str, tuple[Zeros, ...]] = {}
     for target in prepared.timed if recipes else ():
@@ -100,9 +130,14 @@ def find_out(
         }
         try:
             for choice, recipe in recipes.items():
-                if choice not in kept:
-                    watch(Progress("prepare", f"what zeros buy: {choice} on {target}"))
-                    kept[choice] = _measured(config, prepared, store, runner, target, choice, recipe)
+                before = kept.get(choice)
+                if before is not None and not before.undecided:
+                    continue
+                watch(Progress("prepare", f"what zeros buy: {choice} on {target}"))
+                scenario = few_pairs(config.measure) if before is None else _all_pairs(config.measure)
+                made = _measured(scenario, prepared, store, runner, target, choice, recipe)
+                if before is None or made.time is not None:  # something undecided is more than a failure
+                    kept[choice] = made
         except TargetPaused:
             continue  # a help, not a need: said as far as it is known
         finally:
@@ -110,6 +145,11 @@ def find_out(
                 store.set_meta(KEY + target, [each.model_dump(mode="json") for each in kept.values()])
         found[target] = tuple(kept[choice] for choice in recipes)
     return found
+
+
+def _all_pairs(scenario: Scenario) -> Scenario:
+    """The study's protocol, of which latency alone counts here."""
+    return scenario.model_copy(update={"memory_runs": 0, "energy_seconds": 0.0})
 
 
 def known(store: Meta, target: str) -> tuple[Zeros, ...]:
@@ -150,7 +190,7 @@ def _identity(prepared: Prepared, recipe: Recipe) -> tuple[str, str]:
 
 
 def _measured(
-    config: StudyConfig, prepared: Prepared, store: Store, runner: TrialRunner, target: str, choice: str, recipe: Recipe
+    scenario: Scenario, prepared: Prepared, store: Store, runner: TrialRunner, target: str, choice: str, recipe: Recipe
 ) -> Zeros:
     device, assembler = prepared.devices[target], prepared.assembler_of(target)
     fixed = prepared.space.fixed
@@ -164,9 +204,7 @@ def _measured(
             paths[index].write_bytes(content)
             sizes[index] = compressed_size(content)
         with runner.targets.using(target):
-            found = device.measure(
-                paths[0], prepared.latency_inputs, baseline=paths[1], scenario=few_pairs(config.measure)
-            )
+            found = device.measure(paths[0], prepared.latency_inputs, baseline=paths[1], scenario=scenario)
             if found.failure is not None and found.failure.stage == "start":
                 raise DeviceFailure(found.failure)
         if found.failure is not None:

@@ -1,11 +1,13 @@
 """An environment for each runtime: made from local wheels on top of what the interpreter that runs this has installed.
 
 A virtual environment that is made from another one does not see its packages, not with --system-site-packages either:
-a .pth file names its folders instead. pip is this interpreter's own, so that no environment needs one. Stdlib only.
+a .pth file names its folders instead, behind its own: a newer wheel counts, and nothing is changed where the older one
+lies. pip is this interpreter's own, so that no environment needs one. Stdlib only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -44,6 +46,15 @@ CHECKS = {
     "tensorrt": "import tensorrt",
 }
 NAMES = ("main", *WAYS)
+JOINED = "joined"  # beside the environments: wheels that came in pieces
+# What a machine with torch for CUDA, onnx, scipy, scikit-learn and pytest mostly lacks, or has too old.
+LEAN = (
+    *("onnxruntime", "onnx-ir", "optuna", "sqlalchemy", "alembic", "pydantic", "typer", "plotly"),
+    *("colorlog", "greenlet", "Mako", "annotated-types", "typing-inspection"),
+)
+_PIP_SECONDS, _SECONDS = 240.0, 120.0  # that pip, and any other process, may take
+# Of whoever calls us: these would stand in front of an environment's own packages, or lead it away from them.
+_NOT_OURS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
 _LISTED = ("torch", "onnx", "numpy", "tensorrt", "nvidia", "cuda", "hw-autotune", "scikit-learn", "optuna")
 
 
@@ -60,22 +71,29 @@ def required() -> list[str]:
     ]
 
 
+def clean() -> dict[str, str]:
+    """This process's variables without those that change what an interpreter imports."""
+    return {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
+
+
 def make(name: str, wheels: Path, folder: Path) -> dict[str, Any]:
-    """The environment in `folder` (one that is there is kept): its interpreter, versions and gaps; or why not."""
+    """The environment in `folder`: its interpreter, versions and gaps; or why not.
+
+    One that is there is kept, with its gaps, until the wheels are others.
+    """
     python = folder / "bin" / "python"
     if not python.exists():
-        done = _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
+        done = said([sys.executable, "-m", "venv", "--without-pip", str(folder)])
         if done.returncode:
-            return {"not_installed": _said(done)}
+            return {"not_installed": _last_line(done)}
         _see_ours(python)
-    kept = folder / "found.json"
-    if kept.is_file():
-        return dict(json.loads(kept.read_text()))
+    kept, there = folder / "found.json", _listing(wheels)
+    if kept.is_file() and (before := json.loads(kept.read_text()))["wheels"] == there:
+        return dict(before["found"])
     found = _fill_main(python, wheels) if name == "main" else _fill(name, python, wheels)
     if "not_installed" not in found:
         found = {"python": str(python), **found, "versions": _versions(python)}
-        if "missing" not in found:  # more wheels may come
-            kept.write_text(json.dumps(found))
+    kept.write_text(json.dumps({"wheels": there, "found": found}))
     return found
 
 
@@ -109,6 +127,9 @@ def commands(folder: str, version: str | None) -> list[str]:
         return " ".join([before, *(f"'{word}'" if re.search(r"[<>=\[]", word) else word for word in words)])
 
     return [
+        "# main, where the machine has torch with CUDA, onnx, scipy, scikit-learn and pytest; all others are below",
+        line([_as_required(name) for name in LEAN], f"{get} --no-deps"),
+        line(("pydantic>=2.10",)),  # with its core, which must be the very one that it names
         "# main: searches, tests, protocol",
         line(plain),
         "# only where that machine has no torch with CUDA:",
@@ -125,6 +146,11 @@ def commands(folder: str, version: str | None) -> list[str]:
     ]
 
 
+def _as_required(name: str) -> str:
+    """The project's own requirement of that package, or just its name."""
+    return next((entry for entry in PROJECT["dependencies"] if re.match(rf"{name}\b(?!-)", entry)), name)
+
+
 def _fill_main(python: Path, wheels: Path) -> dict[str, Any]:
     """All requirements at once; where that fails one by one, so that a missing one costs only what needs it."""
     _register(python)
@@ -132,18 +158,18 @@ def _fill_main(python: Path, wheels: Path) -> dict[str, Any]:
     others: dict[str, str] = {}
     done = _pip(python, wheels, required())
     if done.returncode:
-        for entry in required():
+        for entry in _unmet(python, required()):
             done = _pip(python, wheels, [entry])
             if done.returncode and (alone := _pip(python, wheels, ["--no-deps", entry])).returncode == 0:
-                others[entry] = f"without what it needs: {_said(done)}"
+                others[entry] = f"without what it needs: {_last_line(done)}"
             elif done.returncode:
                 there = _version(python, re.split(r"[<>=\[ ]", entry)[0])
-                (others if there else missing)[entry] = f"only {there} is there" if there else _said(alone)
+                (others if there else missing)[entry] = f"only {there} is there" if there else _last_line(alone)
     return {key: value for key, value in (("missing", missing), ("not_as_required", others)) if value}
 
 
 def _fill(name: str, python: Path, wheels: Path) -> dict[str, Any]:
-    torch = _run([str(python), "-c", "import torch; assert torch.version.cuda"]).returncode == 0
+    torch = said([str(python), "-c", "import torch; assert torch.version.cuda"]).returncode == 0
     reasons = []
     for way in WAYS[name]:
         if way[0] == "?" and not torch:
@@ -152,12 +178,12 @@ def _fill(name: str, python: Path, wheels: Path) -> dict[str, Any]:
         done = _pip(python, wheels, words)
         if done.returncode == 0:
             break
-        reasons.append(_said(done))
+        reasons.append(_last_line(done))
     else:
         return {"not_installed": reasons[0]}
-    checked = _run([str(python), "-c", CHECKS[name]])
+    checked = said([str(python), "-c", CHECKS[name]])
     if checked.returncode:
-        return {"not_installed": f"installed, and of no use: {_said(checked)}"}
+        return {"not_installed": f"installed, and of no use: {_last_line(checked)}"}
     found: dict[str, Any] = {"installed": " ".join(words)}
     if reasons:
         found["otherwise"] = reasons
@@ -167,15 +193,45 @@ def _fill(name: str, python: Path, wheels: Path) -> dict[str, Any]:
 
 
 def _pip(python: Path, wheels: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
-    quiet = ("--quiet", "--disable-pip-version-check", "--no-index", "--find-links", str(wheels))
-    return _run([sys.executable, "-m", "pip", "--python", str(python), "install", *quiet, *words])
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-index", "--find-links", str(wheels)]
+    joined = python.parents[2] / JOINED
+    if joined.is_dir():
+        quiet += ["--find-links", str(joined)]
+    return said([sys.executable, "-m", "pip", "--python", str(python), "install", *quiet, *words], _PIP_SECONDS)
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def said(command: list[str], seconds: float = _SECONDS) -> subprocess.CompletedProcess[str]:
+    """What it said; exit code 124 if it took too long."""
+    try:
+        return subprocess.run(command, env=clean(), capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        told = f"ERROR: {' '.join(command[1:4])} was ended after {seconds:.0f} s"
+        return subprocess.CompletedProcess(command, 124, "", told)
 
 
-def _said(done: subprocess.CompletedProcess[str]) -> str:
+def _listing(wheels: Path) -> str:
+    """A digest of names and sizes: when the wheels are others, what was missing may be there."""
+    files = sorted((str(path.relative_to(wheels)), path.stat().st_size) for path in wheels.rglob("*") if path.is_file())
+    return hashlib.sha256(json.dumps([files, required(), WAYS]).encode()).hexdigest()
+
+
+def _unmet(python: Path, entries: list[str]) -> list[str]:
+    """Those requirements that what the environment sees does not meet; compared by pip's own code."""
+    code = (
+        "import json, sys\n"
+        "from pip._vendor.packaging.requirements import Requirement as R\n"
+        "there, entries = json.load(sys.stdin)\n"
+        "name = lambda text: text.lower().replace('_', '-').replace('.', '-')\n"
+        "there = {name(key): value for key, value in there.items()}\n"
+        "met = lambda r: name(r.name) in there and r.specifier.contains(there[name(r.name)], prereleases=True)\n"
+        "print(json.dumps([entry for entry in entries if not met(R(entry))]))"
+    )
+    asked = json.dumps([_everything(python), entries])
+    done = subprocess.run([sys.executable, "-c", code], input=asked, env=clean(), capture_output=True, text=True)
+    return [str(entry) for entry in json.loads(done.stdout)] if done.returncode == 0 else entries
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
     """The line that says most: pip's last error, or a traceback's last line."""
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")]
@@ -212,22 +268,28 @@ def _site(python: Path) -> Path:
 
 def _has(python: str, module: str) -> bool:
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    return _run([python, "-c", code]).returncode == 0
+    return said([python, "-c", code]).returncode == 0
 
 
 def _version(python: Path, package: str) -> str:
     code = f"from importlib.metadata import version; print(version({package!r}))"
-    done = _run([str(python), "-c", code])
+    done = said([str(python), "-c", code])
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _versions(python: Path) -> dict[str, str]:
-    """Packages that numbers depend on; the first of a name is the one that is imported."""
+    """Packages that numbers depend on."""
+    listed = _everything(python)
+    return {name: listed[name] for name in sorted(listed) if name.lower().startswith(_LISTED)}
+
+
+def _everything(python: Path) -> dict[str, str]:
+    """All packages that it sees; the first of a name is the one that is imported."""
     code = (
         "import json, importlib.metadata as m; found = {}\n"
         "for d in m.distributions(): found.setdefault(d.metadata['Name'], d.version)\n"
         "print(json.dumps(found))"
     )
-    done = _run([str(python), "-c", code])
+    done = said([str(python), "-c", code])
     listed = json.loads(done.stdout) if done.returncode == 0 else {}
-    return {name: listed[name] for name in sorted(listed) if name and name.lower().startswith(_LISTED)}
+    return {name: version for name, version in listed.items() if name and name != "null"}

@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import environments
+import pieces
 import steps
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-STEPS = ("tests", "protocol", "study", "tensorrt", "comparison")  # in the order of what they are worth
+# In the order of what they are worth: step -> its part of --seconds. What a step leaves goes to those behind it, and a
+# step that cannot run here has none.
+SHARES = {"protocol": 0.45, "study": 0.30, "tests": 0.15, "tensorrt": 0.05, "comparison": 0.05}
+STEPS = tuple(SHARES)
 PATIENCE = {"tests": 1200, "protocol": 3600, "study": 5400, "tensorrt": 5400, "comparison": 1800}  # seconds
 _SEARCH = ("numpy", "onnx", "onnxruntime", "onnx_ir", "ml_dtypes", "pydantic", "scipy", "torch", "onnxscript")
 _STUDY = (*_SEARCH, "optuna", "sqlalchemy", "alembic", "typer", "rich", "plotly", "sklearn")
@@ -58,6 +62,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", default=",".join(STEPS), help="those of this call; the others stay as they are")
     parser.add_argument("--seconds", type=float, default=None, help="for all of this call; steps are cut short to fit")
     parser.add_argument("--keep", type=Path, default=None, metavar="FOLDER", help="environments and studies, for more")
+    parser.add_argument(
+        "--continue",
+        dest="going_on",
+        action="store_true",
+        help="leave out steps that an earlier call of the same commit finished, so that the others have their time",
+    )
     parser.add_argument("--quick", action="store_true", help="few runs: does everything work at all?")
     parser.add_argument("--study", default="spam", help="a ready-made study for study, tensorrt and comparison")
     parser.add_argument("--trial", action="store_true", help="try the script itself, with the CPU in the card's place")
@@ -104,6 +114,11 @@ def main() -> int:
             work = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hw-autotune-gpu-")))
             work = work.absolute()
             work.mkdir(parents=True, exist_ok=True)
+            joined, refused = pieces.join(given.wheels, work / environments.JOINED)
+            if joined or refused:
+                result["wheels_in_pieces"] = {"sha256": joined, "refused": refused}
+                for name, why in refused.items():
+                    print(f"wheel {name}: {why}", file=sys.stderr, flush=True)
             result["environments"] = made = {}
             for name in environments.NAMES:
                 made[name] = environments.make(name, given.wheels, work / name)
@@ -111,14 +126,25 @@ def main() -> int:
             if "nvml" in result and "python" in made["main"]:
                 result |= asked_again(made["main"]["python"])
             write(result, path)
-            for step in [name for name in STEPS if name in given.chosen]:
-                before = result["steps"].get(step, {})
-                told = one(step, work, given, made, deadline, before if before.get("commit") == call["commit"] else {})
+            kept = result["steps"]
+            same = {step: told for step, told in kept.items() if told.get("commit") == call["commit"]}
+            todo = [
+                step for step in STEPS if step in given.chosen and not (given.going_on and finished(same.get(step)))
+            ]
+            barred = {step: why for step in todo if (why := cannot(step, given, made))}
+            for index, step in enumerate(todo):
+                later = [name for name in todo[index:] if name not in barred]
+                limit = share(step, later, deadline - time.monotonic() - _SPARE)
+                if step in barred or limit < _LEAST:
+                    told = {"not run": barred.get(step, "no time was left of --seconds")}
+                else:
+                    told = one(step, work, given, made, limit, same.get(step, {}))
+                before = kept.get(step, {})
                 if "not run" in told and "not run" not in before and before:
                     told = {**before, "not run again": told["not run"]}
                 else:
                     told |= call
-                result["steps"][step] = told
+                kept[step] = told
                 write(result, path)
                 outcome = told.get("not run") or told.get("failed") or told.get("not run again") or "ran"
                 print(f"{step}: {outcome}", file=sys.stderr, flush=True)
@@ -184,7 +210,7 @@ def machine() -> dict[str, Any]:
 def asked_again(python: str) -> dict[str, Any]:
     """`card` by an interpreter that has nvidia-ml-py; nothing where it does not help."""
     code = "import json; from hwprofiles.agent import nvml; print(json.dumps(nvml.identity()))"
-    done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = environments.said([python, "-c", code])
     return {"card": json.loads(done.stdout), "nvml": "by the environment main"} if done.returncode == 0 else {}
 
 
@@ -200,20 +226,39 @@ def commit() -> str:
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
-def one(
-    step: str, work: Path, given: argparse.Namespace, made: dict[str, Any], deadline: float, before: dict[str, Any]
-) -> dict[str, Any]:
-    """One step: what it found, or why it did not run. `before`: what an earlier call of the same commit found."""
-    limit = min(PATIENCE[step], deadline - time.monotonic() - _SPARE)
-    if limit < _LEAST:
-        return {"not run": "no time was left of --seconds"}
+def finished(told: dict[str, Any] | None) -> bool:
+    """Whether nothing of a step is left to be done."""
+    return told is not None and not any(told.get(key) for key in ("not run", "not_run", "failed", "unfinished"))
+
+
+def share(step: str, todo: list[str], left: float) -> float:
+    """Seconds of `left` for the first of `todo`: its part among them, or the least that it is worth beginning with."""
+    if step not in todo or left < _LEAST:
+        return 0.0
+    part = SHARES[step] / sum(SHARES[name] for name in todo)
+    return min(PATIENCE[step], left, max(_LEAST, part * left))
+
+
+def cannot(step: str, given: argparse.Namespace, made: dict[str, Any]) -> str:
+    """Why a step cannot run here, however much time there is; "" if it can."""
     if "not_installed" in made["main"]:
-        return {"not run": f"environment main: {made['main']['not_installed']}"}
+        return f"environment main: {made['main']['not_installed']}"
+    if lacks := environments.lacking(made["main"]["python"], NEEDS[step]):
+        return f"environment main lacks {', '.join(lacks)}"
+    tensorrts = [made[name] for name in ("tensorrt", "tensorrt-rtx")]
+    if step == "tensorrt" and not given.trial and not any("python" in found for found in tensorrts):
+        reasons = "; ".join(str(found.get("not_installed")) for found in tensorrts)
+        return f"neither TensorRT (its libraries are on NVIDIA's own index only) nor TensorRT-RTX is there: {reasons}"
+    return ""
+
+
+def one(
+    step: str, work: Path, given: argparse.Namespace, made: dict[str, Any], limit: float, before: dict[str, Any]
+) -> dict[str, Any]:
+    """One step in `limit` seconds: what it found. `before`: what an earlier call of the same commit found."""
     python = made["main"]["python"]
-    if lacks := environments.lacking(python, NEEDS[step]):
-        return {"not run": f"environment main lacks {', '.join(lacks)}"}
-    variables = {**os.environ, "XDG_CACHE_HOME": str(work / "cache"), "XDG_CONFIG_HOME": str(work / "config")}
-    variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    variables = environments.clean()
+    variables |= {"XDG_CACHE_HOME": str(work / "cache"), "XDG_CONFIG_HOME": str(work / "config")}
     for name in environments.WAYS:
         if "python" in made[name]:
             variables[f"HW_AUTOTUNE_{name.upper().replace('-', '_')}_PYTHON"] = made[name]["python"]

@@ -125,7 +125,8 @@ def _add_points(figure: go.Figure, info: FrontInfo, pick: Pick, place: Place) ->
 
 
 def _named(figure: go.Figure, info: FrontInfo, pick: Pick, place: Place) -> Named:
-    """The names of points and where each stands: finalists choose first, then the original, then uniform recipes."""
+    """The names of points and where each stands: the recommended chooses first, then the original, then the other
+    finalists, then uniform recipes."""
     low, high = figure.layout.xaxis.range
     searched = [(point, value) for point in info.points if (value := pick(point)) is not None]
     final = [(point, value) for point in info.final if (value := pick(point)) is not None]
@@ -142,7 +143,7 @@ def _named(figure: go.Figure, info: FrontInfo, pick: Pick, place: Place) -> Name
              for point, value in final]  # fmt: skip
     others = [(point, False, Label(*at(point, value), text, SIZES[point.role], needed=not point.uniform))
               for point, value in searched if (text := _label(point, shown))]  # fmt: skip
-    wanted = sorted([*rings, *others], key=lambda each: (not each[1], not each[2].needed))
+    wanted = sorted([*rings, *others], key=lambda each: (each[0].role != "recommended", not each[2].needed, each[1]))
     marks = [(*at(point, value), float(SIZES[point.role])) for point, value in (*searched, *final)]
     found = positions([label for _, _, label in wanted], marks)
     return {
@@ -271,7 +272,7 @@ def _label(point: FrontPoint, final: Collection[int]) -> str:
         return "original"
     if point.role == "recommended" and point.trial not in final:
         return f"#{point.trial}"
-    return palette.plain(point.uniform, 20) if point.uniform else ""
+    return palette.plain(point.uniform, 24) if point.uniform else ""
 
 
 def _hover(point: FrontPoint, *, final: bool = False) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 520.0, 360.0  # pixels of a plot on a narrow page; on a wide one there is only more room
-CHARACTER, LINE = 6.8, 15.0  # pixels, of text of size 12
+from dashboards.figures.textwidth import text_width
+
+# Pixels of a plot: its width is between that on a narrow page and that of the only plot of a row, its height is given.
+WIDTHS, HEIGHT = (320.0, 720.0), 380.0
+SIZE, LINE = 12.0, 15.0  # pixels, of a letter and of a line of a name
 _GAP = 3.0  # between a point and its name
 _SIDES = {"bottom": -1, "middle": 0, "top": 1, "left": -1, "center": 0, "right": 1}
 POSITIONS = (
@@ -31,26 +32,38 @@ class Label(NamedTuple):
 
 
 class _Box(NamedTuple):
-    left: float
-    bottom: float
-    right: float
-    top: float
+    """Bound to a point that moves with the size of the plot, at a distance in pixels that does not."""
+
+    x: float
+    y: float
+    across: float
+    up: float
+    half_width: float
+    half_height: float
 
     def meets(self, other: _Box) -> bool:
-        return (
-            self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
-        )
+        """Whether the two overlap at any width of the plot."""
+        if abs((self.y - other.y) * HEIGHT + self.up - other.up) >= self.half_height + other.half_height:
+            return False
+        apart = [(self.x - other.x) * width + self.across - other.across for width in WIDTHS]
+        reach = self.half_width + other.half_width
+        return min(apart) < reach and max(apart) > -reach
 
     def inside(self) -> bool:
-        return self.left >= 0 and self.right <= WIDTH and self.bottom >= 0 and self.top <= HEIGHT
+        """Whether it lies in the plot at every width."""
+        middle = self.y * HEIGHT + self.up
+        return self.half_height <= middle <= HEIGHT - self.half_height and all(
+            self.half_width <= self.x * width + self.across <= width - self.half_width for width in WIDTHS
+        )
 
 
 def positions(labels: Sequence[Label], marks: Sequence[tuple[float, float, float]]) -> list[str | None]:
     """Plotly's `textposition` of each label, None where it is left out; the first labels choose first.
 
-    `marks`: (x, y, size) of all points, which names avoid where they can.
+    `marks`: (x, y, size) of all points. A label that is not needed lies on none of them and on no other label; one that
+    is needed takes the place where it covers least, labels before points.
     """
-    points = [_mark(*mark) for mark in marks]
+    points = [_Box(x, y, 0.0, 0.0, size / 2, size / 2) for x, y, size in marks]
     taken: list[_Box] = []
     found: list[str | None] = []
     for label in labels:
@@ -59,8 +72,8 @@ def positions(labels: Sequence[Label], marks: Sequence[tuple[float, float, float
             box = _box(label, position)
             meeting = sum(box.meets(other) for other in taken) + (not box.inside())
             costs.append((meeting, sum(box.meets(point) for point in points), order, position, box))
-        meeting, _, _, position, box = min(costs)
-        if meeting and not label.needed:
+        meeting, covered, _, position, box = min(costs)
+        if (meeting or covered) and not label.needed:
             found.append(None)
             continue
         taken.append(box)
@@ -70,13 +83,6 @@ def positions(labels: Sequence[Label], marks: Sequence[tuple[float, float, float
 
 def _box(label: Label, position: str) -> _Box:
     up, across = (_SIDES[side] for side in position.split())
-    width = CHARACTER * len(html.unescape(re.sub(r"<[^>]*>", "", label.text)))
+    width = text_width(label.text, SIZE)
     away = label.size / 2 + _GAP
-    x = label.x * WIDTH + across * (away + width / 2)
-    y = label.y * HEIGHT + up * (away + LINE / 2)
-    return _Box(x - width / 2, y - LINE / 2, x + width / 2, y + LINE / 2)
-
-
-def _mark(x: float, y: float, size: float) -> _Box:
-    half = size / 2
-    return _Box(x * WIDTH - half, y * HEIGHT - half, x * WIDTH + half, y * HEIGHT + half)
+    return _Box(label.x, label.y, across * (away + width / 2), up * (away + LINE / 2), width / 2, LINE / 2)

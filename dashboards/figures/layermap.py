@@ -7,13 +7,18 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboards.figures import palette
+from dashboards.figures.textwidth import text_width
 from dashboards.info import units
 from dashboards.info.layermap import LayerMap, LayerRow
 
 ROW = 22  # pixels
 DENSE_ROW = 14
 DENSE_FROM = 60  # layers
-NAME_WIDTH = 34  # characters
+NAME_WIDTH = 46  # characters
+PAGE = 1060  # pixels that the map has on a wide page
+LEAST_CELL = 96  # pixels; with more columns than have room at that, the map scrolls
+_CELLS = 0.66  # share of the width, without the names of layers, that is the cells'
+_AROUND = 14  # pixels around a cell's text
 
 
 def layer_figure(info: LayerMap, recommended: int | None) -> go.Figure:
@@ -21,6 +26,7 @@ def layer_figure(info: LayerMap, recommended: int | None) -> go.Figure:
     colours = palette.choice_colours(info.choices)
     order = list(colours)
     row_height = DENSE_ROW if len(info.rows) > DENSE_FROM else ROW
+    room = _room(info)
     names = _labels(info.rows)
     columns = [_column(number, recommended) for number in info.trials]
     figure = go.Figure(layout=_layout(info, row_height))
@@ -29,10 +35,10 @@ def layer_figure(info: LayerMap, recommended: int | None) -> go.Figure:
             x=columns,
             y=names,
             z=[[order.index(choice) for choice in row.choices] for row in info.rows],
-            text=[[_cell(row, i) for i in range(len(columns))] for row in info.rows],
+            text=[[_cell(row, i, room, _letter(info)) for i in range(len(columns))] for row in info.rows],
             hovertext=[[_hover(row, i, info.trials[i]) for i in range(len(columns))] for row in info.rows],
             texttemplate="%{text}",
-            textfont={"size": 11 if row_height == ROW else 9},
+            textfont={"size": _letter(info)},
             hoverinfo="text",
             zmin=-0.5,
             zmax=len(order) - 0.5,
@@ -47,6 +53,27 @@ def layer_figure(info: LayerMap, recommended: int | None) -> go.Figure:
     return figure
 
 
+def layer_width(info: LayerMap) -> int:
+    """The least pixels that the map needs for its cells to hold their texts."""
+    return round(_names_width(info) + (_room(info) + _AROUND) * len(info.trials) / _CELLS)
+
+
+def _letter(info: LayerMap) -> int:
+    return 9 if len(info.rows) > DENSE_FROM else 11
+
+
+def _names_width(info: LayerMap) -> float:
+    return max((text_width(name, _letter(info)) for name in _labels(info.rows)), default=0.0) + 24
+
+
+def _room(info: LayerMap) -> float:
+    """Pixels of a cell's text: as many as the longest needs, unless the map would then be wider than the page."""
+    texts = [_cell(row, i, 1e9, _letter(info)) for row in info.rows for i in range(len(info.trials))]
+    longest = max((text_width(text, _letter(info)) for text in texts), default=0.0)
+    fair = (PAGE - _names_width(info)) * _CELLS / max(1, len(info.trials)) - _AROUND
+    return min(longest, max(fair, LEAST_CELL)) + 0.01
+
+
 def _layout(info: LayerMap, row_height: int) -> go.Layout:
     parameters = [row.parameter_share for row in info.rows]
     times = [row.time_share for row in info.rows]
@@ -59,7 +86,7 @@ def _layout(info: LayerMap, row_height: int) -> go.Layout:
     return palette.base_layout(
         height=row_height * len(info.rows) + 60,
         xaxis={
-            "domain": [0, 0.66],
+            "domain": [0, _CELLS],
             "side": "top",
             "type": "category",
             "showgrid": False,
@@ -76,7 +103,7 @@ def _layout(info: LayerMap, row_height: int) -> go.Layout:
             "autorange": "reversed",
             "type": "category",
             "showgrid": False,
-            "tickfont": {"size": 11 if row_height == ROW else 9},
+            "tickfont": {"size": _letter(info)},
         },
         margin={"l": 8, "r": 8, "t": 46, "b": 8},
         barmode="overlay",
@@ -130,10 +157,17 @@ def _name(choice: str) -> str:
     return "original" if choice == "none" else palette.plain(choice)
 
 
-def _cell(row: LayerRow, column: int) -> str:
+def _cell(row: LayerRow, column: int, room: float, letter: float) -> str:
+    """The choice, whole where `room` pixels hold it, else without its middle."""
     choice = row.choices[column]
-    text = "" if choice == "none" else palette.plain(units.shorten(choice, 19))
-    return f"{text} ⚠".strip() if row.mismatched[column] else text
+    mark = " ⚠" if row.mismatched[column] else ""
+    if choice == "none":
+        return mark.strip()
+    for count in range(len(choice), 3, -1):
+        text = palette.plain(units.shorten(choice, count)) + mark
+        if text_width(text, letter) <= room:
+            return text
+    return mark.strip()
 
 
 def _hover(row: LayerRow, column: int, number: int) -> str:

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from autotune.evaluation import SliceResult
 from dashboards.figures import palette
+from dashboards.figures.textwidth import text_width
 from dashboards.info import units
 from dashboards.info.slicemap import SliceColumn, SliceMap
 
@@ -68,6 +69,12 @@ def slice_figure(info: SliceMap, recommended: int | None) -> go.Figure:
         )
     )
     return figure
+
+
+def slice_width(info: SliceMap) -> int:
+    """The least pixels that the map needs for the heads of its columns to stand apart."""
+    lines = [line for column in info.columns for line in _label(column, None).split("<br>")]
+    return 160 + round(max([84.0, *(text_width(line, 12) + 12 for line in lines)])) * len(info.columns)
 
 
 def _label(column: SliceColumn, recommended: int | None) -> str:

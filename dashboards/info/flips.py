@@ -40,7 +40,7 @@ LONGEST_ANSWER = 300  # characters of a prediction that is not a plain text
 
 
 def flip_info(view: StudyView, store: StudyStore, number: int) -> FlipInfo | None:
-    """None where the trial was not judged or its outcomes were not kept. Ties are broken by id."""
+    """None where the trial was not judged or its outcomes were not kept. Ties are broken as by the search, which keeps the first of each."""
     trial: Trial = store.trial(number)
     evaluation = evaluation_of(trial, view.targets[0])
     if evaluation is None or not evaluation.outcomes:
@@ -48,7 +48,7 @@ def flip_info(view: StudyView, store: StudyStore, number: int) -> FlipInfo | Non
     changed = [outcome for outcome in evaluation.outcomes if outcome.candidate_score != outcome.original_score]
     changed.sort(key=lambda outcome: (_change(outcome), outcome.id))
     worse = [outcome for outcome in changed if _change(outcome) < 0]
-    better = sorted((o for o in changed if _change(o) > 0), key=lambda o: (-_change(o), o.id))
+    better = [outcome for outcome in reversed(changed) if _change(outcome) > 0]
 
     return FlipInfo(
         trial=number,

@@ -24,6 +24,7 @@ class SparsityRow(NamedTuple):
     time: Value | None
     faster: bool
     verdict: str
+    undecided: bool = False  # timed, and not told apart from the dense model
 
 
 def sparsity(store: Meta, targets: Sequence[str]) -> tuple[SparsityRow, ...]:
@@ -39,6 +40,7 @@ def sparsity(store: Meta, targets: Sequence[str]) -> tuple[SparsityRow, ...]:
             time=each.time,
             faster=each.faster,
             verdict=each.speed.partition(":")[0] if each.time is not None else each.failure,
+            undecided=each.undecided,
         )
         for target in targets
         for each in known(store, target)

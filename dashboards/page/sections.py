@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from autotune.keys import parse_key
 from dashboards.figures import palette
 from dashboards.figures.front import drop_figure, speed_figure
-from dashboards.figures.layermap import layer_figure
+from dashboards.figures.layermap import layer_figure, layer_width
 from dashboards.figures.progress import progress_figure, stages_figure
-from dashboards.figures.slicemap import slice_figure
+from dashboards.figures.slicemap import slice_figure, slice_width
 from dashboards.info import units
 from dashboards.info.flips import Flip, FlipInfo
 from dashboards.info.front import Curse, FrontInfo, FrontPoint
@@ -39,8 +39,8 @@ def front_section(fronts: list[FrontInfo], curses: tuple[Curse, ...], roles: Map
         parts.append(
             tag(
                 "div",
-                _figure(f"speed-{index}", "Size and speed"),
-                _figure(f"loss-{index}", "Size and loss"),
+                _figure(f"speed-{index}", "Size and speed", width=430),
+                _figure(f"loss-{index}", "Size and loss", width=430),
                 class_="pair",
             )
         )
@@ -155,7 +155,7 @@ def layer_section(info: LayerMap, recommended: int | None, *, verified: bool) ->
     figures: Figures = {}
     if info.rows and info.trials:
         figures["layers"] = layer_figure(info, recommended)
-        body = [legends.choices(info.choices), _figure("layers", width=380 + 115 * len(info.trials))]
+        body = [legends.choices(info.choices), _figure("layers", width=layer_width(info))]
     else:
         body = [tag("p", "No compressed model to show yet.", class_="muted")]
     body.append(tag("h3", "Asked for and not what ran"))
@@ -205,7 +205,8 @@ def slice_section(info: SliceMap, recommended: int | None) -> tuple[Html, Figure
         return tag("section", tag("h2", "Loss by slice"), empty, id="slices"), {}
     lead = (
         f"Loss of {info.metric} against the original on the same samples, in percentage points; a negative "
-        "number is a gain. Finalists on held-out data, formats used for all layers beside them for comparison."
+        "number is a gain. Finalists on held-out data, formats used for all layers beside them for comparison; n is "
+        "that of the first column."
     )
     return (
         tag(
@@ -213,7 +214,7 @@ def slice_section(info: SliceMap, recommended: int | None) -> tuple[Html, Figure
             tag("h2", "Loss by slice"),
             tag("p", lead, class_="lead"),
             legends.drops(info.limit, palette.CELL_SCALE, "loss"),
-            _figure("slice-map", width=160 + 84 * len(info.columns)),
+            _figure("slice-map", width=slice_width(info)),
             legends.verdicts(),
             id="slices",
         ),

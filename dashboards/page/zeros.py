@@ -31,13 +31,23 @@ def sparsity_section(rows: Sequence[SparsityRow]) -> Html | None:
 
 
 def _lead(rows: Sequence[SparsityRow], fast: Sequence[SparsityRow]) -> str:
+    """What was measured, and no more: what the runtime's kernels do inside is not looked at."""
     measured = [row for row in rows if row.time is not None]
-    if fast:
-        return "Faster: " + ", ".join(f"{row.choice} on {row.target}" for row in fast) + "."
-    if measured:
-        targets = " and ".join(dict.fromkeys(row.target for row in measured))
-        return f"A smaller download, and no speed-up on {targets}: no kernel there makes use of zeros."
-    return "A smaller download; what zeros do to the time could not be measured."
+    if not measured:
+        return "A smaller download; what zeros do to the time could not be measured."
+    settled = [row for row in measured if not row.faster and not row.undecided]
+    said = ["Faster: " + _named(fast) + "."] if fast else []
+    if settled:
+        smaller = "" if fast else "A smaller download. "
+        said.append(f"{smaller}No speed-up, measured: {_named(settled)}.")
+    undecided = [row for row in measured if row.undecided]
+    if undecided:
+        said.append(f"Not told apart from the dense model: {_named(undecided)}; measured again by the next run.")
+    return " ".join(said)
+
+
+def _named(rows: Sequence[SparsityRow]) -> str:
+    return ", ".join(f"{row.choice} on {row.target}" for row in rows)
 
 
 def _row(row: SparsityRow) -> tuple[object, ...]:

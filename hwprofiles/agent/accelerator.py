@@ -90,7 +90,7 @@ def about(session: Any, feed: dict[str, Any]) -> dict[str, Any] | None:
 
 def grown(before: dict[str, int | None], after: dict[str, int | None]) -> dict[str, Any]:
     """`process` and `process_source` of `hwprofiles.measurement.AcceleratorMemory`: by the first source that told both
-    times, the process's before the device's."""
+    times, the process's before the device's. The CUDA context of the process is part of it."""
     for source, end in after.items():
         start = before.get(source)
         if start is not None and end is not None:

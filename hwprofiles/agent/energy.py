@@ -4,7 +4,8 @@ The kernel's RAPL counters (`/sys/class/powercap/intel-rapl*`; Intel, and AMD si
 whole processor package and start again at zero after `max_energy_range_uj`. Since 2020 only root may read them.
 
 A card's driver counts millijoules of the whole card since it was loaded (`hwprofiles.agent.nvml`; Volta and later), in
-steps of some tens of milliseconds: a difference means something after seconds of steady load.
+steps of some tens of milliseconds, and a card goes on to draw more than at rest for a second and longer after its load:
+a difference means something after seconds of steady load or rest, which begin when the power has settled.
 """
 
 from __future__ import annotations
@@ -18,10 +19,24 @@ from hwprofiles.agent import nvml
 
 _ZONES = "/sys/class/powercap"
 _POLL = 10.0  # seconds; the smallest counters wrap after about a minute at full power
+_FEWEST = 2  # slices of rest and work: with one there is no spread
+
+# Of a card, in seconds.
+_SLICE = 2.0  # of rest or of load, at least: less says nothing beside the steps of the counter
+_LOOK = 0.1  # between two readings of the power
+_STEADY = 1.0  # that the power must have been about the same for, after as long a wait
+_PATIENCE = 6.0  # with a power that does not settle
+_DRIFT, _WATTS = 0.03, 1.0  # about the same: within this part of it, or so many watts
+
+
+class TooShort(Exception):
+    """There is no time to read a counter so that its difference means something."""
 
 
 class Counters:
     """Joules since it was made, of all zones together; `source` names them, "" if none can be read."""
+
+    least = 0.0  # seconds of rest or of work that a difference means something after: it moves every millisecond
 
     def __init__(self, folder: str = _ZONES) -> None:
         self._zones: list[tuple[str, Path, int]] = []
@@ -47,12 +62,17 @@ class Counters:
             self._last[index] = now
         return self._spent / 1e6
 
+    def settle(self, action: Callable[[float], int]) -> None:
+        """A processor's power follows its load at once."""
+
 
 class CardCounter:
     """Joules since it was made, of the whole card; `source` says so where it is not all ours, "" if it cannot be read.
 
     With MIG, or with processes of others on the card, the energy is that of all of them.
     """
+
+    least = _SLICE
 
     def __init__(self, card: nvml.Card, own_pids: Iterable[int]) -> None:
         self._card = card
@@ -68,19 +88,51 @@ class CardCounter:
             raise OSError("the card's energy counter cannot be read any more")
         return now - self._start
 
+    def settle(self, action: Callable[[float], int]) -> None:
+        """Go on with `action`, which is given how long it should take, until the card's power has settled; at most
+        `_PATIENCE`. Raises `hwprofiles.agent.nvml.NvmlProblem`."""
+        began = time.monotonic()
+        window: list[tuple[float, float]] = []
+        now = began
+        while now - began < _PATIENCE:
+            looked = now
+            while now - looked < _LOOK:
+                action(_LOOK)
+                now = time.monotonic()
+            watts = self._card.reading()["power_w"]
+            if watts is None:  # only time can be waited for
+                continue
+            window = [(at, seen) for at, seen in window if now - at <= _STEADY] + [(now, watts)]
+            least, most = min(seen for _, seen in window), max(seen for _, seen in window)
+            if most - least <= max(_WATTS, _DRIFT * most) and now - began >= 2 * _STEADY:
+                return
+
 
 AnyCounter = Union[Counters, CardCounter]  # noqa: UP007  (Python 3.9)
+
+
+def slices_within(counters: AnyCounter, seconds: float, wanted: int) -> int:
+    """How many slices of rest and work, at most `wanted`, there is time for. Raises `TooShort`, saying so."""
+    fitting = wanted if counters.least == 0 else min(wanted, int(seconds / counters.least + 1e-9))
+    if fitting < min(_FEWEST, wanted):
+        raise TooShort(
+            f"not measured: {seconds:g} s of load are too short for the counter of a card, which needs "
+            f"{_FEWEST * counters.least:g} s or more (energy_seconds)"
+        )
+    return fitting
 
 
 def spend(counters: AnyCounter, work: Callable[[], int], seconds: float, slices: int) -> list[dict[str, Any]]:
     """Rest and work in turn, `slices` times, each for seconds / slices: joules and seconds of both, and the count.
 
     `work` does a block and returns how many inferences it was. In turn, because the power at rest drifts with the
-    temperature.
+    temperature. Each begins when the power has settled, where a counter needs that.
     """
     found = []
     for _ in range(slices):
+        counters.settle(_rest)
         rest = _span(counters, lambda: _rest(min(1.0, seconds / slices)), seconds / slices)
+        counters.settle(lambda _: work())
         busy = _span(counters, work, seconds / slices)
         found.append({"rest": rest, "work": busy})
     return found

@@ -356,7 +356,11 @@ class Agent:
         def work() -> int:
             return int(timing.time_block(session, feeds, request["count"])["inferences"])
 
-        return {"source": found.source, "slices": energy.spend(found, work, request["seconds"], request["slices"])}, {}
+        try:
+            slices = energy.slices_within(found, request["seconds"], request["slices"])
+        except energy.TooShort as error:
+            return {"source": "", "slices": [], "why": str(error)}, {}
+        return {"source": found.source, "slices": energy.spend(found, work, request["seconds"], slices)}, {}
 
     def _engine(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
         """What an open session really runs, for runtimes that build something from the model."""

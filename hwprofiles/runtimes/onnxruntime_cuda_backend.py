@@ -110,7 +110,8 @@ class Session:
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
         self.conditions: dict[str, Any] = {"cuda_graph": False, "transfers": False}
-        self.notes: list[str] = []
+        self._notes: list[str] = []
+        self._launching: list[str] = []  # what the last block says of asking
         self._path, self._options = path, options
         load_libraries()
         self._clock = cuda_events.open_clock() if _PLACE == "cuda" else None
@@ -129,16 +130,22 @@ class Session:
         self.load_seconds = time.perf_counter() - start
         self.inputs = [plain._describe(port) for port in self._session.get_inputs()]
         self.outputs = [plain._describe(port) for port in self._session.get_outputs()]
-        self.notes += fallbacks(self._session, options["provider"])
+        self._notes += fallbacks(self._session, options["provider"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of this session."""
+        return [*self._notes, *self._launching]
 
     def run(self, feed: Feed) -> list[Any]:
         """One inference with its copies; the outputs in the order of `outputs`."""
         return list(self._guarded(self._session.run, None, feed, self._settings(_CALM)))
 
     def time_block(self, feeds: list[Feed], count: int) -> dict[str, Any]:
-        """Seconds of `count` inferences on the card, of asking for each, and of some with their copies.
+        """Seconds of `count` inferences; see `card_block.time_block`.
 
-        The next inference is asked for while one runs, so that the card never waits for us (as trtexec does).
+        The next inference is asked for while one runs (as trtexec does), so that the card does not wait for us unless
+        asking takes longer. A replay that ONNX Runtime waits for cannot be asked for ahead; `notes` tell it.
         """
         bound = self._bind(feeds)
         measure = self._on_card if self._clock is not None else self._on_host
@@ -146,8 +153,10 @@ class Session:
             count,
             _MOST_EVENTS // 2,
             lambda part: measure(bound, part),
+            lambda some: self._asking(bound, some),
             lambda some: self._end_to_end(bound, feeds, some),
         )
+        self._launching = card_block.launch_notes(told, may_wait=self._wants_graph)
         return {**told, "load": self.load_seconds, "first": self._first}
 
     def accelerator_memory(self, feed: Feed) -> dict[str, Any]:
@@ -181,7 +190,7 @@ class Session:
         """Go on without a CUDA graph, and say why."""
         self._wants_graph = False
         self.conditions["cuda_graph"] = False
-        self.notes.append(f"no CUDA graph: {' '.join(str(error).split())[:200]}")
+        self._notes.append(f"no CUDA graph: {' '.join(str(error).split())[:200]}")
         self._session = None
         self._bound, self._feeds, self._captured = [], [], []  # the graphs went with the session
         self._session = self._open(graph=False)
@@ -240,34 +249,45 @@ class Session:
         self.conditions["cuda_graph"] = True
         return ""
 
-    def _on_card(self, bound: list[_Bound], count: int) -> tuple[list[float], list[float]]:
-        """(seconds of asking, seconds on the card) of each inference."""
-        clock, session, asked = self._clock, self._session, [0.0] * count
+    def _on_card(self, bound: list[_Bound], count: int) -> list[float]:
+        """Seconds on the card of each inference, one of them asked for ahead."""
+        clock, session = self._clock, self._session
         assert clock is not None
         clock.reserve(2 * count)
         settings = [self._settings(one.graph, wait=False) for one in bound]
-        now = time.perf_counter
         for index in range(count):
             one, setting = bound[index % len(bound)].binding, settings[index % len(bound)]
             clock.stamp(2 * index)
-            start = now()
             session.run_with_iobinding(one, setting)
-            asked[index] = now() - start
             clock.stamp(2 * index + 1)
             if index:
                 self._guarded(clock.wait, 2 * index - 1)
         self._guarded(clock.wait, 2 * count - 1)
-        return asked, clock.seconds([(2 * index, 2 * index + 1) for index in range(count)])
+        return clock.seconds([(2 * index, 2 * index + 1) for index in range(count)])
 
-    def _on_host(self, bound: list[_Bound], count: int) -> tuple[list[float], list[float]]:
-        """The same by the host's clock, each inference waited for; asking cannot be told apart."""
+    def _asking(self, bound: list[_Bound], count: int) -> list[float]:
+        """Seconds of asking; none by the host's clock, which cannot tell asking from computing."""
+        clock, session = self._clock, self._session
+        if clock is None:
+            return []
+        clock.reserve(1)
+        calls = [(one.binding, self._settings(one.graph, wait=False)) for one in bound]
+
+        def settle() -> None:
+            clock.stamp(0)
+            self._guarded(clock.wait, 0)
+
+        return card_block.asking(lambda index: session.run_with_iobinding(*calls[index % len(calls)]), settle, count)
+
+    def _on_host(self, bound: list[_Bound], count: int) -> list[float]:
+        """The same by the host's clock, each inference waited for."""
         took = []
         for index in range(count):
             one = bound[index % len(bound)]
             start = time.perf_counter()
             self._session.run_with_iobinding(one.binding, self._settings(one.graph))
             took.append(time.perf_counter() - start)
-        return [], took
+        return took
 
     def _end_to_end(self, bound: list[_Bound], feeds: list[Feed], count: int) -> list[float]:
         took = []

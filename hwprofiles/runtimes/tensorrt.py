@@ -27,7 +27,14 @@ from typing import Any, ClassVar
 from hwprofiles.errors import BadProfile
 from hwprofiles.target import Target
 
-_MODULES = ("tensorrt_buffers", "tensorrt_build", "tensorrt_engines", "tensorrt_layers", "tensorrt_opened")
+_MODULES = (
+    "tensorrt_buffers",
+    "tensorrt_build",
+    "tensorrt_engines",
+    "tensorrt_layers",
+    "tensorrt_opened",
+    "tensorrt_timing",
+)
 _BUILD_SHARE = 0.9  # of the time-out of a request, so that the builder is ended before whoever waits for it is
 _CACHE_BYTES = 4 << 30
 

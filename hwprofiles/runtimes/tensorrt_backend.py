@@ -4,20 +4,20 @@ Which of the two is an option; they have the same Python API, and their numbers 
 matters: with no driver TensorRT's runtime crashes instead of saying so, so CUDA itself is asked before any of its
 objects is made. Engines are built in a process of their own (`tensorrt_engines`) and run in this one.
 
-Time is that of the card: CUDA events around replays of a CUDA graph, as `trtexec` measures by default. Copies to and
-from the card are left out of it and told apart, and so is the host's time of asking.
+How an engine is timed is in `tensorrt_timing`. Copies to and from the card are left out of its time and told apart,
+and so is the host's time of asking.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy
-
-from hwprofiles.agent import card_facts, cuda, cuda_events
-from hwprofiles.runtimes import tensorrt_build, tensorrt_engines, tensorrt_layers
+from hwprofiles.agent import card_block, card_facts, cuda
+from hwprofiles.runtimes import tensorrt_build, tensorrt_engines, tensorrt_layers, tensorrt_timing
 from hwprofiles.runtimes.tensorrt_buffers import Buffers
 from hwprofiles.runtimes.tensorrt_build import BuildProblem
 from hwprofiles.runtimes.tensorrt_opened import Opened, TensorRtProblem
@@ -25,11 +25,7 @@ from hwprofiles.runtimes.tensorrt_opened import Opened, TensorRtProblem
 Feed = dict[str, Any]
 
 _LEAST_CUDA = 13000  # TensorRT 11 and TensorRT-RTX 1.7 are built with CUDA 13
-_SHORT, _SPAN = 20e-6, 100e-6  # seconds: below the first, replays fill the second between two events (0.5 us apart)
-_CHUNK = 1000  # samples between two looks at the clock of the card: events are made once and used again
-_TRANSFERS = 3  # inferences with their copies, timed after each block
 _SETS = 256 << 20  # bytes of buffers that inputs are spread over, beyond the first two sets
-_CHOOSING = 50  # inferences that tell which of several builds is the fastest
 
 ERRORS: tuple[type[Exception], ...] = (TensorRtProblem, BuildProblem, cuda.CudaProblem, MemoryError)
 
@@ -112,22 +108,25 @@ def _open_engines(options: dict[str, Any]) -> tensorrt_engines.Engines:
 
 
 class Session:
-    """A model as an engine on the card. `conditions` and `notes` say how it really runs."""
+    """A model as an engine on the card. `conditions` and `notes` say how it really runs.
 
-    def __init__(self, path: str, options: dict[str, Any]) -> None:
-        self._path = path
+    `engine`: one that was built for `options["shapes"]`, to be used in place of what the cache has.
+    """
+
+    def __init__(self, path: str, options: dict[str, Any], engine: tensorrt_engines.Engine | None = None) -> None:
+        self._path, self._given = path, engine
         self._product, self._provider = options["runtime"], options["provider"]
         self._engines = _open_engines(options)
         self._trt = _load(options)
         self._cuda: Any = None  # not before the engine is built: until then the card's memory is the builder's
         self.conditions: dict[str, Any] = {"cuda_graph": True}
         self._notes: list[str] = []
+        self._launching: list[str] = []  # what the last block says of asking
         self.load_seconds = 0.0
         self.first_seconds = 0.0
         self._sets: list[tuple[Buffers, Any]] = []  # with the function that replays their graph, or None
         self._loaded: Any = None  # the feeds that are in the sets
-        self._replays = 0  # inferences between two events; 0: not known yet
-        self._events: list[Any] = []
+        self._timer: tensorrt_timing.Timer | None = None
         self._opened: Opened | None = None
         self._shapes: dict[str, list[list[int]]] = {}
         if options.get("shapes"):
@@ -140,7 +139,7 @@ class Session:
     @property
     def notes(self) -> list[str]:
         """What a person should know of this session."""
-        return [*self._engines.notes, *self._notes]
+        return [*self._engines.notes, *self._notes, *self._launching]
 
     def run(self, feed: Feed) -> list[Any]:
         """One inference; the outputs in the order of `outputs`."""
@@ -152,30 +151,20 @@ class Session:
         return [self._run(feed) for feed in feeds]
 
     def time_block(self, feeds: list[Feed], count: int) -> dict[str, Any]:
-        """About `count` inferences: seconds of the card for each sample (`wall`), of asking (`enqueue`), and of a few
-        with their copies (`end_to_end`). Inputs are used in turn, each in buffers of its own."""
+        """About `count` inferences; see `card_block.time_block`. Inputs are used in turn, each in buffers of its own.
+
+        Short inferences share a pair of events, and `wall` has fewer samples then.
+        """
         self._fit(feeds)
         self._spread(feeds)
-        replays = max(1, self._replays)
-        samples = max(1, count // replays)
-        thread, process = time.thread_time(), time.process_time()
-        wall, enqueue = self._time(samples, replays)
-        cpu, thread_cpu = time.process_time() - process, time.thread_time() - thread
-        typical = float(numpy.median(wall))
-        if not self._replays and len(wall) >= 10:
-            self._replays = 1 if typical >= _SHORT else int(numpy.ceil(_SPAN / typical))
-        if float(numpy.median(enqueue)) > typical:
-            self._note("asking for an inference takes the host longer than the card needs for it")
-        return {
-            "wall": wall,
-            "enqueue": enqueue,
-            "end_to_end": [self._with_copies(index) for index in range(_TRANSFERS)],
-            "inferences": samples * replays + _TRANSFERS,
-            "cpu": cpu,
-            "thread_cpu": thread_cpu,
-            "load": self.load_seconds,
-            "first": self.first_seconds,
-        }
+        starts = [partial(self._start, buffers, replay) for buffers, replay in self._sets]
+        told = self._clock().block(starts, count, lambda some: [self._with_copies(index) for index in range(some)])
+        self._launching = card_block.launch_notes(told)
+        return {**told, "load": self.load_seconds, "first": self.first_seconds}
+
+    def sample(self, feeds: list[Feed], samples: int) -> list[float]:
+        """Seconds of one inference on the card, so many samples of however many inferences."""
+        return list(self.time_block(feeds, samples * max(1, self._clock().replays))["wall"][:samples])
 
     def accelerator_memory(self, feed: Feed) -> dict[str, int | None]:
         """Bytes of the plan, of its weights, and of what the engine reserves for activations."""
@@ -216,7 +205,8 @@ class Session:
     def _open(self, shapes: dict[str, list[list[int]]]) -> None:
         """Get the engine for these shapes and load it; build it anew if what the cache had is of another version."""
         self._sets, self._loaded, self._opened = [], None, None
-        self._engine = self._engines.get(self._path, shapes)
+        self._engine = self._given or self._engines.get(self._path, shapes)
+        self._given = None  # other shapes want another one
         self._cuda = self._cuda or cuda.open_cuda()
         start = time.perf_counter()
         try:
@@ -306,28 +296,10 @@ class Session:
             buffers.address()
             self._ready().start(self._cuda.stream)
 
-    def _time(self, samples: int, replays: int) -> tuple[list[float], list[float]]:
-        """Seconds of the card and of asking for one inference, per sample."""
-        wall: list[float] = []
-        enqueue: list[float] = []
-        while len(self._events) < 2 * min(samples, _CHUNK):
-            self._events.append(self._cuda.event())
-        clock, record, turn = time.perf_counter, self._cuda.record, 0
-        while len(wall) < samples:
-            size = min(_CHUNK, samples - len(wall))
-            for index in range(size):
-                record(self._events[2 * index])
-                start = clock()
-                for _ in range(replays):
-                    self._start(*self._sets[turn % len(self._sets)])
-                    turn += 1
-                enqueue.append((clock() - start) / replays)
-                record(self._events[2 * index + 1])
-            self._cuda.synchronize()
-            for index in range(size):
-                spent = self._cuda.elapsed(self._events[2 * index], self._events[2 * index + 1])
-                wall.append(max(spent, cuda_events.RESOLUTION) / replays)
-        return wall, enqueue
+    def _clock(self) -> tensorrt_timing.Timer:
+        if self._timer is None:
+            self._timer = tensorrt_timing.Timer(self._cuda)
+        return self._timer
 
     def _with_copies(self, turn: int) -> float:
         """Seconds from the inputs here to the outputs here."""
@@ -361,12 +333,16 @@ def prepare(path: str, options: dict[str, Any], count: int, feeds: list[Feed]) -
     if there is not None and len(there.builds) >= count:
         return
     tried = [engines.build(path, shapes, fresh=True) for _ in range(count)]
-    for built in tried:
-        engines.choose(path, shapes, [built])
-        session = Session(path, options)
-        session.time_block(feeds, _CHOOSING)
-        built.builds[0]["latency"] = float(numpy.median(session.time_block(feeds, _CHOOSING)["wall"]))
-        del session
+    for number, built in enumerate(tried):
+        built.kernels = Path(options["scratch"]) / f"build-{number}.kernels"  # what RTX compiles, for its next opening
+
+    def opening(built: tensorrt_engines.Engine) -> Callable[[int], list[float]]:
+        return partial(Session(path, options, built).sample, feeds)
+
+    for built, latency in zip(tried, tensorrt_timing.compare([partial(opening, built) for built in tried])):  # noqa: B905
+        built.builds[0]["latency"] = latency
+        if built.kernels is not None:
+            built.kernels.unlink(missing_ok=True)
     engines.choose(path, shapes, sorted(tried, key=lambda built: float(built.builds[0]["latency"])))
 
 

@@ -66,7 +66,9 @@ class Course:
         for phase in self._phases():
             self._before = self._budget()
             settings = self._before.part(phase.parts)
-            run = self._training.run(phase.student, settings, weights=self._weights, watch=self._took)
+            run = self._training.run(
+                phase.student, settings, weights=self._weights, watch=self._took, before=self._before.step
+            )
             made: Iterable[Checkpoint] = islice(run, 1) if self._before.over else run
             for checkpoint in deque(made, maxlen=1) if phase.best_only else made:
                 phase.keep(checkpoint)

@@ -78,7 +78,8 @@ class Recovery:
 
         watch(Progress(NAME, f"training trial {trial.number}", 0, _PARTS, 60 * table.minutes * (1 + later)))
         found = attempt.run(trial, self._weights(trial, train, table), watched)
-        watch(Progress(NAME, f"trial {trial.number}: {found.why}", _PARTS, _PARTS, 60 * table.minutes * later))
+        ended = found.why if found.failure is not None else f"trial {trial.number}: {found.why}"  # a failure names it
+        watch(Progress(NAME, ended, _PARTS, _PARTS, 60 * table.minutes * later))
         proposer = f"recover of trial {trial.number}"
         if found.failure is not None:
             self._fail(_with(recipe, f"failed-{found.settings}"), proposer, found.failure)
@@ -121,11 +122,24 @@ def check_notes(config: StudyConfig, train: Dataset | None) -> tuple[str, ...]:
     fit, held = data.split(train)
     which = "recipe that promises most is" if table.count == 1 else f"{table.count} recipes that promise most are"
     return (
-        f"recover: every new structure is trained for {table.start:g} s before it is judged; after the search the "
-        f"{which} trained for at most {table.minutes:g} min or "
-        f"{table.steps:,} steps each, on {len(fit):,} samples, with {len(held):,} to validate"
+        f"recover: {_at_the_start(config, table)}after the search the {which} trained for at most {table.minutes:g} min "
+        f"or {table.steps:,} steps each, on {len(fit):,} samples, with {len(held):,} to validate"
         + (f"; what they prune goes in {table.cuts} cuts" if table.cuts > 1 else ""),
     )
+
+
+def _at_the_start(config: StudyConfig, table: RecoverTable) -> str:
+    """What becomes of new structures, for a study that has any."""
+    if not _structural(config):
+        return ""
+    if table.start == 0:
+        return "a new structure is not trained before it is judged (start = 0); "
+    steps = "" if table.start_steps is None else f", at most {table.start_steps:,} steps,"
+    return f"every new structure is trained for {table.start:g} s{steps} before it is judged; "
+
+
+def _structural(config: StudyConfig) -> bool:
+    return any(name in STRUCTURAL for name in config.techniques)
 
 
 def seconds(config: StudyConfig, each: float) -> float:
@@ -133,8 +147,7 @@ def seconds(config: StudyConfig, each: float) -> float:
     table = config.recover
     if table is None:
         return 0.0
-    structural = any(name in STRUCTURAL for name in config.techniques)
-    starts = config.search.trials * table.start if structural else 0.0
+    starts = config.search.trials * table.start if _structural(config) else 0.0
     return starts + table.count * (60 * table.minutes + table.checkpoints * each)
 
 

@@ -102,9 +102,10 @@ class Training:
         *,
         weights: Mapping[str, float] = {},
         watch: Callable[[Progress], None] | None = None,
+        before: int = 0,
     ) -> Iterator[Checkpoint]:
         """What `recover` yields for a student, whose graph is used up. `weights` (sample id -> weight) count in the
-        steps and in validation."""
+        steps and in validation; `before` steps were taken by earlier calls."""
         fit, held = data.split(self.train)
         together = joinable(student.model)
         yield from recover(
@@ -120,4 +121,5 @@ class Training:
             hard_loss=self.workload.loss,
             roundings={layer: rounding for layer, (_, rounding) in student.formats.items()},
             dialect=self.assembler.dialect,
+            before=before,
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from autotune.trial import Value
 from dashboards.figures.front import drop_figure, speed_figure
-from dashboards.figures.labels import POSITIONS, Label, _box, positions
+from dashboards.figures.labels import HEIGHT, POSITIONS, WIDTHS, Label, _box, positions
 from dashboards.info.front import FrontInfo, FrontPoint, Role
 
 
@@ -21,11 +21,39 @@ def test_no_name_lies_on_another_or_outside() -> None:
     labels = crowd(0, 40)
     found = positions(labels, [(label.x, label.y, label.size) for label in labels])
     boxes = [_box(label, position) for label, position in zip(labels, found, strict=True) if position]
-    assert 5 <= len(boxes) < 40, "as many as there is room for"
+    assert 3 <= len(boxes) < 40, "as many as there is room for"
     assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].meets(pair[1])]
     assert all(box.inside() for box in boxes)
     corner = positions([Label(0.0, 0.0, "original", 15)], [])
     assert corner == ["top right"]
+
+
+def test_names_stay_apart_at_every_width_and_off_all_points() -> None:
+    labels = sorted([*crowd(2, 30), *crowd(3, 3, needed=True)], key=lambda label: not label.needed)
+    marks = [(label.x, label.y, label.size) for label in labels]
+    found = positions(labels, marks)
+    assert found == positions(labels, marks) and None not in found[:3] and None in found
+    for width in np.linspace(*WIDTHS, 9):
+        corners = []
+        for label, position in zip(labels, found, strict=True):
+            if position is None:
+                continue
+            box = _box(label, position)
+            x, y = box.x * width + box.across, box.y * HEIGHT + box.up
+            corners.append((x - box.half_width, x + box.half_width, y - box.half_height, y + box.half_height))
+            if not label.needed:
+                corner = corners[-1]
+                assert 0 <= corner[0] and corner[1] <= width
+                assert not any(
+                    corner[0] < mx * width + size / 2
+                    and mx * width - size / 2 < corner[1]
+                    and corner[2] < my * HEIGHT + size / 2
+                    and my * HEIGHT - size / 2 < corner[3]
+                    for mx, my, size in marks
+                )
+        assert len(corners) > 3
+        for a, b in itertools.combinations(corners, 2):
+            assert a[0] >= b[1] or b[0] >= a[1] or a[2] >= b[3] or b[2] >= a[3]
 
 
 def test_a_name_that_is_needed_is_always_there() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from hwprofiles.agent import cuda
+from hwprofiles.agent import card_block, cuda
 from hwprofiles.agent.archive import build_agent
 from hwprofiles.device import open_device
 from hwprofiles.errors import BadProfile, TargetUnavailable
@@ -23,6 +23,7 @@ from hwprofiles.runtimes.onnxruntime_cuda import OnnxRuntimeCuda
 from hwprofiles.runtimes.protocol import shipped
 from hwprofiles.target import Target
 from tests.unit import zoo
+from tests.unit.hwprofiles.tensorrt.simulated_card import Card
 
 CARD = Target(name="card", runtime="onnxruntime-cuda", provider="CUDAExecutionProvider")
 HERE = {**OnnxRuntimeCuda().options(CARD), "provider": "CPUExecutionProvider", "cuda_graph": False}
@@ -73,7 +74,7 @@ class Counting:
         self.waited: list[int] = []
 
     def reserve(self, count: int) -> None:
-        assert count == 10
+        assert count in (10, 1)
 
     def stamp(self, number: int) -> None:
         self.stamped.append(number)
@@ -90,8 +91,75 @@ def test_one_inference_is_asked_for_ahead(model: str) -> None:
     session = backend.Session(model, HERE)
     clock = session._clock = Counting()  # type: ignore[assignment]
     told = session.time_block([zoo.feeds(zoo.mlp())], 5)
-    assert told["wall"] == [1.0] * 5 and len(told["enqueue"]) == 5
-    assert clock.stamped == list(range(10)) and clock.waited == [1, 3, 5, 7, 9]
+    assert told["wall"] == [1.0] * 5 and len(told["enqueue"]) == 3 and told["inferences"] == 5 + 3 + 3
+    assert clock.stamped[:10] == list(range(10)) and clock.waited[:5] == [1, 3, 5, 7, 9]
+    assert clock.stamped[10:] == [0] * 4 and clock.waited[5:] == [0] * 4, "the queue is empty before each and after all"
+
+
+class Waiting:
+    """A card with a queue, its events, and onnxruntime that replays a graph on it; `waits`: as `ReplayGraph(id, true)`
+    does, though asked not to."""
+
+    stream = 0
+
+    def __init__(self, card: Card, session: Any) -> None:
+        self._card, self._session = card, session
+        self._at: dict[int, float] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def reserve(self, count: int) -> None:
+        pass
+
+    def stamp(self, number: int) -> None:
+        self._at[number] = self._card.launch(0.0)
+
+    def wait(self, number: int) -> None:
+        self._card.host = max(self._card.host, self._at[number])
+
+    def seconds(self, pairs: list[tuple[int, int]]) -> list[float]:
+        return [self._at[end] - self._at[start] for start, end in pairs]
+
+    def run_with_iobinding(self, binding: Any, settings: Any) -> None:
+        self._session.run_with_iobinding(binding, settings)
+        self._card.launch(self._card.seconds)
+        if self._card.waits:
+            self._card.settle()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "asking", "graph", "waits", "note"),
+    [
+        (50e-6, 5e-6, True, False, None),
+        (50e-6, 5e-6, True, True, card_block.WAITED),
+        (2e-6, 40e-6, False, False, card_block.LAUNCHING),
+        (1e-3, 40e-6, False, False, None),
+    ],
+)
+def test_where_asking_takes_as_long_as_the_inference_it_is_told(
+    model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    asking: float,
+    graph: bool,
+    waits: bool,
+    note: str | None,
+) -> None:
+    session = backend.Session(model, {**HERE, "cuda_graph": graph})
+    feeds = [zoo.feeds(zoo.mlp())]
+    session.time_block(feeds, 1)
+    card = Card(seconds, asking=asking)
+    card.waits = waits
+    simulated = Waiting(card, session._session)
+    session._session = session._clock = simulated  # type: ignore[assignment]
+    monkeypatch.setattr(card_block, "time", card.clock())
+    told = session.time_block(feeds, 100)
+    assert told["enqueue"] == pytest.approx([asking + seconds * waits] * 10)
+    assert session.notes == ([] if note is None else [note])
+    card.seconds, card.waits = 1.0, False
+    session.time_block(feeds, 10)
+    assert session.notes == [], "it is the last block that counts: the first ones are of a card that is not warm"
 
 
 def test_nodes_that_run_elsewhere_are_listed(model: str) -> None:

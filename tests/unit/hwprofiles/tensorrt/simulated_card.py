@@ -1,13 +1,16 @@
 """A simulated card for the session of the TensorRT backend: where this runs there is none.
 
 Its memory is this machine's, its clock advances by what a test says, and an inference computes y = relu(x @ w) in
-numpy. Nothing that it times is a measurement.
+numpy. It has a queue, which the host waits for when it is full, and a clock of the host, for a test to put in the place
+of `time.perf_counter`. Nothing that it times is a measurement.
 """
 
 from __future__ import annotations
 
 import ast
 import ctypes
+import time
+from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +23,34 @@ WEIGHTS = np.arange(32, dtype=np.float32).reshape(8, 4) - 16
 
 
 class Card:
-    """The clock and what was done: `seconds` of the card for an inference, `inferences` that ran."""
+    """The clocks and what was done: `seconds` of the card for an inference, `inferences` that ran.
 
-    def __init__(self, seconds: float = 1e-3, *, graphs: bool = True, memory: int = 1 << 30) -> None:
-        self.now = 0.0
+    `asking`: seconds of the host for each thing that it puts on the queue, of which `queue` fit. `cold`: seconds of load
+    without a pause after which its clocks are up; until then everything takes three times as long. `drift`: part of an
+    inference's time by which it is slower after each second, as a card that warms up.
+    """
+
+    def __init__(
+        self,
+        seconds: float = 1e-3,
+        *,
+        graphs: bool = True,
+        memory: int = 1 << 30,
+        asking: float = 0.0,
+        queue: int = 1024,
+        cold: float = 0.0,
+        drift: float = 0.0,
+    ) -> None:
+        self.now = 0.0  # when the card is done with all that was asked for
+        self.host = 0.0
+        self.asking, self.queue = asking, queue
+        self.cold, self.drift = cold, drift
+        self.waits = False  # inside a replay, until it is done
+        self.speeds: dict[bytes, float] = {}  # plan -> seconds of an inference
+        self.loaded: list[bytes] = []  # plans, in the order in which they were loaded
+        self.frozen = 0.0  # seconds of what was captured last
+        self._ends: deque[float] = deque()
+        self._load = 0.0
         self.seconds = seconds
         self.graphs = graphs
         self.memory = memory
@@ -32,6 +59,37 @@ class Card:
         self.capturing = False
         self.compiled = 0  # kernels that TensorRT-RTX has compiled; each is in its runtime cache from then on
         self.capturable = True
+
+    def launch(self, seconds: float) -> float:
+        """Put so much work of the card on its queue; when it is done."""
+        if self.capturing:
+            self.frozen += seconds
+            return self.now
+        self.host += self.asking
+        while self._ends and self._ends[0] <= self.host:
+            self._ends.popleft()
+        if len(self._ends) >= self.queue:
+            self.host = self._ends.popleft()
+        start = max(self.now, self.host)
+        if start - self.now > 0.01:
+            self._load = 0.0
+        slow = 3.0 if self._load < self.cold else 1.0
+        spent = seconds * slow * (1 + self.drift * start)
+        self.now = start + spent
+        self._load += spent
+        self._ends.append(self.now)
+        return self.now
+
+    def settle(self) -> None:
+        """What the host does when it waits for the card."""
+        self.host = max(self.host, self.now)
+        self._ends.clear()
+
+    def clock(self) -> Any:
+        """What stands for the module `time`, with the host's clock of the simulation."""
+        return SimpleNamespace(
+            perf_counter=lambda: self.host, process_time=time.process_time, thread_time=time.thread_time
+        )
 
     def module(self, **changes: Any) -> Any:
         """What stands for the module `tensorrt`."""
@@ -75,13 +133,13 @@ class Cuda:
         pinned.array[:] = buffer.array
 
     def synchronize(self) -> None:
-        pass
+        self._card.settle()
 
     def event(self) -> Any:
         return SimpleNamespace(at=0.0)
 
     def record(self, event: Any) -> None:
-        event.at = self._card.now
+        event.at = self._card.launch(0.0)
 
     def elapsed(self, first: Any, last: Any) -> float:
         return float(last.at - first.at)
@@ -90,14 +148,16 @@ class Cuda:
         if not self._card.graphs:
             raise CudaProblem("crash", "CUDA failed: operation not permitted when stream is capturing", False)
         self._card.capturing = True
-        before = self._card.now
+        self._card.frozen = 0.0
         work()
-        frozen, self._card.now = self._card.now - before, before  # the kernels of that moment, whatever comes later
+        frozen = self._card.frozen  # the kernels of that moment, whatever comes later
         self._card.capturing = False
 
         def replay() -> None:
             self._card.replayed += 1
-            self._card.now += frozen
+            self._card.launch(frozen)
+            if self._card.waits:
+                self._card.settle()
 
         return replay
 
@@ -114,6 +174,9 @@ class _Runtime:
                 1, "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed. Version mismatch"
             )
             return None
+        self._card.loaded.append(plan)
+        self._card.host = max(self._card.host, self._card.now) + 0.05  # the card rests meanwhile
+        self._card.seconds = self._card.speeds.get(plan, self._card.seconds)
         return _Engine(self._card)
 
 
@@ -203,7 +266,7 @@ class _Context:
         if not waits and self._shape not in self._config.cache.shapes:
             self._config.cache.shapes.add(self._shape)
             self._card.compiled += 1
-        self._card.now += self._card.seconds * (10 if waits else 1)  # a stand-in is slow
+        self._card.launch(self._card.seconds * (10 if waits else 1))  # a stand-in is slow
         self._card.inferences += not self._card.capturing
         return True
 

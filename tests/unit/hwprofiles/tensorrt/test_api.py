@@ -20,7 +20,7 @@ from types import ModuleType
 
 import pytest
 
-from hwprofiles.runtimes import tensorrt_backend, tensorrt_buffers, tensorrt_build, tensorrt_opened
+from hwprofiles.runtimes import tensorrt_backend, tensorrt_buffers, tensorrt_build, tensorrt_opened, tensorrt_timing
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 STUBS = """
@@ -79,7 +79,7 @@ REMOVED = {
     *("execute_async_v2", "execute_async", "execute", "device_memory_size", "max_workspace_size", "build_engine"),
     *("build_cuda_engine", "max_batch_size", "num_bindings", "get_binding_shape", "weight_streaming_budget"),
 }
-SUBJECTS = (tensorrt_build, tensorrt_opened, tensorrt_buffers, tensorrt_backend)
+SUBJECTS = (tensorrt_build, tensorrt_opened, tensorrt_buffers, tensorrt_backend, tensorrt_timing)
 
 ASK = """
 import importlib, json, sys

@@ -10,8 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwprofiles.agent import cuda, nvml, timing
-from hwprofiles.runtimes import tensorrt_backend, tensorrt_buffers, tensorrt_build, tensorrt_engines
+from hwprofiles.agent import card_block, cuda, nvml, timing
+from hwprofiles.runtimes import (
+    tensorrt_backend,
+    tensorrt_buffers,
+    tensorrt_build,
+    tensorrt_engines,
+    tensorrt_timing,
+)
 from hwprofiles.runtimes.conformance import _MODEL
 from hwprofiles.runtimes.tensorrt import TensorRtRtx
 from hwprofiles.target import Target
@@ -60,9 +66,9 @@ def test_time_is_the_card_s_and_inputs_are_used_in_turn(start: Any) -> None:
     card = Card(seconds=2e-3)
     session = start(card, [{"x": [2, 8]}])
     told = session.time_block(feeds(2, 2, 2), 30)
-    assert told["wall"] == pytest.approx([2e-3] * 30) and len(told["enqueue"]) == 30
-    assert len(told["end_to_end"]) == 3 and told["inferences"] == 33
-    assert card.replayed == 33 and card.inferences == 3  # one before each of the three graphs
+    assert told["wall"] == pytest.approx([2e-3] * 30) and len(told["enqueue"]) == 3
+    assert len(told["end_to_end"]) == 3 and told["inferences"] == 36
+    assert card.replayed == 36 and card.inferences == 3  # one before each of the three graphs
     assert session.conditions == {"cuda_graph": True} and session.notes == []
     assert session.first_seconds > 0 and session.load_seconds > 0
 
@@ -75,10 +81,40 @@ def test_short_inferences_share_a_pair_of_events(start: Any) -> None:
     session.time_block(one, 20)
     before = card.replayed
     told = session.time_block(one, 340)
-    assert len(told["wall"]) == 20 and told["inferences"] == 343 and card.replayed - before == 343
+    assert len(told["wall"]) == 20 and told["inferences"] == 346 and card.replayed - before == 346
     assert told["wall"] == pytest.approx([6e-6] * 20)
     block = timing.time_block(session, one, 340)
-    assert block["count"] == 20 and block["inferences"] == 343 and len(block["enqueue"]) == 20
+    assert block["count"] == 20 and block["inferences"] == 346 and len(block["enqueue"]) == 3
+
+
+def test_asking_is_not_the_wait_for_a_full_queue(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine of 50 us that takes 5 us to ask for: a thousand of them do not fit into the queue."""
+    card = Card(seconds=50e-6, asking=5e-6)
+    monkeypatch.setattr(card_block, "time", card.clock())
+    monkeypatch.setattr(tensorrt_backend, "time", card.clock())
+    session = start(card, [{"x": [2, 8]}])
+    told = session.time_block(feeds(2), 1000)
+    assert told["wall"] == pytest.approx([50e-6] * 1000, rel=0.11)  # the first finds the card at rest
+    assert told["enqueue"] == pytest.approx([5e-6] * 10)
+    assert session.notes == []
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_model_that_is_slower_to_ask_for_than_to_compute_is_told_as_such(
+    start: Any, monkeypatch: pytest.MonkeyPatch, graphs: bool
+) -> None:
+    card = Card(seconds=25e-6, asking=30e-6, graphs=graphs)
+    monkeypatch.setattr(card_block, "time", card.clock())
+    monkeypatch.setattr(tensorrt_backend, "time", card.clock())
+    session = start(card, [{"x": [2, 8]}])
+    one = feeds(2)
+    told = session.time_block(one, 100)
+    assert told["enqueue"] == pytest.approx([30e-6] * 10) and min(told["wall"]) > 50e-6
+    assert card_block.LAUNCHING not in session.notes, "the host's two other calls are in that time"
+    card.asking = 0.0
+    card.seconds = 1.0
+    session.time_block(one, 10)
+    assert card_block.LAUNCHING not in session.notes
 
 
 def test_an_engine_that_takes_no_graph_is_asked_one_by_one_and_it_is_said(start: Any) -> None:
@@ -211,41 +247,78 @@ def test_an_input_of_another_type_is_refused_by_name(start: Any) -> None:
         session.run({"x": np.ones((2, 8))})
 
 
-def test_of_several_builds_the_fastest_is_kept_and_all_are_told(
-    start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    card = Card()
-    session = start(card, [{"x": [2, 8]}])
-    speeds = iter([3e-3, 1e-3, 2e-3])
-    plans = iter([b"slow", b"fast", b"middle"])
+@pytest.fixture
+def build_of(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Builds these plans, in this order, and picks one; the rest of the builder is the real one."""
     build = tensorrt_engines.Engines.build
 
-    def differ(self: Any, model: str, shapes: Any, *, fresh: bool = False) -> Any:
-        assert fresh  # with the timing cache every build would choose the same kernels
-        made = build(self, model, shapes)
-        made.plan = next(plans)
-        made.digest = hashlib.sha256(made.plan).hexdigest()
-        made.builds = [{"digest": made.digest, "seconds": 1.0, "latency": None}]
-        return made
+    def prepare(card: Card, speeds: dict[bytes, float]) -> Path:
+        card.speeds = dict(speeds)
+        plans = iter(speeds)
 
-    real = tensorrt_backend.Session.__init__
+        def differ(self: Any, model: str, shapes: Any, *, fresh: bool = False) -> Any:
+            assert fresh  # with the timing cache every build would choose the same kernels
+            made = build(self, model, shapes)
+            made.plan = next(plans)
+            made.digest = hashlib.sha256(made.plan).hexdigest()
+            made.builds = [{"digest": made.digest, "seconds": 1.0, "latency": None}]
+            return made
 
-    def open_slower(self: Any, path: str, options: Any) -> None:
-        real(self, path, options)
-        card.seconds = next(speeds)
+        for module in (card_block, tensorrt_backend, tensorrt_timing):
+            monkeypatch.setattr(module, "time", card.clock())
+        start(card, [])  # nothing is opened yet
+        monkeypatch.setattr(tensorrt_engines.Engines, "build", differ)
+        options = {**OPTIONS, "scratch": str(tmp_path), "shapes": [{"x": [2, 8]}]}
+        for _ in range(2):  # the second time would ask for one more plan: once is enough
+            tensorrt_backend.prepare(str(tmp_path / "model.onnx"), options, len(speeds), feeds(2))
+        (kept,) = (tmp_path / "engines").glob("*.engine")
+        return kept
 
-    monkeypatch.setattr(tensorrt_engines.Engines, "build", differ)
-    monkeypatch.setattr(tensorrt_backend.Session, "__init__", open_slower)
-    options = {**OPTIONS, "scratch": str(tmp_path), "shapes": [{"x": [2, 8]}]}
-    tensorrt_backend.prepare(str(tmp_path / "model.onnx"), options, 3, feeds(2))
-    del session
-    (kept,) = (tmp_path / "engines").glob("*.engine")
+    return prepare
+
+
+def latencies(kept: Path) -> list[float]:
     facts = json.loads(kept.with_suffix(".json").read_text())
-    assert kept.read_bytes() == b"fast" and facts["digest"] == hashlib.sha256(b"fast").hexdigest()
-    assert [build["latency"] for build in facts["builds"]] == pytest.approx([1e-3, 2e-3, 3e-3])
-    assert facts["builds"][0]["digest"] == facts["digest"] and len({b["digest"] for b in facts["builds"]}) == 3
-    tensorrt_backend.prepare(str(tmp_path / "model.onnx"), options, 3, feeds(2))  # would ask for a fourth plan
-    assert kept.read_bytes() == b"fast", "once is enough: what was measured is what is exported"
+    assert facts["builds"][0]["digest"] == facts["digest"] == hashlib.sha256(kept.read_bytes()).hexdigest()
+    assert len({build["digest"] for build in facts["builds"]}) == len(facts["builds"])
+    return [build["latency"] for build in facts["builds"]]
+
+
+def test_of_several_builds_the_fastest_is_kept_and_all_are_told(build_of: Any) -> None:
+    card = Card()
+    kept = build_of(card, {b"slow": 3e-3, b"fast": 1e-3, b"middle": 2e-3})
+    assert kept.read_bytes() == b"fast"
+    assert latencies(kept) == pytest.approx([1e-3, 2e-3, 3e-3])
+    assert card.loaded[:6] == [b"slow", b"fast", b"middle", b"middle", b"fast", b"slow"], "in rounds, in changing order"
+    assert not list(kept.parent.parent.glob("*.kernels")), "what the builds compiled goes with them"
+
+
+def test_builds_are_compared_at_the_clocks_of_a_card_under_load(build_of: Any) -> None:
+    """Its clocks fall while an engine is loaded, and need 0.15 s of work to be up again."""
+    kept = build_of(Card(cold=0.15), {b"slow": 1.1e-3, b"fast": 1e-3})
+    assert latencies(kept) == pytest.approx([1e-3, 1.1e-3])
+
+
+def test_a_card_that_warms_up_favours_no_build(build_of: Any) -> None:
+    """The first one timed would look faster than one that is 1 % faster, were they timed one after another."""
+    kept = build_of(Card(drift=0.05), {b"slow": 1.01e-3, b"fast": 1e-3})
+    assert kept.read_bytes() == b"fast"
+    fast, slow = latencies(kept)
+    assert slow / fast == pytest.approx(1.01, rel=2e-3)
+
+
+def test_builds_of_microseconds_have_as_many_samples(build_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    sample = tensorrt_backend.Session.sample
+
+    def count(self: Any, given: Any, samples: int) -> list[float]:
+        found = sample(self, given, samples)
+        taken.append(len(found))
+        return found
+
+    monkeypatch.setattr(tensorrt_backend.Session, "sample", count)
+    kept = build_of(Card(), {b"slow": 6e-6, b"fast": 5e-6})
+    assert set(taken) == {10} and latencies(kept) == pytest.approx([5e-6, 6e-6])
 
 
 @pytest.mark.parametrize("value", [1.0, -2.5, 3.14159, 1e-30, 65504.0])
