@@ -78,8 +78,9 @@ class Task:
 class Workload:
     """Everything the search needs to know about the user's problem.
 
-    `model` is an ONNX file, an `onnx.ModelProto` or a `torch.nn.Module` (then `example_inputs` are the positional
-    arguments for its export, and `dynamic_axes` names the axes that vary: {input name: {axis: "batch"}}).
+    `model` is an ONNX file, an `onnx.ModelProto` or a `torch.nn.Module` (then `example_inputs` are the arguments for
+    its export, by place or as {parameter of forward: array or tensor}, and `dynamic_axes` names the axes that vary:
+    {input name: {axis: "batch"}}).
     `calibration` holds input dictionaries only and must not share samples with `search` or `heldout`.
     `decode` turns the outputs of one batch into predictions that `metric` understands and that are JSON-serialisable.
     `metric` is the name of a registered metric, a callable on (predictions, labels), or several of them by name, the
@@ -103,7 +104,7 @@ class Workload:
     metric: str | Metric | Mapping[str, str | Metric | Task] = "accuracy"
     slices: Sequence[str | Declaration] = ()
     latency_inputs: Arrays | None = None
-    example_inputs: Sequence[Any] = ()
+    example_inputs: Sequence[Any] | Mapping[str, Any] = ()
     dynamic_axes: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     name: str = "workload"
     confidence: Confidence | None = None

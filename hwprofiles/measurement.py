@@ -120,6 +120,7 @@ class AcceleratorMemory(_Record):
     plan: int | None = None  # the serialised engine
     weights: int | None = None  # of it, weights
     activations: int | None = None  # what the runtime reserves for intermediate tensors
+    reserved: int | None = None  # torch: what its allocator took from the driver at most, for all of its tensors
     process: int | None = None  # what the card's used memory grew by while the model was open and ran, the process's
     # CUDA context included (hundreds of MB, whatever the model): it is made when the first model is opened
     process_source: str = ""  # "nvml:process", or "nvml:device" where the driver does not tell processes apart

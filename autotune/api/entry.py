@@ -60,7 +60,7 @@ def optimize(
     progress: Callable[[Progress], None] | None = None,
     name: str = "workload",
     latency_inputs: Arrays | None = None,
-    example_inputs: Sequence[Any] = (),
+    example_inputs: Sequence[Any] | Mapping[str, Any] = (),
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
     confidence: Confidence | None = None,
     perturbations: Mapping[str, Perturb] | None = None,

@@ -72,7 +72,7 @@ def _print(console: Console, report: CheckReport) -> None:
             console.print(f"  original {text}: {format_amount(value.value, parse_key(text))}", markup=False)
     console.print(_layers(report))
     console.print(_techniques(report))
-    for line in (*_parts(report), *_left_alone(report)):
+    for line in (*_parts(report), *_lost(report), *_left_alone(report)):
         console.print(line, markup=False)
     console.print(_slices(report))
     for skipped in report.skipped:
@@ -130,6 +130,18 @@ def _parts(report: CheckReport) -> Iterator[str]:
                 yield f"  {offer.technique} {part.layer}: a block of {layers}{f' with {others}' if others else ''}"
         if len(offer.parts) > _PARTS_SHOWN:
             yield f"  {offer.technique}: and {len(offer.parts) - _PARTS_SHOWN} more"
+
+
+def _lost(report: CheckReport) -> Iterator[str]:
+    """In one line per technique: choices that layers do not have which it has others for, and why."""
+    for offer in report.techniques:
+        by_reason: dict[str, list[str]] = {}
+        for each in offer.lost:
+            layers = "1 layer" if each.layers == 1 else f"{each.layers} layers"
+            by_reason.setdefault(each.reason, []).append(f"{each.choice} for {layers}")
+        if by_reason:
+            said = "; ".join(f"{', '.join(what)}: {reason}" for reason, what in by_reason.items())
+            yield f"  {offer.technique} leaves out {said}"
 
 
 def _left_alone(report: CheckReport) -> Iterator[str]:

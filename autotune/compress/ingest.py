@@ -47,7 +47,7 @@ class Ingested:
 def load_model(
     source: Path | str | onnx.ModelProto | torch.nn.Module,
     *,
-    example_inputs: Sequence[Any] = (),
+    example_inputs: Sequence[Any] | Mapping[str, Any] = (),
     dynamic_axes: Mapping[str, Mapping[int, str]] = {},
 ) -> Ingested:
     """Load a model that is not trusted and bring it into the normal form.

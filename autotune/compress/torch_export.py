@@ -11,7 +11,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 Axes = Mapping[str, Mapping[int, str]]
 
 
-def export(module: torch.nn.Module, example_inputs: Sequence[Any], dynamic_axes: Axes) -> onnx.ModelProto:
+Inputs = Sequence[Any] | Mapping[str, Any]  # of a forward: by place, or by the names of its parameters
+
+
+def export(module: torch.nn.Module, example_inputs: Inputs, dynamic_axes: Axes) -> onnx.ModelProto:
     """Export `module` in eval mode on the CPU; its own mode and device stay as they were.
 
     Inputs are named like the parameters of `forward`, outputs `output`, or `output_0`, `output_1`, ... where there are
@@ -51,13 +54,14 @@ def export(module: torch.nn.Module, example_inputs: Sequence[Any], dynamic_axes:
     return proto
 
 
-def as_arguments(module: torch.nn.Module, example_inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """The positional arguments of `forward`: tensors on the CPU, arrays made tensors, anything else as it is.
+def as_arguments(module: torch.nn.Module, example_inputs: Inputs) -> tuple[Any, ...]:
+    """The positional arguments of `forward`: tensors on the CPU, arrays made tensors, anything else as it is. Inputs by
+    name are put into the order of `forward`'s parameters.
 
-    Raises `UsageError` where there are none, for what is no module, or without torch.
+    Raises `UsageError` where there are none or they do not fit `forward`, for what is no module, or without torch.
     """
     torch = _torch(module)
-    return tuple(_tensor(torch, item) for item in _as_sequence(torch, example_inputs))
+    return tuple(_tensor(torch, item) for item in _as_sequence(torch, module, example_inputs))
 
 
 def _torch(module: object) -> Any:
@@ -78,12 +82,35 @@ def _torch(module: object) -> Any:
     return torch
 
 
-def _as_sequence(torch: Any, example_inputs: Any) -> Sequence[Any]:
+def _as_sequence(torch: Any, module: torch.nn.Module, example_inputs: Any) -> Sequence[Any]:
     if isinstance(example_inputs, (torch.Tensor, np.ndarray)):
         example_inputs = (example_inputs,)
+    if isinstance(example_inputs, str | bytes) or not isinstance(example_inputs, Iterable):
+        raise UsageError(
+            f"example_inputs is of type {type(example_inputs).__name__}; give the positional arguments of forward, or "
+            "a mapping of its parameters' names"
+        )
+    if isinstance(example_inputs, Mapping):
+        example_inputs = _by_place(module, example_inputs)
+    example_inputs = tuple(example_inputs)
     if len(example_inputs) == 0:
         raise UsageError("a torch module needs example_inputs for its export; give the positional arguments of forward")
-    return tuple(example_inputs)
+    return example_inputs
+
+
+def _by_place(module: torch.nn.Module, named: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Inputs by name as positional arguments. Raises `UsageError` where `forward` does not take them so."""
+    what = f"example_inputs do not fit {type(module).__name__}.forward"
+    parameters = inspect.signature(module.forward).parameters
+    places = [name for name, each in parameters.items() if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    for name in named:
+        if name not in places:
+            raise UsageError(f"{what}: it has no positional parameter {name!r}; {did_you_mean(str(name), places)}")
+    given = places[: 1 + max((places.index(name) for name in named), default=-1)]
+    for name in given:
+        if name not in named:
+            raise UsageError(f"{what}: {name!r} is missing, which comes before {given[-1]!r}; give it too")
+    return tuple(named[name] for name in given)
 
 
 def _tensor(torch: Any, item: Any) -> Any:

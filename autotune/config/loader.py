@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from autotune import plugins, slices
 from autotune.config.amounts import Asked, impossible, read_asked
 from autotune.config.families import check_shared, families_of, worth_telling
+from autotune.config.misplaced import belongs
 from autotune.config.positions import Positions
 from autotune.config.tables import QuantizeTable, StudyConfig, not_on_hardware
 from autotune.errors import AutotuneError, ConfigError, UsageError, did_you_mean
@@ -244,7 +245,13 @@ def _parse(source: Source, table: type[Table], data: object, prefix: Location) -
         # An unknown key first: a misspelt one is also the reason why another is missing.
         first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
         path = (*prefix, *first["loc"])
-        raise source.error(path, _problem(table, first)) from error
+        elsewhere = belongs(str(path[-1]), _table_of(path)) if first["type"] == "extra_forbidden" else ""
+        raise source.error(path, _problem(table, first) + elsewhere) from error
+
+
+def _table_of(path: Location) -> str:
+    """The table that a key stands in: "techniques.prune", "" for the study itself."""
+    return ".".join(str(part) for part in path[:-1] if not isinstance(part, int))
 
 
 def _foreign(value: object) -> dict[str, str]:
@@ -338,6 +345,8 @@ def _make_technique(source: Source, name: str, options: Mapping[str, object]) ->
     except ConfigError as error:
         text = str(error.__cause__).removeprefix(f"technique {name}").removeprefix(":").lstrip()
         words = text.split()[:3]  # "ranks has 1.5", "has no kind 'head'"
+        unknown = next((each for each in options if text.startswith(f"has no option {each!r}")), "")
+        text += belongs(unknown, f"techniques.{name}") if unknown else ""
         option = next((each for each in options if {each, each.removesuffix("s")} & set(words)), "")
         if option:
             path, text = (*path, option), text.removeprefix(f"{option} ")

@@ -187,7 +187,8 @@ class CardSession(HostSession):
         before = _cuda.memory_allocated()
         self._guarded(call, *values)
         _cuda.synchronize()
-        return {"plan": None, "weights": weights, "activations": _cuda.max_memory_allocated() - before}
+        taken = {"activations": _cuda.max_memory_allocated() - before, "reserved": _cuda.max_memory_reserved()}
+        return {"plan": None, "weights": weights, **taken}
 
     def _bind(self, feeds: list[Feed]) -> list[_Bound]:
         """Each feed on the card, and how it is run. The feeds of the last block are kept: they come again."""
@@ -353,7 +354,8 @@ def move(program: torch.fx.GraphModule, device: torch.device, there: Mapping[Any
 
 
 def kernels(path: str, options: dict[str, Any], feed: Feed, runs: int, scratch: str) -> list[dict[str, Any]]:
-    """torch's operators (and the card's kernels) by name, in the order of their first call, with seconds of one run."""
+    """torch's operators (and the card's kernels) by name, in the order of their first call, with seconds of one run;
+    then the model's nodes, for layers are known by them."""
     session = Session(path, options)
     session.run(feed)
     wanted = [torch.profiler.ProfilerActivity.CPU]
@@ -372,7 +374,24 @@ def kernels(path: str, options: dict[str, Any], feed: Feed, runs: int, scratch: 
             event.name, {"node": event.name, "op": event.name.removeprefix("aten::"), "seconds": 0.0}
         )
         kernel["seconds"] += spent / 1e6 / runs
-    return [{**kernel, "provider": options["device"], "inputs": [], "outputs": []} for kernel in found.values()]
+    named = [{"node": name, "op": op, "seconds": 0.0} for name, op in _nodes(session)]
+    told = {"provider": options["device"], "inputs": [], "outputs": []}
+    return [{**kernel, **told} for kernel in [*found.values(), *named]]
+
+
+def _nodes(session: HostSession) -> list[tuple[str, str]]:
+    """(name, operator) of the model's nodes that are computed in each inference, in the types that the file says.
+
+    Their time stands under the names of torch's own operators.
+    """
+    constant = set(session._module._slots)
+    found = []
+    for step in session._module._program.steps:
+        if step.needs <= constant:
+            constant.update(step.node.outputs)
+        else:
+            found.append((step.node.name, step.node.op))
+    return found
 
 
 def classify(error: Exception, stage: str) -> str:

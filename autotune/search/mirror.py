@@ -64,6 +64,7 @@ def mirror(
 
 
 def _open(path: Path, study_name: str, directions: Sequence[str], metric_names: Sequence[str]) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it may be the first to be asked: at the end of a baseline
     try:
         storage = JournalStorage(JournalFileBackend(str(path)))
         known = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]

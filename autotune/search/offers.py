@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
 from autotune.config import StudyConfig
 from autotune.keys import parse_key
+from autotune.layers import Layer
 from autotune.search.prepare import Prepared
 from autotune.search.space import Spared, Variable, changed_by
 from autotune.search.zeros import STAGE, Zeros
@@ -24,6 +25,14 @@ class LeftAlone(_Record):
 
     reason: str
     names: tuple[str, ...]
+
+
+class LeftOutChoice(_Record):
+    """A choice that is not offered for some layers that the technique has other choices for, and why."""
+
+    choice: str
+    layers: int
+    reason: str
 
 
 class Part(_Record):
@@ -49,6 +58,7 @@ class Offer(_Record):
     left_alone: tuple[LeftAlone, ...]
     told: str = ""  # what else the technique says of itself on these targets
     parts: tuple[Part, ...] = ()  # what it cuts, in execution order
+    lost: tuple[LeftOutChoice, ...] = ()
 
 
 def notes(config: StudyConfig, found: Sequence[Offer]) -> Iterator[str]:
@@ -108,7 +118,32 @@ def _offer(prepared: Prepared, name: str) -> Offer:
         left_alone=tuple(LeftAlone(reason=reason, names=tuple(names)) for reason, names in why.items()),
         told=getattr(technique, "told", str)() if own else "",
         parts=tuple(_parts(technique, own)),
+        lost=tuple(_lost(prepared, technique, own)),
     )
+
+
+def _lost(prepared: Prepared, technique: Technique, own: Sequence[Variable]) -> Iterator[LeftOutChoice]:
+    """Choices that layers do not have which have others; those of excluded layers are told by `_reasons`."""
+    offered = _choices(own)
+    every = tuple(dict.fromkeys(choice for choices in offered.values() for choice in choices))
+    groups = {layer: each.layers for each in own for layer in each.layers if len(each.layers) > 1}
+    spared = {(each.layer, choice) for each in prepared.space.spared for choice in each.choices}
+    says: Callable[[Layer], Mapping[str, str]] | None = getattr(technique, "lost", None)
+    found: dict[tuple[str, str], int] = {}
+    for layer in prepared.ingested.inspection.layers:
+        if layer.name not in offered:
+            continue
+        told = dict(says(layer)) if says is not None else {}
+        if technique.stage == "precision":  # formats that no layer has are told by target
+            why = "not every target runs it on such a layer"
+            if layer.name in groups:
+                why = "not every target runs it on all layers of the group"
+            told = {choice: told.get(choice, why) for choice in every}
+        for choice, reason in told.items():
+            if choice not in offered[layer.name] and (layer.name, choice) not in spared:
+                found[choice, reason] = found.get((choice, reason), 0) + 1
+    for (choice, reason), count in found.items():
+        yield LeftOutChoice(choice=choice, layers=count, reason=reason)
 
 
 def _choices(own: Iterable[Variable]) -> dict[str, tuple[str, ...]]:

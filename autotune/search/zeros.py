@@ -85,7 +85,7 @@ class Zeros(BaseModel):
             return "faster"
         if low > 1 + _ALIKE:
             return "slower"
-        return "the same" if 1 - EQUIVALENT <= low and high <= 1 + EQUIVALENT else "undecided"
+        return "the same" if low >= 1 - EQUIVALENT and high <= 1 + EQUIVALENT else "undecided"
 
     @property
     def speed(self) -> str:

@@ -74,6 +74,17 @@ class Factorize:
         """The ranks that make the layer smaller; of several that round to one rank the first."""
         return () if _wrong_kind(layer) else tuple(self._smaller(layer))
 
+    def lost(self, layer: Layer) -> Mapping[str, str]:
+        """Choices that a layer does not have, and why."""
+        offered, taken = self._smaller(layer), set(self._smaller(layer).values())
+        found = {}
+        for each in self._ranks:
+            name, rank = share.named(_PREFIX, each), rank_of(layer, each, self._round_to)
+            if name not in offered:
+                same = "it rounds to the rank of another choice"
+                found[name] = same if rank in taken else "two factors of that rank are no smaller than the layer"
+        return found
+
     def uniform(self, offered: Mapping[str, Sequence[str]]) -> list[tuple[str, dict[str, str]]]:
         """One recipe per choice, mildest first; a layer that does not have it stays whole."""
         labels = [share.named(_PREFIX, each) for each in reversed(self._ranks)]

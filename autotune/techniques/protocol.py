@@ -128,7 +128,7 @@ class Technique(Protocol):
     targets like, `autotune.techniques.multiples.Liked`). Others: `changes(layer, choice)`, where a choice under the
     name of one layer changes others: all layers that it changes; `units`: such choices, for people
     (`autotune.techniques.prune.units.Unit`); `meaning`: option -> value, of those that say what a choice is;
-    `told`: a sentence for `autotune check`.
+    `told`: a sentence for `autotune check`; `lost(layer)`: choice that a layer does not have -> why, for people too.
     """
 
     name: str

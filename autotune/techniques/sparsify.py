@@ -86,6 +86,16 @@ class Sparsify:
         zeros = [share.named(_PREFIX, each) for each in self._shares]
         return (*zeros, *(name for name, (_, span) in self._patterns.items() if _divides(layer, span)))
 
+    def lost(self, layer: Layer) -> Mapping[str, str]:
+        """Choices that a layer does not have, and why."""
+        return {
+            name: f"what it reads is no multiple of {span}"
+            if layer.op in _PRODUCTS
+            else f"patterns are not for {layer.op}"
+            for name, (_, span) in self._patterns.items()
+            if not _divides(layer, span)
+        }
+
     def uniform(self, offered: Mapping[str, Sequence[str]]) -> list[tuple[str, dict[str, str]]]:
         """One recipe per choice; a layer that does not have it stays as it is."""
         labels = [*(share.named(_PREFIX, each) for each in self._shares), *self._patterns]

@@ -4,7 +4,8 @@
 
 For rows of equal linear layers of 1, 10 and 100 million numbers, in float32 and in float16, each eager in a CUDA graph,
 eager, and compiled: the same model against itself (A/A: within 1 %), a model with one layer in 33 more (3 %: must be
-found), energy of an inference by NVML, and memory by NVML beside what torch's own allocator says. FILE is written after
+found), energy of an inference by NVML, and memory by NVML beside what torch's own allocator says: what it reserved,
+which is what NVML can see, and what tensors took of that. FILE is written after
 each case. With --seconds a case has its share of what is left and says how many runs it had; --continue takes over the
 cases that an earlier call finished. Ends with 1 if A/A or the injected difference fail.
 """
@@ -163,23 +164,37 @@ def case(
 
 
 def memory(whole: Measurement, file_bytes: int) -> dict[str, Any] | str:
-    """What NVML says that the process took, over what torch's allocator says; or why there is no such number."""
+    """What NVML says that the process took, beside what torch's allocator says; or why there is no such number.
+
+    The allocator tells two numbers: what tensors took at most (`max_memory_allocated`; here weights and activations),
+    and what it took from the driver for them (`max_memory_reserved`), in blocks of 2 MiB and more that it does not
+    give back. NVML sees the second, and the context beside it. Source: torch, "CUDA semantics", "Memory management".
+    """
     if whole.accelerator is None:
         return "not a card"
     found = whole.accelerator.memory
     if found.weights is None or found.activations is None:
         return "torch's allocator did not tell"
-    told = {
+    allocated = found.weights + found.activations
+    told: dict[str, Any] = {
         "torch_weights": found.weights,
         "torch_activations": found.activations,
+        "torch_allocated": allocated,
+        "torch_reserved": found.reserved,
         "weights_over_file": found.weights / file_bytes,
         "process": found.process,
         "process_source": found.process_source,
+        "process_over_allocated": None,
+        "process_over_reserved": None,
+        "process_beyond_reserved": None,
     }
-    if found.process is None:
-        return {**told, "process_over_torch": None}
-    # Above 1 by what a process with CUDA costs however small the model is: see `memory_growth` for that without it.
-    return {**told, "process_over_torch": found.process / max(1, found.weights + found.activations)}
+    if found.process is not None:
+        told["process_over_allocated"] = found.process / max(1, allocated)
+        if found.reserved is not None:
+            # Above 1 by what a process with CUDA costs however small the model is, which is the difference.
+            told["process_over_reserved"] = found.process / max(1, found.reserved)
+            told["process_beyond_reserved"] = found.process - found.reserved
+    return told
 
 
 def energy(whole: Measurement) -> dict[str, Any] | str:
@@ -217,8 +232,12 @@ def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
         told = [entry for entry in told if isinstance(entry, dict) and entry["process"] is not None]
         if len(told) >= 2:
             ours = told[-1]["process"] - told[0]["process"]
-            torch = sum(told[-1][key] - told[0][key] for key in ("torch_weights", "torch_activations"))
-            growth[f"{kind} {mode}"] = {"process": ours, "torch": torch, "ratio": ours / max(1, torch)}
+            grown: dict[str, Any] = {"process": ours}
+            for name in ("allocated", "reserved"):
+                if all(entry[f"torch_{name}"] is not None for entry in told):
+                    torch = told[-1][f"torch_{name}"] - told[0][f"torch_{name}"]
+                    grown |= {f"torch_{name}": torch, f"over_{name}": ours / max(1, torch)}
+            growth[f"{kind} {mode}"] = grown
     return {
         "cases": len(done),
         "not_as_wanted": [

@@ -262,6 +262,7 @@ def one(
     for name in environments.WAYS:
         if "python" in made[name]:
             variables[f"HW_AUTOTUNE_{name.upper().replace('-', '_')}_PYTHON"] = made[name]["python"]
+    variables["HW_AUTOTUNE_ORT_CUDA_MISSING"] = str(made["ort-cuda"].get("not_installed", ""))
     out = work / f"{step}.json"
     quick = ["--quick"] if given.quick else []
     if step == "tests":

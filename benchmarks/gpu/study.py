@@ -5,8 +5,10 @@
 
 `study`: quantisation (float16, 8 bit, mixed) by ONNX Runtime's CUDA provider. `tensorrt`: the same by TensorRT, or by
 TensorRT-RTX where only that is there; the numbers say which. `comparison`: one study whose targets are this machine's
-CPU and the card, with fewer trials. The interpreters are named in the environment, see `run.py`. `--as TARGET` tries
-the script itself with any other target in the card's place; what comes out then says so.
+CPU and the card, with fewer trials. Without onnxruntime-gpu the first and the last take torch on the card in its place,
+which runs float16, float32 and weights that are stored in 8 bits; target and result say so. The interpreters are named
+in the environment, see `run.py`. `--as TARGET` tries the script itself with any other target in the card's place; what
+comes out then says so.
 """
 
 from __future__ import annotations
@@ -26,6 +28,10 @@ from typing import Any
 STUDIES = Path(__file__).parents[2] / "studies"
 CARD = "card"
 ORT = {"runtime": "onnxruntime-cuda", "dialect": "ort-cuda", "provider": "CUDAExecutionProvider"}
+# In its place where it is not installed. The dialect's files of 16 bit are plain ONNX; what torch does not run is found
+# out when the study begins, and is no choice then.
+TORCH = {"runtime": "torch-cuda", "dialect": "ort-cuda", "provider": "cuda", "timeout": 600.0}
+TORCH_OPTIONS = {"mode": "eager", "cuda_graph": True}
 TENSORRT = {
     "TENSORRT": {"runtime": "tensorrt", "dialect": "tensorrt", "provider": "TensorRT"},
     "TENSORRT_RTX": {"runtime": "tensorrt-rtx", "dialect": "tensorrt", "provider": "TensorRT-RTX"},
@@ -63,6 +69,9 @@ def main() -> int:
     store = folder / "store.db"
     trials = 4 if arguments.quick else 12 if arguments.step == "comparison" else 40
     found: dict[str, Any] = {"target": profile, "study": arguments.study, "trials": trials}
+    if profile.get("runtime") == TORCH["runtime"]:
+        why = os.environ.get("HW_AUTOTUNE_ORT_CUDA_MISSING", "it is not installed")
+        found["instead"] = f"these are numbers of torch-cuda, not of onnxruntime-cuda: onnxruntime-gpu: {why}"
     if profile.get("dialect") in NOT_OFFERED:
         found["not_offered"] = NOT_OFFERED[profile["dialect"]]
 
@@ -87,14 +96,28 @@ def main() -> int:
         where = ("--store", str(store), "--folder", str(folder), "--target", CARD, "--target", "local")
         spec = f"{folder}:{chosen(front)}"
         note("parity", autotune("parity", spec, *where, "--samples", "64", "--json", deadline=deadline))
+    if left := missing(found, trials, arguments.step):
+        note("unfinished", left)
     return 1 if "failed" in found else 0
+
+
+def missing(found: dict[str, Any], trials: int, step: str) -> dict[str, str]:
+    """What another call with more time would add; empty if nothing."""
+    said = found["run"].get("said")
+    done = said.get("trials") if isinstance(said, dict) else None
+    left = {}
+    if "cut short" in found["run"] or (isinstance(done, int) and done < trials):
+        left["search"] = f"{done if isinstance(done, int) else 'some'} of {trials} trials"
+    if step != "comparison" and "said" not in found.get("parity", {}):
+        left["parity"] = str(found.get("parity", {}).get("not run", "it has no answer"))
+    return left
 
 
 def wanted(step: str) -> dict[str, Any]:
     """The card's target by what is installed; or why the step cannot run."""
     if step != "tensorrt":
         python = os.environ.get("HW_AUTOTUNE_ORT_CUDA_PYTHON")
-        return {**ORT, "python": python} if python else {"not run": "onnxruntime-gpu could not be installed"}
+        return {**ORT, "python": python} if python else {**TORCH, "options": TORCH_OPTIONS}
     for name, profile in TENSORRT.items():
         python = os.environ.get(f"HW_AUTOTUNE_{name}_PYTHON")
         if python:
@@ -142,7 +165,10 @@ def prepare(arguments: argparse.Namespace, profile: dict[str, Any]) -> Path:
             "source": "made by study.py",
             **profile,
         }
-        (folder / f"{CARD}.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in facts.items()))
+        options = facts.pop("options", {})
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in facts.items()]
+        lines += ["[options]\n", *(f"{key} = {json.dumps(value)}\n" for key, value in options.items())]
+        (folder / f"{CARD}.toml").write_text("".join(lines))
     return folder
 
 

@@ -40,7 +40,7 @@ LONGEST_ANSWER = 300  # characters of a prediction that is not a plain text
 
 
 def flip_info(view: StudyView, store: StudyStore, number: int) -> FlipInfo | None:
-    """None where the trial was not judged or its outcomes were not kept. Ties are broken as by the search, which keeps the first of each."""
+    """None where the trial was not judged or its outcomes were not kept. Ties as the search breaks them."""
     trial: Trial = store.trial(number)
     evaluation = evaluation_of(trial, view.targets[0])
     if evaluation is None or not evaluation.outcomes:

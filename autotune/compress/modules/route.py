@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -14,7 +14,7 @@ from autotune.compress.modules.groups import ModuleGroups
 from autotune.compress.modules.tracing import NotFollowed, Tracing, load_library
 from autotune.compress.modules.trial import TrialCut
 from autotune.compress.plan import Source
-from autotune.compress.torch_export import as_arguments, export
+from autotune.compress.torch_export import Inputs, as_arguments, export
 from autotune.errors import DataError, TrialFailure
 from autotune.techniques.protocol import Plan
 from autotune.techniques.prune.cutting import sizes_left, tell_moments
@@ -35,7 +35,7 @@ class ModuleCuts:
     """
 
     def __init__(
-        self, module: torch.nn.Module, example_inputs: Sequence[Any], dynamic_axes: _Axes, source_digest: str
+        self, module: torch.nn.Module, example_inputs: Inputs, dynamic_axes: _Axes, source_digest: str
     ) -> None:
         """Raises `UsageError` where torch-pruning is not installed."""
         self._library = load_library()
@@ -67,8 +67,13 @@ class ModuleCuts:
             try:
                 module = groups.trial.cut({layer: np.array(positions) for layer, positions in gone.items()})
                 model = export(module, self._inputs, self._axes)
-            except (NotFollowed, DataError) as error:
+            except NotFollowed as error:
                 raise _failure(f"prune through torch-pruning, layers {', '.join(gone)}: {error}") from error
+            except DataError as error:
+                raise _failure(
+                    f"prune through torch-pruning, layers {', '.join(gone)}: torch exports the module, and not with this "
+                    "cut; use route = 'graph' for it"
+                ) from error
             return {"model": np.frombuffer(model.SerializeToString(), np.uint8)}
 
         kept = plan.banked(key, make)["model"]

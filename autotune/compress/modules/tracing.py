@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.compress.inspect_names import clean
-from autotune.compress.normalise import first_line
+from autotune.compress.modules.failing import place_of
 from autotune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -143,7 +143,9 @@ def _run(module: torch.nn.Module, inputs: Sequence[Any]) -> Any:
 def _differentiable(outputs: Any) -> list[torch.Tensor]:
     found = [tensor for tensor in floats(outputs) if tensor.grad_fn is not None]
     if not found:
-        raise ValueError("its forward runs without gradients, by which the library follows it")
+        raise NotFollowed(
+            "its forward runs without gradients, by which torch-pruning follows a module; use route = 'graph' for it"
+        )
     return found
 
 
@@ -157,4 +159,4 @@ def _asking(what: str) -> Iterator[None]:
         try:
             yield
         except FAULTS as error:
-            raise NotFollowed(f"{what}: {type(error).__name__}: {first_line(error)}") from error
+            raise NotFollowed(f"{what}: {place_of(error)}; use route = 'graph' for it") from error

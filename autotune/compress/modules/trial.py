@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autotune.compress.modules.failing import failing_at, place_of
 from autotune.compress.modules.tracing import FAULTS, Member, NotFollowed, Tracing, floats, parts_of
-from autotune.compress.normalise import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +129,8 @@ class TrialCut:
             try:
                 found = self._outputs(module, inputs)
             except FAULTS as error:
-                return f"its forward holds sizes that do not follow a cut: {first_line(error)}"
+                where = failing_at(module, inputs, FAULTS) or place_of(error)
+                return f"its forward holds sizes that do not follow a cut: {where} fails; use route = 'graph' for it"
             if [tensor.shape for tensor in found] != [tensor.shape for tensor in wanted]:
                 return "cutting it changes the shape of the outputs"
             for one, other in zip(found, wanted, strict=True):

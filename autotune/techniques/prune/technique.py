@@ -143,6 +143,13 @@ class Prune:
         """Those of the units that the layer leads, weakest first. Empty before `survey`."""
         return tuple(choice for unit in self._units if unit.layer == layer.name for choice in unit.choices)
 
+    def lost(self, layer: Layer) -> Mapping[str, str]:
+        """Cuts that the units which the layer leads do not have, and why."""
+        cut = [unit for unit in self._units if unit.layer == layer.name and unit.kind != "blocks"]
+        offered = {choice for unit in cut for choice in unit.choices}
+        why = "rounded, it removes nothing, or as much as a weaker one"
+        return {choice: why for choice in self._shares if cut and choice not in offered}
+
     def uniform(self, offered: Mapping[str, Sequence[str]]) -> list[tuple[str, dict[str, str]]]:
         """One recipe per share: every unit that offers it; one whose sizes do not allow it takes the next weaker cut.
         Whole blocks never go everywhere."""

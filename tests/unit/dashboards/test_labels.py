@@ -43,7 +43,7 @@ def test_names_stay_apart_at_every_width_and_off_all_points() -> None:
             corners.append((x - box.half_width, x + box.half_width, y - box.half_height, y + box.half_height))
             if not label.needed:
                 corner = corners[-1]
-                assert 0 <= corner[0] and corner[1] <= width
+                assert corner[0] >= 0 and corner[1] <= width
                 assert not any(
                     corner[0] < mx * width + size / 2
                     and mx * width - size / 2 < corner[1]
