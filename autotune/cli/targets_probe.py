@@ -29,22 +29,19 @@ FolderOption = Annotated[
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="T", help="A target's name, e.g. local.")]
 
+_ON_CARDS = frozenset({"onnxruntime-cuda", "tensorrt", "tensorrt-rtx", "torch-cuda"})
 _PATIENCE = 30.0  # seconds to wait for a device that is timing something, before capabilities are left out
 
 
 def probe(name: NameArgument, folder: FolderOption = None, as_json: JsonFlag = False) -> None:
     """Start the agent on a target; print what is really there and which choices really run, and keep it."""
-    from hwprofiles.device import open_device
     from hwprofiles.fingerprint import check_declared
     from hwprofiles.registry import find_target
 
     target = find_target(name, folders=folder or [])
     target = target.model_copy(update={"options": {"lease_wait": _PATIENCE, **target.options}})
     say(f"probing {target.name} over the transport {target.transport}")
-    with (
-        tempfile.TemporaryDirectory(prefix="autotune-probe-") as work,
-        open_device(target, work=Path(work)) as device,
-    ):
+    with tempfile.TemporaryDirectory(prefix="autotune-probe-") as work, _opened(target, Path(work)) as device:
         fingerprint = device.fingerprint
         checks = check_declared(target, fingerprint)
         probed, problem = _capabilities(device, target, Path(work))
@@ -66,6 +63,29 @@ def probe_file(name: str) -> Path:
     from autotune.compress.capabilities import cache_folder
 
     return cache_folder() / "probes" / f"{name}.json"
+
+
+def _opened(target: Target, work: Path) -> Device:
+    """The device. Where it is not there, everything that is known to be missing is said at once, the driver first."""
+    from hwprofiles.agent import cuda
+    from hwprofiles.device import open_device
+    from hwprofiles.errors import TargetLost, TargetUnavailable
+
+    try:
+        return open_device(target, work=work)
+    except TargetLost:
+        raise
+    except TargetUnavailable as error:
+        if target.transport != "local" or target.runtime not in _ON_CARDS:
+            raise
+        who = f"target {target.name!r}: "
+        said = str(error).removeprefix(who)
+        try:
+            cuda.probe()
+        except cuda.CudaProblem as problem:
+            if str(problem) not in said:  # the runtime could not even be asked
+                raise TargetUnavailable(f"{who}{problem}; and {said}") from error
+        raise
 
 
 def _capabilities(device: Device, target: Target, work: Path) -> tuple[Probed | None, str]:

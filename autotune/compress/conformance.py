@@ -7,13 +7,15 @@ class TestMyTechnique(TechniqueConformance):
         return {"mild": 0.1, "strong": 0.6}[choice]
 
 Every choice on every layer of every model of `autotune.compress.zoo` is carried out and the artifact is run by ONNX
-Runtime, alone and together with others. Needs pytest, hypothesis and onnxruntime.
+Runtime, alone and together with others. Random decisions are the same in every run; `pytest --hypothesis-seed=N` draws
+others. Needs pytest, hypothesis and onnxruntime.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,54 +23,45 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, core, given, settings
 from hypothesis import strategies as st
 
-from autotune.compress.assembly import Assembler
 from autotune.compress.dialects.ort_cpu import OrtCpu
 from autotune.compress.dialects.protocol import Dialect
 from autotune.compress.plan import Source
 from autotune.compress.zoo import FIRST_OPSETS, OPSETS, ZOO
-from autotune.compress.zoo.subject import Subject, moments_of, ranges_of, subject
-from autotune.errors import TrialFailure, UsageError
+from autotune.compress.zoo.graph import Feeds
+from autotune.compress.zoo.ready import Decisions, Everything, Ready, Reference, answers, check_layers, constants_of
+from autotune.compress.zoo.subject import Subject, moments_of, subject
+from autotune.errors import TrialFailure
 from autotune.layers import Layer, Skipped
 from autotune.recipe import NONE, Recipe
-from autotune.techniques.matrices import as_matrix
-from autotune.techniques.protocol import STAGES, Technique
-from autotune.techniques.quantize import Quantize
+from autotune.techniques.protocol import STAGES, Foretelling, Technique
 
 ROUNDING = 1e-4  # of the largest output: what float32 may make of an exact rewrite of a small model
 _SLACK = 1024  # bytes of shapes and other small constants that a decision may add
 _FORMATS = ("int8-dynamic", "w4-b32-load")  # what structural decisions are combined with
 _EXAMPLES = 5  # random recipes per model
+_USUAL = 17  # the opset of all other tests
+_WRITTEN = 1e-5  # of the largest output: what weights that are kept in float32 may make of an exact rewrite
 
-Decisions = dict[str, str]
-Offers = dict[str, tuple[str, ...]]
 _each_model = pytest.mark.parametrize("model", list(ZOO))
-
-
-class _Everything:
-    """Capabilities of a target that runs all that the dialect can write."""
-
-    def __init__(self, assembler: Assembler) -> None:
-        self._assembler = assembler
-
-    def supports(self, layer: Layer, choice: str) -> bool:
-        try:
-            return self._assembler.offers(layer, choice)
-        except UsageError:
-            return False  # no numeric format
 
 
 class TechniqueConformance:
     """Each test makes the technique afresh; the seeds of everything random are fixed.
 
-    Errors of outputs are relative: root mean square of the difference over that of the original's output.
+    Errors of outputs are relative: root mean square of the difference over that of the original's output. What the
+    original's output is, `reference` says (model, inputs, names of outputs -> float64 arrays); ONNX Runtime where there
+    is none.
     """
 
     make: ClassVar[Callable[[], Technique]]
     dialect: ClassVar[Dialect] = OrtCpu()
+    reference: ClassVar[Reference | None] = None
     exact: ClassVar[bool] = False  # whether outputs stay the same but for float32 rounding
+    exactly_stored: ClassVar[bool] = False  # whether constants take what `constants_at_most` says, to the byte
+    checkpoints: Path | None = None  # where weights lie that decisions name
 
     def bound(self, choice: str) -> float:
         """Largest relative error of the model's output with `choice` on one layer."""
@@ -77,6 +70,26 @@ class TechniqueConformance:
     def bytes_at_most(self, layer: Layer, choice: str) -> int | None:
         """What the layer's constants may take under `choice`; None where the technique promises nothing."""
         return None
+
+    def bound_together(self, decisions: Mapping[str, str]) -> float:
+        """Largest relative error of the model's output under several decisions."""
+        return ROUNDING + math.fsum(map(self.bound, decisions.values()))
+
+    def constants_at_most(self, ready: Ready, decisions: Mapping[str, str]) -> int | None:
+        """What all the model's constants may take; None where the technique promises nothing. By default the sum of
+        what its layers may, and where sizes are foretold, that of the weights that are left; with a little for shapes,
+        but where `exactly_stored`."""
+        layers, saved = ready.assembler.source.layers, 0
+        if isinstance(ready.technique, Foretelling):
+            left = ready.technique.foretell(ready.assembler.original(), decisions)
+            saved = sum(4 * (layers[name].parameters - count) for name, count in left.items())
+        else:
+            for name, choice in decisions.items():
+                promised = self.bytes_at_most(layers[name], choice) if name in layers else None
+                if promised is None:
+                    return None
+                saved += 4 * layers[name].parameters - promised
+        return ready.subject.constants - saved + (0 if self.exactly_stored else _SLACK * len(decisions))
 
     def stated(self, source: Source, layer: Layer, choice: str) -> None:
         """Assert what `choice` on one layer promises about the graph; `source` is the model after it, `layer` is as it
@@ -131,25 +144,24 @@ class TechniqueConformance:
             for choice in choices:
                 with _noting(wrong, f"{layer} {choice}"):
                     decided = {layer: choice}
-                    artifact = self._check(ready, decided, self.bound(choice))
+                    self._check(ready, decided, self.bound(choice))
                     assembler, before = ready.assembler, ready.assembler.source.layers[layer]
                     recipe = Recipe({ready.technique.name: decided})
                     self.stated(assembler.structured(assembler.structure(recipe)), before, choice)
-                    promised = self.bytes_at_most(before, choice)
-                    if promised is not None:
-                        allowed = ready.subject.constants - 4 * before.parameters + promised + _SLACK
-                        assert _constants(artifact) <= allowed, f"{_constants(artifact)} bytes, {allowed} allowed"
         assert not wrong, "\n".join(wrong)
 
     @_each_model
     def test_the_same_choice_everywhere(self, model: str, tmp_path: Path) -> None:
-        """Also: equal decisions give equal bytes, with a cold and a warm bank and in another assembler."""
+        """Also: equal decisions give equal bytes, with a cold and a warm bank and in another assembler; and, but for
+        numeric formats, the artifact means in float64 what the runtime computes."""
         ready = self._ready(subject(model), tmp_path)
         wrong: list[str] = []
         for label, decisions in ready.recipes():
             with _noting(wrong, f"{label} {decisions}"):
-                artifact = self._check(ready, decisions, np.inf)
+                artifact = self._check(ready, decisions, self.bound_together(decisions))
                 recipe = Recipe({ready.technique.name: decisions})
+                if ready.technique.stage != "precision":
+                    self._check_in_float64(ready, artifact)
                 warm, fresh = self._ready(subject(model), tmp_path), self._ready(subject(model))
                 assert ready.assembler.assemble(recipe) == artifact, "other bytes the second time"
                 assert warm.assembler.assemble(recipe) == artifact, "other bytes from what the bank kept"
@@ -162,7 +174,7 @@ class TechniqueConformance:
         if ready.technique.stage == "precision":
             return
         wrong: list[str] = []
-        able = _Everything(ready.assembler)
+        able = Everything(ready.assembler)
         for (label, decisions), choice in itertools.product(ready.recipes(), _FORMATS):
             formats = {n: choice for n, layer in ready.assembler.source.layers.items() if able.supports(layer, choice)}
             with _noting(wrong, f"{label} {decisions} with {choice}"):
@@ -178,14 +190,14 @@ class TechniqueConformance:
 
         @settings(
             max_examples=_EXAMPLES,
-            derandomize=True,
+            derandomize=core.global_force_seed is None,
             database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         )
         @given(st.fixed_dictionaries({}, optional=offered))
         def check(decisions: Decisions) -> None:
-            self._check(ready, decisions, np.inf)
+            self._check(ready, decisions, self.bound_together(decisions))
 
         check()
 
@@ -208,15 +220,16 @@ class TechniqueConformance:
 
     @_each_model
     def test_opsets(self, model: str) -> None:
-        """The middle choice everywhere, on the model as it is written at the oldest and the newest opsets."""
+        """One choice everywhere, another at each opset, on the model as it is written there."""
         wrong: list[str] = []
-        for opset in (OPSETS[0], 12, 13, 18, OPSETS[-1]):
-            if opset >= FIRST_OPSETS.get(model, OPSETS[0]):
+        for at, opset in enumerate(OPSETS):
+            if opset >= FIRST_OPSETS.get(model, OPSETS[0]) and opset != _USUAL:
                 ready = self._ready(subject(model, opset))
                 recipes = ready.recipes()
                 with _noting(wrong, f"opset {opset}"):
                     if recipes:
-                        self._check(ready, recipes[len(recipes) // 2][1], np.inf)
+                        decisions = recipes[at % len(recipes)][1]
+                        self._check(ready, decisions, self.bound_together(decisions))
         assert not wrong, "\n".join(wrong)
 
     # -- how
@@ -224,28 +237,30 @@ class TechniqueConformance:
     def _made(self) -> Technique:
         return type(self).make()
 
-    def _ready(self, on: Subject, bank: Path | None = None, *, moments: bool = False) -> _Ready:
-        return _Ready(self._made(), on, self.dialect, bank, moments)
+    def _ready(self, on: Subject, bank: Path | None = None, *, moments: bool = False) -> Ready:
+        return Ready(self._made(), on, self.dialect, bank, moments, self.checkpoints)
 
     def _check(
-        self, ready: _Ready, decisions: Mapping[str, str], bound: float, formats: Mapping[str, str] | None = None
+        self, ready: Ready, decisions: Mapping[str, str], bound: float, formats: Mapping[str, str] | None = None
     ) -> bytes:
         """Assemble, check and run it; the artifact."""
         recipe = Recipe({ready.technique.name: decisions, **({"quantize": formats} if formats else {})})
         assembler = ready.assembler
         artifact = assembler.assemble(recipe)
         onnx.checker.check_model(onnx.load_from_string(artifact), full_check=True)
-        _check_layers(assembler.structured(assembler.structure(recipe)))
+        check_layers(assembler.structured(assembler.structure(recipe)))
         assembler.expected_kernels(recipe)
         nodes = {node.name for node in assembler.structured(assembler.structure(recipe)).nodes}
         assert all(set(layer.nodes) <= nodes for layer in assembler.layers(recipe)), "a layer's node is not there"
-        for feed, expected, got in ready.subject.compared(artifact):
+        if not formats:
+            self._check_sizes(ready, artifact, decisions)
+        for feed, expected, exact, got in self._compared(ready.subject, artifact):
             assert list(got) == list(expected)
-            for name, wanted in expected.items():
-                found = got[name]
+            for name, answered in expected.items():
+                found, wanted = got[name], exact[name]
                 size = {key: value.shape for key, value in feed.items()}
                 assert found.shape == wanted.shape, f"{name} is {found.shape}, not {wanted.shape}, at {size}"
-                assert found.dtype == wanted.dtype, f"{name} is {found.dtype}"
+                assert found.dtype == answered.dtype, f"{name} is {found.dtype}"
                 assert np.isfinite(found).all(), f"{name} is not finite at {size}"
                 if self.exact and not formats:
                     worst = float(np.abs(found - wanted).max() / np.abs(wanted).max())
@@ -254,69 +269,41 @@ class TechniqueConformance:
                 assert error <= bound, f"{name} has a relative error of {error:.3f} at {size}, {bound:.3f} allowed"
         return artifact
 
+    def _check_sizes(self, ready: Ready, artifact: bytes, decisions: Mapping[str, str]) -> None:
+        if isinstance(ready.technique, Foretelling):
+            left = ready.technique.foretell(ready.assembler.original(), decisions)
+            now = ready.assembler.structured(Recipe({ready.technique.name: dict(decisions)})).layers
+            for name, before in ready.assembler.source.layers.items():
+                there = now[name].parameters if name in now else 0
+                foretold = left.get(name, before.parameters)
+                assert there == foretold, f"layer {name} has {there} weights, {foretold} foretold"
+        allowed = self.constants_at_most(ready, decisions)
+        if allowed is not None:
+            size = constants_of(artifact)
+            assert size <= allowed, f"{size} bytes, {allowed} allowed"
+            assert size == allowed or not self.exactly_stored, f"{size} bytes, {allowed} stated"
 
-class _Ready:
-    """A technique that has looked at a model, as a study has it before the first trial."""
+    def _compared(self, on: Subject, artifact: bytes) -> Iterator[tuple[Feeds, Feeds, Mapping[str, np.ndarray], Feeds]]:
+        """Input, answers of the original by ONNX Runtime and by the reference, answers of the artifact."""
+        reference = type(self).reference
+        exact = on.expected if reference is None else answers(reference, on)
+        for (feed, expected, got), wanted in zip(on.compared(artifact), exact, strict=True):
+            yield feed, expected, wanted, got
 
-    def __init__(self, technique: Technique, on: Subject, dialect: Dialect, bank: Path | None, moments: bool) -> None:
-        """`moments`: tell them although the technique does not ask, as another of the same study may."""
-        self.technique, self.subject = technique, on
-        layers = on.ingested.inspection.layers
-        techniques: dict[str, Technique] = {"quantize": Quantize(), technique.name: technique}
-        self.assembler = Assembler(on.ingested.model, layers, dialect, techniques, bank_folder=bank)
-        self.assembler.calibrate_with = lambda structure: ranges_of(on, self.assembler, structure)
-        if moments or technique.needs_moments:
-            self.assembler.tell_moments(on.moments)
-        before = self.assembler.original().to_bytes()
-        plan = self.assembler.original()
-        self.skipped: Sequence[Skipped] = tuple(technique.survey(plan))
-        assert plan.to_bytes() == before, "survey has edited the plan"
-        able = _Everything(self.assembler)
-        self.offers: Offers = {layer.name: tuple(technique.choices(layer, able)) for layer in layers}
-        self.uniform = technique.uniform({} if technique.scope == "graph" else self.offers)
-
-    def recipes(self) -> list[tuple[str, Decisions]]:
-        """What the technique itself would try first; at least every choice on all layers that have it."""
-        made = [(label, dict(decisions)) for label, decisions in self.uniform if decisions]
-        for choice in dict.fromkeys(itertools.chain.from_iterable(self.offers.values())):
-            decisions = {name: choice for name, choices in self.offers.items() if choice in choices}
-            if decisions not in [other for _, other in made]:
-                made.append((choice, decisions))
-        return made
-
-
-def _check_layers(source: Source) -> None:
-    """What a plan says about its layers must be true of its graph."""
-    nodes = {node.name: node for node in source.nodes}
-    assert len(nodes) == len(source.nodes), "two nodes have one name"
-    for name, layer in source.layers.items():
-        assert name == layer.name
-        assert layer.weight in source.tensors, f"layer {name}: its weight {layer.weight} is not there"
-        tensor = source.tensors[layer.weight]
-        assert tuple(tensor.dims) == layer.shape, f"layer {name}: weight is {tuple(tensor.dims)}, told as {layer.shape}"
-        assert tensor.data_type == onnx.TensorProto.FLOAT, f"layer {name}: weight is not float32"
-        assert layer.parameters == int(np.prod(layer.shape)), f"layer {name}: {layer.parameters} parameters told"
-        assert layer.nodes, f"layer {name} has no nodes"
-        for node in layer.nodes:
-            assert node in nodes, f"layer {name}: node {node} is not there"
-            assert nodes[node].op_type == layer.op, f"layer {name}: node {node} is a {nodes[node].op_type}"
-            assert layer.weight in nodes[node].input, f"layer {name}: node {node} does not read its weight"
-            if layer.bias is not None:
-                assert list(nodes[node].input[2:]) == [layer.bias], f"layer {name}: node {node} has another bias"
-            if layer.op == "Conv":
-                group = next((a.i for a in nodes[node].attribute if a.name == "group"), 1)
-                assert group == layer.group, f"layer {name}: {layer.group} groups told, {group} there"
-    for name, moments in source.moments.items():
-        if name not in source.layers:
-            continue
-        groups, _, inputs = as_matrix(source.layers[name], np.empty(source.layers[name].shape, np.float32)).shape
-        assert moments.gram.shape == (groups, inputs, inputs), f"layer {name}: its moments are of other inputs"
-        assert moments.mean.shape == (groups, inputs), f"layer {name}: its moments are of other inputs"
-
-
-def _constants(artifact: bytes) -> int:
-    """Bytes of all constants."""
-    return sum(len(tensor.raw_data) for tensor in onnx.load_from_string(artifact).graph.initializer)
+    def _check_in_float64(self, ready: Ready, artifact: bytes) -> None:
+        """The artifact by the reference, against the runtime; and against the original where it stays the same."""
+        reference = type(self).reference
+        if reference is None:
+            return
+        feed, _, original, got = next(self._compared(ready.subject, artifact))
+        meant = reference(onnx.load_from_string(artifact), feed, list(got))
+        for name, found in got.items():
+            size = float(np.abs(meant[name]).max())
+            worst = float(np.abs(found - meant[name]).max()) / size
+            assert worst <= ROUNDING, f"{name} differs by {worst:.2g} of its largest value from the same in float64"
+            if self.exact:
+                worst = float(np.abs(original[name] - meant[name]).max()) / size
+                assert worst <= _WRITTEN, f"{name} differs by {worst:.2g} of its largest value, both in float64"
 
 
 @contextmanager

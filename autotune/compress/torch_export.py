@@ -92,10 +92,10 @@ def _as_sequence(torch: Any, module: torch.nn.Module, example_inputs: Any) -> Se
         )
     if isinstance(example_inputs, Mapping):
         example_inputs = _by_place(module, example_inputs)
-    example_inputs = tuple(example_inputs)
-    if len(example_inputs) == 0:
+    given = tuple(example_inputs)
+    if not given:
         raise UsageError("a torch module needs example_inputs for its export; give the positional arguments of forward")
-    return example_inputs
+    return given
 
 
 def _by_place(module: torch.nn.Module, named: Mapping[str, Any]) -> tuple[Any, ...]:

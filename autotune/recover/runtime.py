@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from hwprofiles.errors import BadProfile
 from hwprofiles.target import Target
 
+_CUDA_BUILDS = "https://download.pytorch.org/whl/cu130"
 _MODES = ("eager", "compiled")
 _PARTS = ("constants", "graph", "program")
 # All of `autotune.errors` that the interpreter uses; the rest needs packages that a device need not have.
@@ -70,8 +71,15 @@ class TorchCuda:
 
     def install_hint(self, target: Target) -> str:
         python = target.python or (sys.executable if target.transport == "local" else "python3")
-        driver = " 'nvidia-ml-py>=13.580,<14'" if self.device == "cuda" else ""
-        return f"{shlex.quote(python)} -m pip install numpy onnx 'torch>=2.10'{driver} (Python 3.11 or later)"
+        install = f"{shlex.quote(python)} -m pip install"
+        if self.device != "cuda":
+            return f"{install} numpy onnx 'torch>=2.10' (Python 3.11 or later)"
+        # pip leaves a torch without CUDA where it is: its version is as good.
+        return (
+            f"{install} --force-reinstall 'torch>=2.10' --index-url {_CUDA_BUILDS} && "
+            f"{install} numpy onnx 'nvidia-ml-py>=13.580,<14' (Python 3.11 or later; torch's builds for CUDA 13.0, which "
+            "want driver 580 or newer: for an older one cu126 in place of cu130)"
+        )
 
 
 class TorchCpu(TorchCuda):

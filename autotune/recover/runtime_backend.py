@@ -70,12 +70,16 @@ def describe(options: dict[str, Any]) -> dict[str, Any]:
     }
     if options["device"] != "cuda":
         return told
-    seen = cuda.probe()
+    built = "it was built without CUDA" if torch.version.cuda is None else f"it needs CUDA {torch.version.cuda}"
+    unfit = f"torch {torch.__version__} in {sys.executable} cannot use the card: {built}"
+    try:
+        seen = cuda.probe()
+    except cuda.CudaProblem as error:
+        if torch.version.cuda is None:
+            raise cuda.CudaProblem(error.kind, f"{error}; and {unfit}", False) from error
+        raise
     if not _cuda.is_available():
-        raise Unready(
-            f"torch {torch.__version__} in {sys.executable} cannot use the card: "
-            + ("it was built without CUDA" if torch.version.cuda is None else f"it needs CUDA {torch.version.cuda}")
-        )
+        raise Unready(unfit)
     return {**told, **card_facts.told(seen), "timer": "cuda-events"}
 
 

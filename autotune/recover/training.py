@@ -57,7 +57,8 @@ def recover(
 
     Raises `DataError` for operators that cannot be trained through and for samples that lack an input, `UsageError`
     where there are no samples or labels to learn from, `TrialFailure` of kind "nonfinite" and stage "recover" when a
-    loss becomes NaN or infinite: the message names the step, and whether it was the user's own loss. What was yielded before stays good.
+    loss becomes NaN or infinite: the message names the step, and the user's own loss where it was that. What was
+    yielded before stays good.
     """
     from autotune.recover.loop import train  # the way to torch
 

@@ -1,8 +1,8 @@
 """What zeros buy on each target, measured: the model with most zeros against the dense one, by the ordinary protocol.
 
-Done once per target and recipe, and kept in the store under "zeros/TARGET". A few pairs are mostly enough: a kernel that
-skips zeros is worth tens of percent, and one that does not is a tie. That there is no difference is said only of an
-interval that lies within `EQUIVALENT`; what is not told apart is measured again the next time, by the study's whole
+Done once per target and recipe, and kept in the store under "zeros/TARGET". A few pairs are mostly enough: a kernel
+that skips zeros is worth tens of percent, and one that does not is a tie. That there is no difference is said only of
+an interval that lies within `EQUIVALENT`; what is not told apart is measured again the next time, by the study's whole
 protocol.
 """
 

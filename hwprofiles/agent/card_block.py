@@ -13,11 +13,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _LEAST, _ASKED, _COPIED = 3, 10, 30  # inferences of a block beside those on the card: at least, and at most of each
-_NEARLY = 0.8  # of the time of an inference: whoever asks as long as that is not ahead of the card
+_NEARLY = 0.8  # of the time of a replay: the call that takes so long has waited for it
+
+# A card that computes faster than it is asked waits between the two events, and what they tell is at most the asking
+# and the computing: less than twice the asking.
+_BOUND = 0.5
 
 LAUNCHING = (
-    "asking for an inference takes the host (nearly) as long as the time that is told for it: the card waits for the "
-    "host, and the latency is that of launching and not of the card's computation"
+    "asking for an inference takes the host more than half of the time that is told for it: the card may have waited "
+    "for the host, and the latency be that of launching and not of the card's computation"
 )
 WAITED = (
     "asking for a replay of the CUDA graph takes (nearly) as long as the replay itself: the runtime seems to wait for "
@@ -71,11 +75,14 @@ def asking(ask: Callable[[int], Any], settle: Callable[[], Any], count: int) -> 
 
 
 def launch_notes(told: Mapping[str, Any], *, may_wait: bool = False) -> list[str]:
-    """What a person must know of a block's times where asking takes (nearly) as long as what was timed.
+    """What a person must know of a block's times where asking is more than half of what was timed.
 
     `may_wait`: what is asked for is one replay of a graph, by a runtime that may wait for it before it returns. That
     one launch takes so long is then the less likely reason.
     """
-    if not told["enqueue"] or statistics.median(told["enqueue"]) < _NEARLY * statistics.median(told["wall"]):
+    if not told["enqueue"]:
         return []
-    return [WAITED if may_wait else LAUNCHING]
+    part = statistics.median(told["enqueue"]) / statistics.median(told["wall"])
+    if may_wait and part >= _NEARLY:
+        return [WAITED]
+    return [LAUNCHING] if part > _BOUND else []

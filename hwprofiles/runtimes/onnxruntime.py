@@ -18,8 +18,8 @@ _PER_THREAD = 256 << 20
 # Provider -> the package that has it. All of them install the module `onnxruntime`.
 _PACKAGES = {
     "CPUExecutionProvider": "onnxruntime",
-    "CUDAExecutionProvider": "'onnxruntime-gpu[cuda,cudnn]'",
-    "TensorrtExecutionProvider": "onnxruntime-gpu",
+    "CUDAExecutionProvider": "'onnxruntime-gpu[cuda,cudnn]>=1.31,<1.32'",
+    "TensorrtExecutionProvider": "'onnxruntime-gpu>=1.31,<1.32'",
     "CoreMLExecutionProvider": "onnxruntime",
 }
 

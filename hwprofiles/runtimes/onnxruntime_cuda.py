@@ -17,7 +17,7 @@ from hwprofiles.target import Target
 
 _PLAIN = "hwprofiles.runtimes.onnxruntime_backend"
 PROVIDER = "CUDAExecutionProvider"
-_PACKAGE = "'onnxruntime-gpu[cuda,cudnn]'"
+_PACKAGE = "'onnxruntime-gpu[cuda,cudnn]>=1.31,<1.32'"
 _NVML = "'nvidia-ml-py>=13.580,<14'"
 
 

@@ -46,9 +46,16 @@ kernels = plain.kernels
 
 def describe(options: dict[str, Any]) -> dict[str, Any]:
     """As the plain runtime does, and the card. Raises `Unready` or `CudaProblem` where there is none to be used."""
-    if options["provider"] not in onnxruntime.get_available_providers():
-        raise Unready(f"onnxruntime {onnxruntime.__version__} there has no {options['provider']}")
-    seen = cuda.probe()
+    there = options["provider"] in onnxruntime.get_available_providers()
+    lacks = f"onnxruntime {onnxruntime.__version__} there has no {options['provider']}"
+    try:
+        seen = cuda.probe()
+    except cuda.CudaProblem as error:
+        if there:
+            raise
+        raise cuda.CudaProblem(error.kind, f"{error}; and {lacks}", False) from error
+    if not there:
+        raise Unready(lacks)
     told = plain.describe({**options, "provider": plain._CPU})
     load_libraries()
     return {

@@ -32,10 +32,10 @@ A runtime that works in processes of its own may give its Session more, which is
 `run_peak` (bytes) and `cold` (seconds); and the attribute `load_seconds`. Energy is not measured for such a runtime.
 
 A runtime of an accelerator has such a Session too. Its `time_block` times the card's computation in `wall` (CUDA events
-where it can, and `describe` says so as `timer`: "cuda-events" or "host"), and gives `enqueue` (host seconds of asking for
-one with nothing before it in the card's queue) and `end_to_end` (seconds) of a few inferences beside it, empty or None
-where it cannot tell, and `inferences`, if it did not do just `count` of them. `wall` may then have fewer samples. It
-does not warm up by itself: that is done by blocks until they are steady.
+where it can, and `describe` says so as `timer`: "cuda-events" or "host"), and gives `enqueue` (host seconds of asking
+for one with nothing before it in the card's queue) and `end_to_end` (seconds) of a few inferences beside it, empty or
+None where it cannot tell, and `inferences`, if it did not do just `count` of them. `wall` may then have fewer samples.
+It does not warm up by itself: that is done by blocks until they are steady.
 What makes a Session one of an accelerator is
 
 - `accelerator_memory(feed) -> dict` with `plan`, `weights`, `activations` (bytes or None). It may further have

@@ -75,6 +75,10 @@ def _card(options: dict[str, Any]) -> dict[str, Any]:
     except cuda.CudaProblem as error:
         if not tensorrt_build.installed(options["runtime"]):
             raise cuda.CudaProblem(error.kind, f"{error}; {_missing(options, '')}") from error
+        try:
+            tensorrt_build.load(options["runtime"])
+        except (ImportError, OSError) as lacks:  # its bindings without its libraries
+            raise cuda.CudaProblem(error.kind, f"{error}; and {_missing(options, f' ({lacks})')}") from error
         raise
     return card_facts.told(found)
 

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,7 +108,14 @@ def _remedy(target: Target, interpreter: str) -> str:
     """How to make that interpreter, with what the runtime needs in it."""
     runtime = load_plugin(RUNTIMES, target.runtime, target=target.name)
     hint = f"install what it needs: {runtime.install_hint(target)}"
-    path = Path(interpreter)
+    path = Path(interpreter).expanduser()
+    if path.parent.name != "bin" and not shutil.which(interpreter) and target.python is not None:
+        folder = Path.home() / target.name
+        better = target.model_copy(update={"python": str(folder / "bin" / "python")})
+        return (
+            f"make an environment first: `python3 -m venv {shlex.quote(str(folder))}`, install what it needs: "
+            f"{runtime.install_hint(better)}, and set `python` in its profile to {better.python}"
+        )
     if path.parent.name == "bin" and path.is_absolute() and not path.exists():
         return f"make it with `python3 -m venv {shlex.quote(str(path.parents[1]))}`, and {hint}"
     return hint

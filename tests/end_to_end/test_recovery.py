@@ -15,9 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autotune.bundle import export_bundle, verify_bundle
 from autotune.cli import main
+from autotune.compress import checkpoints
 from autotune.compress.ingest import load_model
 from autotune.errors import ConfigError, DataError
 from autotune.recover.settings import Settings
+from autotune.search.opening import CHECKPOINTS
 from autotune.search.progress import Progress
 from autotune.search.recovery import training
 from autotune.store import Store, open_store
@@ -289,14 +291,26 @@ def test_a_loss_that_becomes_nan_fails_the_attempt_and_not_the_study(tmp_path: P
         return torch.nn.functional.cross_entropy(logits, torch.tensor(labels)) * (float("nan") if calls > 100 else 1.0)
 
     lightly = config(recover={**RECOVER, "hard": 0.1})
-    trials = run(tmp_path / "s.db", config_=lightly, workload_=workload(loss=sick))
+    told: list[Progress] = []
+    trials = run(tmp_path / "s.db", told.append, config_=lightly, workload_=workload(loss=sick))
     (failed,) = [trial for trial in trials if trial.state == "failed"]
     assert failed.failure is not None and failed.failure.kind == "nonfinite" and failed.failure.stage == "recover"
-    assert "step" in failed.failure.message and "\n" not in failed.failure.message
+    assert "the workload's own loss is nan at step" in failed.failure.message
+    assert "rate" not in failed.failure.message and "\n" not in failed.failure.message
     assert failed.failure.message.endswith("; what was found before that stays good")
     assert failed.proposer.startswith("recover of trial")
     before = [trial for trial in recovered(trials) if trial.state == "complete"]
     assert before, "the checkpoint from before stays, and is a trial"
+    for trial in before:
+        weights = checkpoints.load(tmp_path / CHECKPOINTS, trial.recipe["recover"]["weights"])
+        assert weights and all(np.isfinite(array).all() for array in weights.values())
+        assert trial.metrics["drop/worst"].value < parent(trial, trials).metrics["drop/worst"].value
+    (ended,) = {
+        each.message
+        for each in told
+        if "own loss is nan" in each.message and "recovery of" in each.message and not each.message.startswith("trial ")
+    }
+    assert ended.count("trial") == 1  # its number is told once
     count = len(trials)
     again = run(tmp_path / "s.db", config_=lightly, workload_=workload(loss=sick))
     assert len(again) == count  # not tried again

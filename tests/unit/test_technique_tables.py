@@ -49,6 +49,15 @@ def test_every_option_can_be_written_in_a_study(name: str, tmp_path: Path) -> No
     [
         ("[techniques.prune]\nshare = [0.5]", "techniques.prune: has no option 'share'; did you mean 'shares'"),
         ("[techniques.prune]\nshares = 0.5", "prune.shares: is 0.5; give a list, such as [0.5]"),
+        (
+            '[techniques.prune]\nexclude = ["a"]',
+            "has no option 'exclude'; known: kinds, round_to, route, shares; 'exclude' is a key of the study itself: "
+            "write it above the first [table]",
+        ),
+        ("[techniques.sparsify]\nranks = [0.5]", "'ranks' is a key of [techniques.factorize]"),
+        ("[search]\nminutes = 3", "unknown key; known: blocks, hours, "),
+        ("[search]\nminutes = 3", "; 'minutes' is a key of [recover]"),
+        ('[workload]\nexclude = ["a"]', "workload.exclude: unknown key; known: task; 'exclude' is a key of the study"),
         ("[techniques.simplify]\nhard = true", "techniques.simplify: has no option 'hard'; it has none"),
         ("[techniques.factorize]\nranks = [1.5]", ":3: techniques.factorize.ranks: has 1.5;"),
         ('[techniques.quantize]\nrounding = "best"', "rounding"),

@@ -1,4 +1,4 @@
-"""Where a module's forward fails: which of its parts, in which operation. The framework's own sentence names neither."""
+"""Where a module's forward fails: its part and the operation. The framework's own sentence names neither."""
 
 from __future__ import annotations
 

@@ -29,10 +29,11 @@ SIZES = (
 _CALIBRATION_SEEDS = range(100, 103)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
-    """Inputs of the sizes of `SIZES`, and the original's answers."""
+    """Inputs of the sizes of `SIZES`, and the original's answers; `built` is the model before it was ingested."""
 
+    built: onnx.ModelProto
     ingested: Ingested
     given: tuple[Feeds, ...]
     expected: tuple[Feeds, ...]
@@ -66,7 +67,7 @@ def subject(name: str, opset: int = 17) -> Subject:
     model = build(name, opset)
     given = tuple(feeds(model, sizes=sizes, seed=seed) for seed, sizes in enumerate(SIZES))
     session = _session(model.SerializeToString())
-    return Subject(load_model(model), given, tuple(_run(session, feed) for feed in given))
+    return Subject(model, load_model(model), given, tuple(_run(session, feed) for feed in given))
 
 
 def ranges_of(on: Subject, assembler: Assembler, structure: Recipe) -> dict[str, Range]:

@@ -122,8 +122,8 @@ def check_notes(config: StudyConfig, train: Dataset | None) -> tuple[str, ...]:
     fit, held = data.split(train)
     which = "recipe that promises most is" if table.count == 1 else f"{table.count} recipes that promise most are"
     return (
-        f"recover: {_at_the_start(config, table)}after the search the {which} trained for at most {table.minutes:g} min "
-        f"or {table.steps:,} steps each, on {len(fit):,} samples, with {len(held):,} to validate"
+        f"recover: {_at_the_start(config, table)}after the search the {which} trained for at most "
+        f"{table.minutes:g} min or {table.steps:,} steps each, on {len(fit):,} samples, with {len(held):,} to validate"
         + (f"; what they prune goes in {table.cuts} cuts" if table.cuts > 1 else ""),
     )
 

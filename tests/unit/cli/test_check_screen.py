@@ -9,13 +9,22 @@ from rich.console import Console
 
 from autotune.cli.check import _print
 from autotune.search.check import CheckReport, LayerChoices
-from autotune.search.offers import Offer, Part
+from autotune.search.offers import LeftOutChoice, Offer, Part
 from autotune.trial import Trial
 
 
-def printed(parts: tuple[Part, ...] = (), finalists: int = 0, trials: int = 4) -> str:
+def printed(
+    parts: tuple[Part, ...] = (), finalists: int = 0, trials: int = 4, lost: tuple[LeftOutChoice, ...] = ()
+) -> str:
     offer = Offer(
-        technique="prune", stage="prune", decisions=1, layers=1, choices=("cut-50%",), left_alone=(), parts=parts
+        technique="prune",
+        stage="prune",
+        decisions=1,
+        layers=1,
+        choices=("cut-50%",),
+        left_alone=(),
+        parts=parts,
+        lost=lost,
     )
     report = CheckReport(
         study="s", model_digest="d", skipped=(), notes=(), fingerprints={}, space_log10=1.0, seconds_per_trial=2.0,
@@ -45,6 +54,19 @@ def part(kind: str, size: int, *changes: str, layer: str = "up") -> Part:
 )
 def test_a_line_for_each_that_is_cut(made: Part, line: str) -> None:
     assert f"  {line}" in [each.rstrip() for each in printed((made,)).splitlines()]
+
+
+def test_choices_that_vanish_are_told_in_one_line() -> None:
+    lost = (
+        LeftOutChoice(choice="cut-25%", layers=2, reason="it removes nothing"),
+        LeftOutChoice(choice="cut-50%", layers=1, reason="it removes nothing"),
+        LeftOutChoice(choice="cut-75%", layers=1, reason="because"),
+    )
+    text = [line.rstrip() for line in printed(lost=lost).splitlines()]
+    line = (
+        "  prune leaves out cut-25% for 2 layers, cut-50% for 1 layer: it removes nothing; cut-75% for 1 layer: because"
+    )
+    assert line in text
 
 
 def test_many_are_counted() -> None:

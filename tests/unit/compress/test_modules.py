@@ -43,8 +43,34 @@ def test_the_number_of_heads_follows() -> None:
     small = trial.cut({"q": np.arange(8, 24)})
     assert (small.heads, small.q.weight.shape, small.o.weight.shape) == (4, (32, 24), (24, 32))
     assert [each.name for each in trial.attributes["q"]] == ["heads"]
-    with pytest.raises(NotFollowed, match="sizes that do not follow a cut"):
+    with pytest.raises(NotFollowed, match="sizes that do not follow a cut") as caught:
         TrialCut(module, given).cut({"q": np.arange(3)})
+    said = str(caught.value)
+    assert said.endswith("in the module itself fails; use route = 'graph' for it") and "invalid for input" not in said
+
+
+class Stubborn(torch.nn.Module):
+    """Two products, between which its inner part insists on a width."""
+
+    class Inner(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weights = torch.ones(len(x), 24, 24)
+            return torch.bmm(x, weights)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = torch.nn.Linear(8, 24), Stubborn.Inner(), torch.nn.Linear(24, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.inner(self.first(x)))  # type: ignore[no-any-return]
+
+
+def test_the_part_and_the_operation_that_fail_are_named() -> None:
+    with pytest.raises(NotFollowed) as caught:
+        TrialCut(modules.prepared(Stubborn()), inputs(2, 5, 8)).cut({"first": np.arange(4)})
+    assert str(caught.value) == (
+        "its forward holds sizes that do not follow a cut: bmm in 'inner' fails; use route = 'graph' for it"
+    )
 
 
 def test_what_is_silently_different_is_refused() -> None:

@@ -46,10 +46,18 @@ def test_rows_are_what_was_measured() -> None:
 
 def test_the_section_says_it() -> None:
     text = str(sparsity_section(sparsity(store(PI, BROKEN), ("pi",))))
-    assert "no speed-up on pi" in text and "75" in text and "12" in text
+    assert "No speed-up, measured: zeros-90% on pi." in text and "kernel" not in text and "75" in text and "12" in text
     assert "&lt;the agent died&gt;" in text
     assert "Faster: 2:4 on gpu." in str(sparsity_section(sparsity(store(PI, GPU), ("pi", "gpu"))))
     assert sparsity_section(()) is None
+
+
+def test_what_is_not_told_apart_is_no_speed_up_and_no_verdict() -> None:
+    wide = PI.model_copy(update={"time": Value(value=0.984, low=0.609, high=1.589)})
+    (row,) = sparsity(store(wide), ("pi",))
+    assert row.undecided and row.verdict == "its time is not told apart from that of the dense model"
+    text = str(sparsity_section((row,)))
+    assert "Not told apart from the dense model: zeros-90% on pi" in text and "o speed-up" not in text
 
 
 def test_the_page_has_it_where_zeros_were_measured(study: Any, make_store: Any) -> None:

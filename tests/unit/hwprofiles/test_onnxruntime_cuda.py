@@ -113,7 +113,7 @@ class Waiting:
         pass
 
     def stamp(self, number: int) -> None:
-        self._at[number] = self._card.launch(0.0)
+        self._at[number] = self._card.mark()
 
     def wait(self, number: int) -> None:
         self._card.host = max(self._card.host, self._at[number])
@@ -134,6 +134,7 @@ class Waiting:
         (50e-6, 5e-6, True, False, None),
         (50e-6, 5e-6, True, True, card_block.WAITED),
         (2e-6, 40e-6, False, False, card_block.LAUNCHING),
+        (30e-6, 40e-6, False, False, card_block.LAUNCHING),  # 70 us are told for it
         (1e-3, 40e-6, False, False, None),
     ],
 )

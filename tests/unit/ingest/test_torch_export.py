@@ -40,6 +40,34 @@ class Net(torch.nn.Module):
         return self.head(x.mean(1)), self.embedding(ids)
 
 
+def test_inputs_by_name_are_inputs_by_place() -> None:
+    module = Net().eval()
+    image, ids = torch.randn(2, 3, 4, 4), np.zeros((2, 4), np.int64)
+    named = load_model(module, example_inputs={"ids": ids, "image": image})
+    placed = load_model(module, example_inputs=(image, ids))
+    assert named.source_digest == placed.source_digest
+    assert [value.name for value in named.model.graph.input] == ["image", "ids"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"ids": torch.zeros(1, 4)}, "do not fit Net.forward: 'image' is missing, which comes before 'ids'; give it"),
+        ({"imag": torch.zeros(1)}, "it has no positional parameter 'imag'; did you mean 'image'"),
+        ({}, "needs example_inputs"),
+        ("image", "example_inputs is of type str; give the positional arguments"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_at_once(given: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(*_: object, **__: object) -> None:
+        raise AssertionError("this takes long")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(UsageError) as caught:
+        load_model(Net(), example_inputs=given)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_layers_keep_module_names_and_axes_vary(capfd: pytest.CaptureFixture[str]) -> None:
     before = sorted(Path.cwd().iterdir())
     torch.manual_seed(0)

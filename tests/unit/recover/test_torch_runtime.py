@@ -16,9 +16,10 @@ import torch
 from autotune.compress.ingest import load_model
 from autotune.recover import runtime_backend as backend
 from autotune.recover.runtime import TorchCpu
-from hwprofiles.agent import cuda, cuda_events
+from hwprofiles.agent import card_block, cuda, cuda_events
 from hwprofiles.target import Target
 from tests.unit import zoo
+from tests.unit.hwprofiles.tensorrt.simulated_card import Card
 
 ZOO = {
     "attention": zoo.attention, "residual": zoo.conv_residual, "convolutions": zoo.convolutions,
@@ -91,6 +92,52 @@ def test_a_session_of_a_card_times_blocks_and_tells_its_memory(tmp_path: Path) -
     told = session.accelerator_memory(feeds[0])
     assert weights * 0.9 <= told["weights"] <= weights * 1.1 and told["activations"] is None
     assert session.conditions == {"cuda_graph": False, "transfers": False}
+
+
+class Launched:
+    """torch.cuda of a simulated card: its events, and a program of `seconds` on it and `asking` of the host."""
+
+    def __init__(self, seconds: float, asking: float) -> None:
+        self.card = Card(seconds, asking=asking)
+        self.synchronize = self.card.settle
+
+    def run(self) -> None:
+        self.card.launch(self.card.seconds)
+
+    def Event(self, enable_timing: bool) -> Any:
+        card = self.card
+
+        class Event:
+            at = 0.0
+
+            def record(self) -> None:
+                self.at = card.mark()
+
+            def synchronize(self) -> None:
+                card.host = max(card.host, self.at)
+
+            def elapsed_time(self, other: Any) -> float:
+                return float(other.at - self.at) * 1e3
+
+        return Event()
+
+
+@pytest.mark.parametrize(("seconds", "asking", "told"), [(1e-3, 4e-5, False), (2e-6, 4e-5, True)])
+def test_a_model_that_is_slower_to_launch_than_to_compute_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, asking: float, told: bool
+) -> None:
+    session = backend.CardSession(saved(zoo.mlp(), tmp_path), OPTIONS)
+    feeds = [zoo.feeds(onnx.load(tmp_path / "model.onnx"))]
+    (bound,) = session._bind(feeds)
+    simulated = Launched(seconds, asking)
+    monkeypatch.setattr(backend, "_cuda", simulated)
+    monkeypatch.setattr(card_block, "time", simulated.card.clock())
+    monkeypatch.setattr(bound, "run", simulated.run)
+    monkeypatch.setattr(session, "_with_copies", lambda feed: 1.0)
+    session._device = torch.device("cuda")
+    block = session.time_block(feeds, 50)
+    assert block["enqueue"] == pytest.approx([asking] * 5) and block["inferences"] == 50 + 5 + 5
+    assert session.notes == [card_block.LAUNCHING] * told
 
 
 def test_a_program_is_written_down_without_the_memory_that_it_will_need(tmp_path: Path) -> None:

@@ -250,6 +250,40 @@ def test_a_learning_rate_that_is_too_high_fails_with_the_step_and_keeps_what_was
     assert all(np.isfinite(array).all() for array in checkpoints[0].tensors.values())
 
 
+def test_a_loss_of_the_users_that_is_nan_is_named_and_the_step_is_the_one_that_is_seen() -> None:
+    calls = 0
+
+    def sick(outputs: Mapping[str, torch.Tensor], labels: tuple[Any, ...]) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        loss = torch.nn.functional.cross_entropy(outputs["scores"], torch.tensor(labels))
+        return loss * (math.nan if calls == 3 else 1.0)
+
+    steps: list[Progress] = []
+    with pytest.raises(TrialFailure) as caught:
+        trained(zeroed(0.8), replace(SHORT, hard=1.0), hard_loss=sick, watch=steps.append, before=40)
+    message = caught.value.failure.message
+    assert message.startswith("recover: the workload's own loss is nan at step 43; the model's outputs were finite")
+    assert [each.step for each in steps] == [1, 2] and "rate" not in message
+
+
+def test_steps_that_tried_rates_are_told() -> None:
+    calls = 0
+
+    def sick(outputs: Mapping[str, torch.Tensor], labels: tuple[Any, ...]) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return outputs["scores"].sum() * (math.nan if calls > at else 0.0)
+
+    settings = replace(SHORT, learning_rate=None, steps=200, minutes=60.0, hard=1.0)
+    at = 0
+    with pytest.raises(TrialFailure, match=r"at step 1 \(a try of how large steps may be\)"):
+        trained(zeroed(0.8), settings, hard_loss=sick)
+    calls, at = 0, 60
+    with pytest.raises(TrialFailure, match=r"at step \d+ \(\d+ of them tries of how large steps may be\)"):
+        trained(zeroed(0.8), settings, hard_loss=sick)
+
+
 def test_a_student_that_is_broken_from_the_start_is_told() -> None:
     model = digits().ingested.model
     name = next(name for name, array in weights_of(model).items() if array.shape == (10,))

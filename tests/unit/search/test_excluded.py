@@ -18,6 +18,7 @@ from autotune.recipe import Recipe
 from autotune.search.offers import Offer, offers
 from autotune.search.space import Space, build_space
 from autotune.techniques.equalise import Equalise
+from autotune.techniques.factorize import Factorize
 from autotune.techniques.protocol import Technique
 from autotune.techniques.prune import Prune
 from tests.unit.techniques.prune import graphs
@@ -121,3 +122,13 @@ def test_a_check_says_what_is_cut_together() -> None:
     (part,) = offer.parts
     assert (part.layer, part.kind, part.size, part.changes) == ("q", "heads", 6, ("k", "v", "out"))
     assert part.choices == ("cut-50%",)
+
+
+def test_a_choice_that_vanishes_is_told_with_its_reason() -> None:
+    _, _, offer = surveyed(graphs.feed_forward(False), Factorize(ranks=(0.25, 0.9), round_to=1))
+    assert "rank-90%" not in offer.choices and "rank-25%" in offer.choices
+    (lost,) = offer.lost
+    assert (lost.choice, lost.layers) == ("rank-90%", offer.layers)
+    assert lost.reason == "two factors of that rank are no smaller than the layer"
+    _, _, offer = surveyed(graphs.feed_forward(False), Factorize(ranks=(0.25,), round_to=1))
+    assert offer.lost == ()

@@ -260,6 +260,12 @@ def test_check_tells_how_long_and_on_what() -> None:
     assert seconds(config, 4.0) == pytest.approx(3 * (30 + 8))
     (note,) = check_notes(_config(recover={"cuts": 3}), train)
     assert note.endswith("; what they prune goes in 3 cuts")
+    (note,) = check_notes(_config(recover={"start": 0.0}, techniques={"prune": {}}), train)
+    assert "a new structure is not trained before it is judged (start = 0)" in note and "0 s" not in note
+    (note,) = check_notes(_config(recover={"start": 4.0}, techniques={"prune": {}}), train)
+    assert "every new structure is trained for 4 s before it is judged" in note
+    (note,) = check_notes(_config(recover={}, techniques={"quantize": {}}), train)
+    assert "structure" not in note  # the study has none
     assert check_notes(_config(), train) == () and seconds(_config(), 4.0) == 0.0
 
 

@@ -25,9 +25,9 @@ WEIGHTS = np.arange(32, dtype=np.float32).reshape(8, 4) - 16
 class Card:
     """The clocks and what was done: `seconds` of the card for an inference, `inferences` that ran.
 
-    `asking`: seconds of the host for each thing that it puts on the queue, of which `queue` fit. `cold`: seconds of load
-    without a pause after which its clocks are up; until then everything takes three times as long. `drift`: part of an
-    inference's time by which it is slower after each second, as a card that warms up.
+    `asking`: seconds of the host for each inference that it puts on the queue, on which `queue` things fit. `cold`:
+    seconds of load without a pause after which its clocks are up; until then everything takes three times as long.
+    `drift`: part of an inference's time by which it is slower after each second, as a card that warms up.
     """
 
     def __init__(
@@ -60,12 +60,16 @@ class Card:
         self.compiled = 0  # kernels that TensorRT-RTX has compiled; each is in its runtime cache from then on
         self.capturable = True
 
-    def launch(self, seconds: float) -> float:
+    def mark(self) -> float:
+        """Put an event on the queue; when it happens."""
+        return self.launch(0.0, asking=0.0)
+
+    def launch(self, seconds: float, asking: float | None = None) -> float:
         """Put so much work of the card on its queue; when it is done."""
         if self.capturing:
             self.frozen += seconds
             return self.now
-        self.host += self.asking
+        self.host += self.asking if asking is None else asking
         while self._ends and self._ends[0] <= self.host:
             self._ends.popleft()
         if len(self._ends) >= self.queue:
@@ -139,7 +143,7 @@ class Cuda:
         return SimpleNamespace(at=0.0)
 
     def record(self, event: Any) -> None:
-        event.at = self._card.launch(0.0)
+        event.at = self._card.mark()
 
     def elapsed(self, first: Any, last: Any) -> float:
         return float(last.at - first.at)

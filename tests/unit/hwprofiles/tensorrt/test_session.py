@@ -94,7 +94,7 @@ def test_asking_is_not_the_wait_for_a_full_queue(start: Any, monkeypatch: pytest
     monkeypatch.setattr(tensorrt_backend, "time", card.clock())
     session = start(card, [{"x": [2, 8]}])
     told = session.time_block(feeds(2), 1000)
-    assert told["wall"] == pytest.approx([50e-6] * 1000, rel=0.11)  # the first finds the card at rest
+    assert told["wall"] == pytest.approx([50e-6] * 1000, rel=0.101)  # the first finds the card at rest
     assert told["enqueue"] == pytest.approx([5e-6] * 10)
     assert session.notes == []
 
@@ -103,18 +103,18 @@ def test_asking_is_not_the_wait_for_a_full_queue(start: Any, monkeypatch: pytest
 def test_a_model_that_is_slower_to_ask_for_than_to_compute_is_told_as_such(
     start: Any, monkeypatch: pytest.MonkeyPatch, graphs: bool
 ) -> None:
+    """25 us of the card, 30 us of asking: 30 us are told for it, because the card waits between the two events."""
     card = Card(seconds=25e-6, asking=30e-6, graphs=graphs)
     monkeypatch.setattr(card_block, "time", card.clock())
     monkeypatch.setattr(tensorrt_backend, "time", card.clock())
     session = start(card, [{"x": [2, 8]}])
     one = feeds(2)
     told = session.time_block(one, 100)
-    assert told["enqueue"] == pytest.approx([30e-6] * 10) and min(told["wall"]) > 50e-6
-    assert card_block.LAUNCHING not in session.notes, "the host's two other calls are in that time"
-    card.asking = 0.0
-    card.seconds = 1.0
+    assert told["enqueue"] == pytest.approx([30e-6] * 10) and told["wall"][1:] == pytest.approx([30e-6] * 99)
+    assert session.notes[-1] == card_block.LAUNCHING
+    card.asking = 1e-6
     session.time_block(one, 10)
-    assert card_block.LAUNCHING not in session.notes
+    assert card_block.LAUNCHING not in session.notes, "the last block counts"
 
 
 def test_an_engine_that_takes_no_graph_is_asked_one_by_one_and_it_is_said(start: Any) -> None:
