@@ -80,8 +80,8 @@ class TechniqueConformance:
         what its layers may, and where sizes are foretold, that of the weights that are left; with a little for shapes,
         but where `exactly_stored`."""
         layers, saved = ready.assembler.source.layers, 0
-        if isinstance(ready.technique, Foretelling):
-            left = ready.technique.foretell(ready.assembler.original(), decisions)
+        left = self.foretold(ready, decisions)
+        if left is not None:
             saved = sum(4 * (layers[name].parameters - count) for name, count in left.items())
         else:
             for name, choice in decisions.items():
@@ -90,6 +90,13 @@ class TechniqueConformance:
                     return None
                 saved += 4 * layers[name].parameters - promised
         return ready.subject.constants - saved + (0 if self.exactly_stored else _SLACK * len(decisions))
+
+    def foretold(self, ready: Ready, decisions: Mapping[str, str]) -> Mapping[str, int] | None:
+        """How many weights layers must have left, as a technique that can foretell it says; None where it promises
+        nothing."""
+        if not isinstance(ready.technique, Foretelling):
+            return None
+        return ready.technique.foretell(ready.assembler.original(), decisions)
 
     def stated(self, source: Source, layer: Layer, choice: str) -> None:
         """Assert what `choice` on one layer promises about the graph; `source` is the model after it, `layer` is as it
@@ -270,8 +277,8 @@ class TechniqueConformance:
         return artifact
 
     def _check_sizes(self, ready: Ready, artifact: bytes, decisions: Mapping[str, str]) -> None:
-        if isinstance(ready.technique, Foretelling):
-            left = ready.technique.foretell(ready.assembler.original(), decisions)
+        left = self.foretold(ready, decisions)
+        if left is not None:
             now = ready.assembler.structured(Recipe({ready.technique.name: dict(decisions)})).layers
             for name, before in ready.assembler.source.layers.items():
                 there = now[name].parameters if name in now else 0

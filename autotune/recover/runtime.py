@@ -77,8 +77,8 @@ class TorchCuda:
         # pip leaves a torch without CUDA where it is: its version is as good.
         return (
             f"{install} --force-reinstall 'torch>=2.10' --index-url {_CUDA_BUILDS} && "
-            f"{install} numpy onnx 'nvidia-ml-py>=13.580,<14' (Python 3.11 or later; torch's builds for CUDA 13.0, which "
-            "want driver 580 or newer: for an older one cu126 in place of cu130)"
+            f"{install} numpy onnx 'nvidia-ml-py>=13.580,<14' (Python 3.11 or later; torch's builds for CUDA 13.0, "
+            "which want driver 580 or newer: for an older one cu126 in place of cu130)"
         )
 
 

@@ -1,11 +1,12 @@
 #!/bin/sh
 # Everything that needs an NVIDIA card: the tests marked `gpu` and the benchmarks, into one JSON.
 #
-#     benchmarks/gpu/run.sh WHEELS [RESULT.json] [--steps tests,protocol,study,tensorrt,comparison] [--seconds 540]
-#                           [--keep FOLDER] [--quick] [--trial]
+#     benchmarks/gpu/run.sh WHEELS [RESULT.json] [--steps protocol,study,tests,tensorrt,comparison] [--seconds 540]
+#                           [--keep FOLDER] [--continue] [--quick] [--trial]
 #     benchmarks/gpu/run.sh WHEELS --wheels-needed [--for 3.12]
 #
-# WHEELS is a folder with wheels of what is to be installed; --wheels-needed prints the commands that fill it, on a
+# WHEELS is a folder with wheels of what is to be installed, or pieces of them (NAME.whl.part-000 and so on, with
+# NAME.whl.sha256: see pieces.py); --wheels-needed prints the commands that fill it, on a
 # machine with a network. Nothing is fetched here. The environments stand on what PYTHON (default: python3; 3.11 or later)
 # has installed, such as torch, and are gone afterwards unless --keep names a folder. What cannot be installed, or does
 # not run, is written down as not run with its reason. RESULT is written after each step and defaults to
@@ -14,7 +15,7 @@
 # HW_AUTOTUNE_COMMIT names the commit where there is no repository.
 set -eu
 if [ $# -lt 1 ]; then
-    sed -n '2,15p' "$0" | cut -c3-
+    sed -n '2,16p' "$0" | cut -c3-
     exit 2
 fi
 here=$(cd "$(dirname "$0")" && pwd)

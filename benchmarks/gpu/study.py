@@ -72,7 +72,7 @@ def main() -> int:
     if profile.get("runtime") == TORCH["runtime"]:
         why = os.environ.get("HW_AUTOTUNE_ORT_CUDA_MISSING", "it is not installed")
         found["instead"] = f"these are numbers of torch-cuda, not of onnxruntime-cuda: onnxruntime-gpu: {why}"
-    if profile.get("dialect") in NOT_OFFERED:
+    elif profile.get("dialect") in NOT_OFFERED:
         found["not_offered"] = NOT_OFFERED[profile["dialect"]]
 
     def note(key: str, told: dict[str, Any]) -> dict[str, Any]:

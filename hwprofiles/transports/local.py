@@ -95,7 +95,7 @@ class LocalTransport:
         except (FileNotFoundError, PermissionError) as error:
             raise TargetUnavailable(
                 f"target {target.name!r}: cannot start the interpreter {interpreter!r} ({error.strerror}); "
-                f"{_remedy(target, interpreter)}, or set `python` in its profile to a Python that has the runtime"
+                f"{_remedy(target, interpreter)}, or to a Python that has the runtime"
             ) from error
         channel = LocalChannel(process)
         for descriptor in (channel.requests, channel.replies):
@@ -107,7 +107,8 @@ class LocalTransport:
 def _remedy(target: Target, interpreter: str) -> str:
     """How to make that interpreter, with what the runtime needs in it."""
     runtime = load_plugin(RUNTIMES, target.runtime, target=target.name)
-    hint = f"install what it needs: {runtime.install_hint(target)}"
+    tail = ", or set `python` in its profile"
+    hint = f"install what it needs: {runtime.install_hint(target)}{tail}"
     path = Path(interpreter).expanduser()
     if path.parent.name != "bin" and not shutil.which(interpreter) and target.python is not None:
         folder = Path.home() / target.name

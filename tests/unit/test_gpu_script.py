@@ -152,3 +152,78 @@ def test_what_is_told_as_not_offered_is_not(monkeypatch: pytest.MonkeyPatch) -> 
     for choice in study.NOT_OFFERED["ort-cuda"]:
         assert not OrtCuda().offers(dense, choice, onnx.NodeProto())
     assert OrtCuda().offers(dense, "float16", onnx.NodeProto())
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    yield importlib.import_module("run")
+    for name in ("run", "environments", "pieces", "steps"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("making", [1.0, 100.0, 250.0])
+def test_a_lease_of_540_seconds_always_reaches_the_study(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, making: float
+) -> None:
+    """With simulated steps that use all they are given, and environments that take so long to make."""
+    now = [0.0]
+    began: list[tuple[str, float]] = []
+
+    def make(name: str, wheels: Path, folder: Path) -> dict[str, Any]:
+        now[0] += making / 4
+        return {"python": "python"}
+
+    def one(step: str, work: Path, given: Any, made: Any, limit: float, before: Any) -> dict[str, Any]:
+        began.append((step, limit))
+        now[0] += limit
+        return {"unfinished": {"search": "half"}} if step == "study" else {"cases": [1]}
+
+    monkeypatch.setattr(script, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(script.environments, "make", make)
+    monkeypatch.setattr(script.environments, "lacking", lambda python, modules: [])
+    monkeypatch.setattr(script, "one", one)
+    result = tmp_path / "card.json"
+    words = ["run.py", str(tmp_path), str(result), "--trial", "--seconds", "540", "--keep", str(tmp_path / "keep")]
+    monkeypatch.setenv("HW_AUTOTUNE_COMMIT", "abc")
+    monkeypatch.setattr(sys, "argv", words)
+    assert script.main() == 0
+    assert [step for step, _ in began][:2] == ["protocol", "study"] and now[0] <= 540
+    assert all(limit >= 90 for _, limit in began)
+    ran = {step for step, _ in began}
+    told = json.loads(result.read_text())["steps"]
+    assert all("no time was left" in told[step]["not run"] for step in script.STEPS if step not in ran)
+    began.clear()
+    now[0] = 0.0
+    monkeypatch.setattr(sys, "argv", [*words, "--continue"])
+    assert script.main() == 0
+    assert began[0][0] == "study" and "protocol" not in [step for step, _ in began], "what is finished is left alone"
+
+
+def test_wheels_in_pieces_are_joined_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the very commands that the page names."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    pieces = importlib.import_module("pieces")
+    sys.modules.pop("pieces")
+    whole = os.urandom(2500)
+    (tmp_path / "big.whl").write_bytes(whole)
+    split = "split -b 1000 -d -a 3 big.whl big.whl.part- && sha256sum big.whl > big.whl.sha256 && rm big.whl"
+    subprocess.run(split, shell=True, cwd=tmp_path, check=True)
+    joined, refused = pieces.join(tmp_path, tmp_path / "joined")
+    assert list(joined) == ["big.whl"] and not refused
+    assert (tmp_path / "joined" / "big.whl").read_bytes() == whole
+    (tmp_path / "joined" / "big.whl").unlink()
+    (tmp_path / "big.whl.part-002").unlink()
+    joined, refused = pieces.join(tmp_path, tmp_path / "joined")
+    assert not joined and "another sha256" in refused["big.whl"]
+    assert not list((tmp_path / "joined").iterdir())
+    (tmp_path / "big.whl.part-000").unlink()
+    assert "pieces 000 are not there" in pieces.join(tmp_path, tmp_path / "joined")[1]["big.whl"]
+
+
+def test_an_inherited_path_does_not_reach_an_environment(
+    environments: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "shadow.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert environments.lacking(sys.executable, ("shadow", "json")) == ["shadow"]

@@ -71,8 +71,8 @@ class ModuleCuts:
                 raise _failure(f"prune through torch-pruning, layers {', '.join(gone)}: {error}") from error
             except DataError as error:
                 raise _failure(
-                    f"prune through torch-pruning, layers {', '.join(gone)}: torch exports the module, and not with this cut; "
-                    "use route = 'graph' for it"
+                    f"prune through torch-pruning, layers {', '.join(gone)}: torch exports the module, and not with "
+                    "this cut; use route = 'graph' for it"
                 ) from error
             return {"model": np.frombuffer(model.SerializeToString(), np.uint8)}
 

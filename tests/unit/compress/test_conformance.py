@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from onnx import helper
 from autotune.compress.conformance import TechniqueConformance
 from autotune.errors import TrialFailure
 from autotune.layers import Layer, Skipped
+from autotune.parity.reference import Reference
 from autotune.techniques.protocol import Calibration, Capabilities, Plan, Stage
 from hwprofiles.errors import Failure
 
@@ -142,6 +143,54 @@ def test_more_bytes_than_promised() -> None:
 
     with pytest.raises(AssertionError, match=r"bytes, .* allowed"):
         every(Fat)
+
+
+def test_a_few_bytes_more_than_stated() -> None:
+    class Padded(Sound):
+        def edit(self, plan: Plan, layer: Layer, choice: str) -> None:
+            plan.set_tensor("ballast", np.ones(2, np.float32))
+            plan.nodes.append(helper.make_node("Identity", ["ballast"], ["kept"], name="ballast"))
+
+    every(Padded)  # as the shapes that a cut writes anew
+    made = suite(Padded)
+    type(made).exactly_stored = True
+    with pytest.raises(AssertionError, match=r"gate mild: .*bytes, .* allowed"):
+        made.test_every_choice_of_every_layer(MODEL)
+
+
+def test_other_sizes_than_foretold() -> None:
+    class Oracle(Sound):
+        def foretell(self, plan: Plan, decisions: Mapping[str, str]) -> Mapping[str, int]:
+            return {name: plan.layers[name].parameters // 2 for name in decisions}
+
+    with pytest.raises(AssertionError, match=r"gate mild: .*weights, .* foretold"):
+        every(Oracle)
+
+
+def test_the_reference_has_the_last_word() -> None:
+    def computed(
+        model: onnx.ModelProto, feed: Mapping[str, np.ndarray], outputs: Iterable[str]
+    ) -> dict[str, np.ndarray]:
+        return {name: 1.5 * value for name, value in Reference(model).run(feed, outputs).items()}
+
+    made = suite(Sound)
+    type(made).reference = staticmethod(lambda model, feed, outputs: Reference(model).run(feed, outputs))
+    made.test_every_choice_of_every_layer(MODEL)
+    type(made).reference = staticmethod(computed)
+    with pytest.raises(AssertionError, match=r"gate mild: .*relative error of 0\.33"):
+        made.test_every_choice_of_every_layer(MODEL)
+
+
+def test_decisions_that_are_worse_together_than_promised(tmp_path: Path) -> None:
+    class Steep(Sound):
+        def edit(self, plan: Plan, layer: Layer, choice: str) -> None:
+            plan.set_tensor(layer.weight, plan.weight(layer) * np.float32(3))
+
+    made = suite(Steep)
+    with pytest.raises(AssertionError, match=r"mild .*relative error"):
+        made.test_the_same_choice_everywhere(MODEL, tmp_path)
+    with pytest.raises(AssertionError, match="relative error"):
+        made.test_any_decisions_together(MODEL)
 
 
 def test_other_bytes_each_time(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_rest_is_subtracted_from_work(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 class Card:
-    """A made-up card: 70 W at rest, 120 W for a second and a half after a load, 400 W under one; its counter moves every
+    """A made-up card: 70 W at rest, 120 W for 1.5 s after a load, 400 W under one; its counter moves every
     0.1 s. `restless`: a power that never settles. An inference takes a millisecond."""
 
     mig = False

@@ -279,7 +279,7 @@ def test_the_hint_is_for_the_interpreter_of_the_target() -> None:
     there = CARD.model_copy(update={"python": "/opt/gpu/python"})
     hint = OnnxRuntimeCuda().install_hint(there)
     assert hint.startswith("/opt/gpu/python -m pip install numpy 'nvidia-ml-py")
-    assert "'onnxruntime-gpu[cuda,cudnn]'" in hint and "only one onnxruntime" in hint
+    assert "'onnxruntime-gpu[cuda,cudnn]>=1.31,<1.32'" in hint and "only one onnxruntime" in hint
 
 
 def test_without_a_driver_it_is_the_driver_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -295,16 +295,16 @@ def test_of_several_builds_the_fastest_is_kept_and_all_are_told(build_of: Any) -
 
 def test_builds_are_compared_at_the_clocks_of_a_card_under_load(build_of: Any) -> None:
     """Its clocks fall while an engine is loaded, and need 0.15 s of work to be up again."""
-    kept = build_of(Card(cold=0.15), {b"slow": 1.1e-3, b"fast": 1e-3})
-    assert latencies(kept) == pytest.approx([1e-3, 1.1e-3])
+    kept = build_of(Card(cold=0.15), {b"slow": 1.1e-4, b"fast": 1e-4})
+    assert latencies(kept) == pytest.approx([1e-4, 1.1e-4])
 
 
 def test_a_card_that_warms_up_favours_no_build(build_of: Any) -> None:
     """The first one timed would look faster than one that is 1 % faster, were they timed one after another."""
-    kept = build_of(Card(drift=0.05), {b"slow": 1.01e-3, b"fast": 1e-3})
+    kept = build_of(Card(drift=0.2), {b"slow": 1.01e-3, b"fast": 1e-3})
     assert kept.read_bytes() == b"fast"
     fast, slow = latencies(kept)
-    assert slow / fast == pytest.approx(1.01, rel=2e-3)
+    assert slow / fast == pytest.approx(1.01, rel=5e-3)
 
 
 def test_builds_of_microseconds_have_as_many_samples(build_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,7 +181,7 @@ def test_install_hints_say_where_it_comes_from() -> None:
     )
     assert TensorRtRtx().install_hint(target()).endswith("(from PyPI)")
     assert set(shipped(TensorRt())) == {
-        f"hwprofiles.runtimes.tensorrt_{name}" for name in ("buffers", "build", "engines", "layers", "opened")
+        f"hwprofiles.runtimes.tensorrt_{name}" for name in ("buffers", "build", "engines", "layers", "opened", "timing")
     }
 
 
