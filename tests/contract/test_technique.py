@@ -121,7 +121,8 @@ class TestSparsifyByMagnitude(TestSparsify):
     make = staticmethod(lambda: Sparsify(method="magnitude"))
 
     def bound(self, choice: str) -> float:
-        return super().bound(choice) + 0.05  # it does not know what the weights are multiplied with
+        # It does not know what the weights are multiplied with. At 90% that may cost all that the layer says.
+        return super().bound(choice) + (0.25 if choice == "zeros-90%" else 0.1)
 
 
 class TestFactorize(_InFloat64):
@@ -143,6 +144,9 @@ class TestFactorize(_InFloat64):
 
 class TestFactorizePlain(TestFactorize):
     make = staticmethod(lambda: Factorize(method="plain"))
+
+    def bound(self, choice: str) -> float:
+        return super().bound(choice) + 0.15  # it does not know what the layer reads
 
 
 class Trained(Recover):
