@@ -92,6 +92,7 @@ class Evaluation(_Record):
     limit: float  # the drop that the verdicts were judged against
     share: float = 1.0  # of the error that all models judged on these data may make together, for choosing among them
     worst_raw: Estimate | None = None  # the largest drop as measured, neither shrunk nor corrected
+    warnings: tuple[str, ...] = ()  # why the verdicts may mean nothing: a metric that does not compare
     outcomes: tuple[Outcome, ...] = ()
     seconds: float = 0.0
 

@@ -2,6 +2,7 @@
 
     python benchmarks/search_variants.py --variant graph --seed 0 --evals 150     one run of our sampler
     python benchmarks/search_variants.py --table                                  all, written to results/
+    python benchmarks/search_variants.py --from-json                              its page again, without running
 
 - `ratios`: 60 layers, 3 choices, 2 slices. What a choice does in a layer says nothing about other layers; drop is a
   logistic function of log damage; latency has 3 % noise and one measurement in 20 is 10 % too high.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ Array = NDArray[Any]
 SHAPES = {"ratios": (60, 3, 2), "graph": (30, 5, 8), "fused": (80, 6, 12)}
 WEIGHTS = {"ratios": 1500, "graph": 1500, "fused": 400}  # hill climbs behind a reference; more add under 2 %
 EVALS = 300
+WITHIN = 0.10  # how far behind its own figures on the testbed the sampler may be
+JUDGED = (50, 150, 300)
 
 
 class Variant:
@@ -226,8 +230,12 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", choices=list(SAMPLERS), help="with --table: run these, keep the others' rows"
     )
+    parser.add_argument("--from-json", action="store_true", help="write the page again from its .json, run nothing")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if arguments.from_json:
+        write_text()
+        return
     if arguments.table:
         write_table(arguments.only or list(SAMPLERS))
         return
@@ -262,7 +270,38 @@ def write_table(names: list[str], seeds: tuple[int, ...] = (0, 1, 2)) -> None:
         ),
     }
     target.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    (RESULTS / "search_variants.md").write_text(markdown(rows, about))
+    write_text()
+
+
+def write_text() -> None:
+    """The page from the recorded rows, with the criterion computed from them and from those of the testbed."""
+    known = json.loads((RESULTS / "search_variants.json").read_text())
+    testbed = json.loads((RESULTS / "search_testbed.json").read_text())["rows"]
+    page = markdown(known["rows"], known["about"]) + "\n" + criterion(known["rows"], testbed)
+    (RESULTS / "search_variants.md").write_text(page)
+
+
+def criterion(rows: list[dict[str, Any]], testbed: list[dict[str, Any]]) -> str:
+    """Wanted: our sampler within `WITHIN` of its own figures on the testbed (interaction 0.05); where not."""
+
+    def means(of: list[dict[str, Any]], problem: object) -> dict[int, float]:
+        scores = [row["score"] for row in of if row["sampler"] == "surrogate" and row["inter"] == problem]
+        return {n: statistics.mean(score[str(n)] for score in scores) for n in JUDGED}
+
+    own = means(testbed, 0.05)
+    told = " / ".join(f"{own[n]:.3f}" for n in JUDGED)
+    lines = [
+        f"Wanted: `surrogate` within {WITHIN:.2f} of its own figures on the testbed (interaction 0.05: {told} at "
+        f"{' / '.join(map(str, JUDGED))} evaluations).",
+        "",
+    ]
+    for n in JUDGED:
+        behind = {name: own[n] - means(rows, name)[n] for name in SHAPES}
+        missed = [f"`{name}` ({gap:.3f} behind)" for name, gap in behind.items() if gap > WITHIN]
+        kept = [f"`{name}` ({gap:.3f} behind)" for name, gap in behind.items() if gap <= WITHIN]
+        parts = [f"{word} on {', '.join(some)}" for word, some in (("missed", missed), ("reached", kept)) if some]
+        lines.append(f"- At {n}: {'; '.join(parts)}.")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = dict[str, Any]
 
@@ -23,12 +23,31 @@ _POINTS = ("optimism", "not_detectable", "best_of")  # tables whose numbers are 
 _DROPS = ("raw_worst_minus_true", "reported_worst_minus_true", "true_drop", "mean_change", "change_with_300_000")
 
 
-def markdown(tables: dict[str, list[Row]], missed: list[str]) -> str:
-    """All tables, and what was missed."""
+class Outside(NamedTuple):
+    """Rows of one table whose coverage is outside 93 to 97 %."""
+
+    table: str
+    rows: int
+    below: int
+    above: int
+    lowest: float
+    highest: float
+
+
+def markdown(tables: dict[str, list[Row]], missed: list[str], outside: list[Outside], leniency: str) -> str:
+    """All tables, what was missed, and what is `outside` the plain band; `leniency` says how missing is decided."""
     lines = ["# Is what the judgement says true?", ""]
     lines += ["`python benchmarks/verdicts.py`; see `docs/statistics.md` for what the words mean.", ""]
     lines += ["Missed of what was wanted:" if missed else "Nothing wanted is missed.", ""]
     lines += [f"- {line}" for line in missed] + ([""] if missed else [])
+    lines += [f"{leniency} Outside the plain 93 to 97 %, all rows counted:", ""]
+    lines += ["| table | rows | below 93 % | above 97 % | lowest | highest |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {_TITLES[each.table].removeprefix('Coverage: ')} | {each.rows} | {each.below} | {each.above} | "
+        f"{100 * each.lowest:.1f} % | {100 * each.highest:.1f} % |"
+        for each in outside
+    ]
+    lines.append("")
     for name, title in _TITLES.items():
         rows = tables.get(name, [])
         if not rows:

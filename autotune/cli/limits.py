@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Annotated
 
 import typer
@@ -25,6 +26,8 @@ KEYS = {
 }
 _READERS = ("run", "front", "judge")  # commands that take limits
 _SHORT = re.compile(r"--(?P<kind>max|min)-(?P<name>[A-Za-z][A-Za-z0-9_-]*)(/(?P<rest>.+))?")
+# What was typed in place of `--max KEY=VALUE`, for messages: the parser of options passes on plain text alone.
+_TYPED: ContextVar[Mapping[str, str]] = ContextVar("typed limits")
 _ANY = [MetricKey(name) for name in ("drop", "size_bytes", "latency_p50", "latency_ratio", "energy_j")]
 
 
@@ -61,7 +64,8 @@ def asked(
             key, equals, amount = word.rpartition("=")
             if not equals or not key:
                 raise UsageError(f"{option} {word!r}: write KEY=VALUE, e.g. --max size_bytes=10MB")
-            found.append(Asked(f"{option} {word}", key, amount, option == "--max"))
+            said = f"{option} {word}"
+            found.append(Asked(_TYPED.get({}).get(said, said), key, amount, option == "--max"))
     return found
 
 
@@ -71,6 +75,8 @@ def spread_limits(words: Sequence[str]) -> list[str]:
     Options cannot be declared for slices and metrics that only the study knows. `--max-drop/night=2pt` is understood
     too; where the name of a slice holds an equals sign, the amount is the next word.
     """
+    typed: dict[str, str] = {}
+    _TYPED.set(typed)
     command = next((word for word in words if not word.startswith("-")), "")
     if command not in _READERS:
         return list(words)
@@ -84,6 +90,7 @@ def spread_limits(words: Sequence[str]) -> list[str]:
             continue
         kind, key, amount, took = limit
         spread += [f"--{kind}", f"{key}={amount}"]
+        typed[" ".join(spread[-2:])] = " ".join([word, *rest[:took]])
         del rest[:took]
     return spread
 

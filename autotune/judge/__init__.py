@@ -5,5 +5,6 @@ metrics       a metric by name or callable; what it says about single samples
 predictions   run an artifact on data through a device, decode, check
 damage        how far outputs drift from the original's on a few probe samples: the cheap gate
 intervals     95 % intervals and tests of paired data
+checks        predictions and masks that fit the data, a metric that compares
 verdicts      all of it together: an Evaluation
 """

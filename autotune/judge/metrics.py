@@ -79,13 +79,13 @@ class ResolvedMetric:
         with user_code(f"metric {self.name!r}", "it must take lists of predictions and labels"):
             whole = [self.function(predictions, each) for each in (labels, moved)]
         for value, each in zip(whole, (labels, moved), strict=True):
-            single = self._singles(predictions, each)
+            single = self.singles(predictions, each)
             if single is None or not math.isclose(self._number(value), single.mean(), abs_tol=1e-9):
                 return False
         return True
 
-    def _singles(self, predictions: Sequence[Any], labels: Sequence[Any]) -> Floats | None:
-        """None where the metric has no value for a single sample (a correlation, for example)."""
+    def singles(self, predictions: Sequence[Any], labels: Sequence[Any]) -> Floats | None:
+        """`[n]` scores of what `parts` gave; None where one sample has none (a correlation, for example)."""
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"), user_code(self.name, ""):
                 warnings.simplefilter("ignore")

@@ -20,12 +20,14 @@ from autotune.slices import Mask
 @dataclass(frozen=True)
 class Scored:
     """Per-sample scores `[n]` of both models, and how the two are compared over the samples at some
-    indices. `right` says which samples each gets right; None where scores are no matter of right or wrong."""
+    indices. `per_sample`: the metric is the mean of these scores. `right` says which samples each gets right; None
+    where scores are no matter of right or wrong."""
 
     original: Floats
     candidate: Floats
     compare: Callable[[Indices], Paired]
     right: tuple[Flags, Flags] | None = None
+    per_sample: bool = False
 
     @classmethod
     def of_samples(cls, original: Floats, candidate: Floats) -> Scored:
@@ -33,7 +35,7 @@ class Scored:
         both = np.concatenate([original, candidate])
         method = intervals.binary if bool(np.isin(both, (0.0, 1.0)).all()) else intervals.graded
         right = (original == 1.0, candidate == 1.0) if both.min() >= 0 and both.max() == 1.0 else None
-        return cls(original, candidate, lambda rows: method(original[rows], candidate[rows]), right)
+        return cls(original, candidate, lambda rows: method(original[rows], candidate[rows]), right, True)
 
     def flips(self, mask: Mask) -> tuple[int, int]:
         """(worse, better): samples on which the candidate's score is lower and higher."""

@@ -14,6 +14,7 @@ from autotune.config import JudgeTable
 from autotune.errors import DataError, TrialFailure
 from autotune.evaluation import Evaluation, SliceKind, SliceResult, Verdict
 from autotune.judge import intervals, optimism, power
+from autotune.judge.checks import check_masks, check_predictions, doubt
 from autotune.judge.intervals import Paired
 from autotune.judge.metrics import ResolvedMetric
 from autotune.judge.outputs import Outputs, outcomes
@@ -67,16 +68,15 @@ def judge(
     is the largest |drop| of the original against itself, by the name of the result. Divergence and confidence are
     reported with the first metric, where the predictions have them. `dataset_digest` saves reading all inputs again.
 
-    Raises `DataError` when the predictions are not of these samples, `TrialFailure` when a metric fails.
+    Raises `DataError` when the predictions are not of these samples and when a mask is not `[n]` bool with a sample in
+    it, `TrialFailure` when a metric fails. A metric that seems to compare nothing is told in `warnings`.
     """
-    ids = tuple(sample.id for sample in dataset.samples)
-    if original.ids != ids or candidate.ids != ids:
-        raise DataError(
-            f"the predictions are not those of the {dataset.name} data; judge the samples they were made of"
-        )
+    check_predictions(dataset, original, candidate)
+    check_masks(masks, dataset)
     labels = [sample.label for sample in dataset.samples]
     scored = [score(metric, labels, original, candidate) for metric in metrics]
     _refuse_hopeless(scored[0], original, labels, metrics[0].name)
+    doubts = [doubt(m, labels, original, each) for m, each in zip(metrics, scored, strict=True)]
     found = Judgement.of(dict(zip((m.name for m in metrics), scored, strict=True)), masks, table, limits, share)
     results = [_beside(each, kinds, hypotheses, noise, damage) for each in found.results]
     known = Outputs(original, candidate, scored[0].right)
@@ -87,13 +87,14 @@ def judge(
         dataset_digest=dataset_digest or dataset.digest(),
         metric=metrics[0].name,
         target=target,
-        n=len(ids),
+        n=len(labels),
         slices=tuple(results),
         worst_slice=found.worst,
         worst_drop=found.worst_drop,
         worst_raw=found.worst_raw,
         limit=table.limit,
         share=share,
+        warnings=tuple(each for each in doubts if each is not None),
         outcomes=outcomes(original, candidate, scored[0]),
         seconds=candidate.seconds,
     )

@@ -56,7 +56,8 @@ def evaluation_sentences(evaluation: Evaluation) -> list[str]:
     """The whole, the worst slice, flips, noise and confidence on one data set."""
     whole = evaluation.slices[0]
     data = _DATA.get(evaluation.dataset, evaluation.dataset)
-    lines = [
+    lines = [f"WARNING: on the {data} data {each}." for each in evaluation.warnings]
+    lines += [
         f"On {whole.n:,} {data} samples {evaluation.metric} goes from {percent(whole.original.value)} to "
         f"{percent(whole.candidate.value)}, a drop of {loss(whole.drop)}; {_count(whole.flips_worse, 'sample')} got "
         f"worse, {whole.flips_better} better."

@@ -104,23 +104,33 @@ class Within:
 @dataclass(frozen=True)
 class Shortfall:
     """Why nothing meets the budget: the limit that binds, by how much it would have to give (measured, and by the
-    model), the nearest trial, and where its time goes. `line` is one sentence, `str()` all of it.
+    model), the nearest trial with every other limit that it breaks, and where its time goes. `line` is one sentence,
+    `str()` all of it.
     """
 
     explanation: pareto.Explanation
     prediction: Predicted | None
     times: TimeShare | None
     unsolved: tuple[str, ...] = ()
-    source: str = ""  # where the binding limit comes from, if not from the budget
+    source: str = ""  # where the limit of drop/worst comes from, if not from the budget
+    also: tuple[Margin, ...] = ()  # the other limits that the nearest trial breaks
 
     @property
     def line(self) -> str:
         found = self.explanation
         key = parse_key(found.constraint)
-        limit, value, by = (format_amount(x, key) for x in (found.limit, found.value, found.missing_by))
+        first = self._broken(key, found.value, found.limit, found.missing_by)
+        others = [self._broken(m.key, m.value, m.limit, -m.spare) for m in self.also]
         return (
-            f"nothing is within the budget: {found.cause}; nearest is trial {found.nearest.number}: its "
-            f"{key} is {value}, so the limit of {limit}{self.source} would have to give by {by}"
+            f"nothing is within the budget: {found.cause}; nearest is trial {found.nearest.number}: "
+            f"{', and '.join([first, *others])}"
+        )
+
+    def _broken(self, key: MetricKey, value: float, limit: float, by: float) -> str:
+        source = self.source if (key.name, key.slice) == ("drop", WORST) else ""
+        return (
+            f"its {key} is {format_amount(value, key)}, so the limit of {format_amount(limit, key)}{source} would have "
+            f"to give by {format_amount(by, key)}"
         )
 
     @property
@@ -157,6 +167,10 @@ class Shortfall:
             "missing_by": found.missing_by,
             "value": found.value,
             "nearest": found.nearest.number,
+            "also_broken": [
+                {"constraint": str(m.key), "limit": m.limit, "missing_by": -m.spare, "value": m.value}
+                for m in self.also
+            ],
             "unreachable": list(found.unreachable),
             "best_seen": {text: {"value": v, "trial": number} for text, (v, number) in found.best.items()},
             "predicted": asdict(self.prediction) if self.prediction is not None else None,
@@ -201,10 +215,15 @@ def explain(
     except Infeasible:  # nothing is complete that could be near
         return None
     times = time_share(found.nearest, trials, config.targets[0])
-    worst = (parse_key(found.constraint).name, parse_key(found.constraint).slice) == ("drop", WORST)
-    named = {f"drop/{WORST}", found.constraint} & {*config.budget, *config.constraints}
-    implied = worst and not named
-    return Shortfall(found, prediction, times, wanted.unsolved, " ([judge] limit)" if implied else "")
+    also = tuple(m for m in _margins(found.nearest, config) if m.spare < 0 and str(m.key) != found.constraint)
+    worst = {text for text in (found.constraint, *(str(m.key) for m in also)) if _on_worst_drop(text)}
+    implied = not {f"drop/{WORST}", *worst} & {*config.budget, *config.constraints}
+    return Shortfall(found, prediction, times, wanted.unsolved, " ([judge] limit)" if implied else "", also)
+
+
+def _on_worst_drop(text: str) -> bool:
+    key = parse_key(text)
+    return (key.name, key.slice) == ("drop", WORST)
 
 
 def _margins(trial: Trial, config: StudyConfig) -> tuple[Margin, ...]:

@@ -50,6 +50,11 @@ def broken_metric():
     return dataclasses.replace(workload(), metric={"broken": lambda predictions, labels: float("nan")})
 
 
+def always_right():
+    import dataclasses
+    return dataclasses.replace(workload(), metric={"always": lambda predictions, labels: True})
+
+
 def other_outputs():
     import dataclasses
     return dataclasses.replace(workload(), decode=lambda outputs: outputs["classes"].tolist())
@@ -111,6 +116,17 @@ def test_a_model_that_loses_more_fails_the_gate(folder: Path, capsys: pytest.Cap
     assert whole["drop"]["value"] > 0.5 and whole["kl"]["value"] > 0.1 and whole["q_value"] < 1e-6
     assert "outcomes" not in evaluation and found["noise"] == {}
     assert {result["kind"] for result in evaluation["slices"]} == {"declared", "automatic"}
+
+
+def test_a_metric_that_compares_nothing_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, "ruined.onnx", "--limit", "4pt", "--no-noise", function="always_right") == 0
+    said = "WARNING: on the held-out data the metric 'always' gives 1 for every sample of both models, and also with"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert run(folder, "ruined.onnx", "--limit", "4pt", "--no-noise", "--json", function="always_right") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["sentences"][1].startswith(said) and "'always' gives 1" in found["evaluations"][0]["warnings"][0]
+    assert run(folder, "ruined.onnx", "--no-noise", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["evaluations"][0]["warnings"] == []
 
 
 def test_too_few_samples_are_inconclusive_unless_allowed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,18 @@ def given_anchors(space: Space, anchors: Sequence[Mapping[str, Any]]) -> Ints:
     return np.array(configs, np.int64).reshape(len(configs), len(space))
 
 
+def anchor_choice(anchor: Mapping[str, Any], name: str, choices: Sequence[Any]) -> Any:
+    """What `anchor` says of one parameter, where the space is not known yet; the first choice where it says nothing.
+
+    Raises `UsageError` for what is none of the choices.
+    """
+    choice = anchor.get(name, choices[0])
+    if not any(type(choice) is type(each) and choice == each for each in choices):  # 1 and True are not the same
+        raise UsageError(f"anchor {dict(anchor)!r}: parameter {name!r} has no choice {choice!r}; it has "
+                         f"{', '.join(map(repr, choices))}")  # fmt: skip
+    return choice
+
+
 def design_count(space: Space) -> int:
     """How many designs: enough to see every choice of every parameter several times, at most a quarter of a small
     space."""

@@ -18,7 +18,8 @@ GOOD_ERROR = 0.5  # of the spread: half of what a constant guess would miss by
 @dataclass(frozen=True)
 class Health:
     """One entry per objective: Spearman's rank correlation of predicted and measured values over the last two
-    batches (NaN where the values are all equal), and the median of |predicted - measured| / |measured|."""
+    batches (NaN where the values are all equal), and the median of |predicted - measured| as a share of the median
+    magnitude of what was measured, or of its spread, whichever is larger (NaN where all of it is 0)."""
 
     n: int
     rank_correlation: tuple[float, ...]
@@ -42,13 +43,21 @@ def check_health(pairs: Sequence[tuple[Floats, Floats]], sign: Floats, seen: Flo
         known = np.isfinite(m)
         p, m = p[known], m[known]
         rank = _spearman(p, m)
-        scale = np.maximum(np.abs(m), 1e-12)
-        errors.append(float(np.median(np.abs(p - m) / scale)) if len(m) else float("nan"))
+        everything = every[np.isfinite(every)]
+        errors.append(_relative_error(p, m, everything))
         ranks.append(rank)
         if len(m) >= FEWEST and rank < GOOD_RANK:
-            spread = max(_spread(m), _spread(every[np.isfinite(every)]))
+            spread = max(_spread(m), _spread(everything))
             good &= bool(np.abs(p - m).mean() <= GOOD_ERROR * spread)
     return Health(len(predicted), tuple(ranks), tuple(errors), good)
+
+
+def _relative_error(p: Floats, m: Floats, seen: Floats) -> float:
+    """Not of each measurement by itself: a drop may well be 0, and any error is infinitely larger."""
+    if not len(m):
+        return float("nan")
+    scale = max(float(np.median(np.abs(m))), _spread(m)) or _spread(seen)
+    return float(np.median(np.abs(p - m)) / scale) if scale else float("nan")
 
 
 def _spread(values: Floats) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,9 @@ class Ledger:
         if config is not None and trial.state in INFORMATIVE:
             damage, drop = (_table(trial, attr) for attr in self._attrs)
             self._rows[trial.number] = config, _values(trial, len(self._sign)), damage, drop
+            read = self._attrs if trial.state == TrialState.COMPLETE else (*self._attrs, OBSERVED)
+            for problem in _problems(trial, read):
+                warnings.warn(f"trial {trial.number}: {problem}; it is left out", stacklevel=2)
 
 
 def _values(trial: FrozenTrial, count: int) -> list[float]:
@@ -105,11 +110,23 @@ def _table(trial: FrozenTrial, attr: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _problems(trial: FrozenTrial, attrs: Sequence[str]) -> Iterator[str]:
+    """What is told and cannot be read. None and NaN are no mistake: they mean that something is not known."""
+    for attr in attrs:
+        told = trial.user_attrs.get(attr, {})
+        if not isinstance(told, Mapping):
+            yield f"the user attribute {attr!r} is {told!r} and no mapping to numbers"
+            continue
+        for name, value in told.items():
+            if value is not None and not isinstance(value, Real):
+                yield f"the user attribute {attr!r} says {value!r} of {name!r}, which is no number"
+
+
 def _columns(tables: Sequence[Mapping[str, Any]], slices: Sequence[str]) -> Floats:
     return np.array([[_finite(table.get(s)) for s in slices] for table in tables]).reshape(len(tables), len(slices))
 
 
 def _finite(value: Any) -> float:
-    if isinstance(value, (int, float)) and math.isfinite(value):
+    if isinstance(value, Real) and math.isfinite(value):
         return float(value)
     return math.nan

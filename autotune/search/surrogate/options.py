@@ -30,6 +30,13 @@ def check_limits(name: str, limits: Mapping[Any, float]) -> None:
             raise UsageError(f"{name}: the limit of {key} must be a finite number, not {limit!r}")
 
 
+def check_anchors(anchors: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `UsageError` for an anchor that maps no names."""
+    for anchor in anchors:
+        if not isinstance(anchor, Mapping):
+            raise UsageError(f"anchors: {anchor!r} is no configuration; give {{parameter: choice}} for each")
+
+
 def checked_signs(
     directions: Sequence[StudyDirection],
     *,

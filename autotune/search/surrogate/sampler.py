@@ -29,7 +29,13 @@ from optuna.trial import FrozenTrial, TrialState
 from autotune.errors import UsageError
 from autotune.search.surrogate import answers, options
 from autotune.search.surrogate.aim import Aim, aimed
-from autotune.search.surrogate.designs import balanced_designs, design_count, given_anchors, uniform_anchors
+from autotune.search.surrogate.designs import (
+    anchor_choice,
+    balanced_designs,
+    design_count,
+    given_anchors,
+    uniform_anchors,
+)
 from autotune.search.surrogate.front import non_dominated
 from autotune.search.surrogate.health import Health
 from autotune.search.surrogate.history import History, Ledger
@@ -109,6 +115,7 @@ class SurrogateSampler(BaseSampler):
             raise UsageError(f"batch must be at least 1, not {batch}")
         if not 0 <= explore < 1:
             raise UsageError(f"explore must be in [0, 1), not {explore}")
+        options.check_anchors(anchors or ())
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
         self._given_space = dict(space) if space is not None else None
         self._exact, self._chain, self._given_anchors = exact, chain, anchors
@@ -233,7 +240,7 @@ class SurrogateSampler(BaseSampler):
         choices = choices_of(param_name, param_distribution)
         if trial.number == 0:
             anchor = self._given_anchors[0] if self._given_anchors else {}
-            return anchor.get(param_name, choices[0])
+            return anchor_choice(anchor, param_name, choices)
         rng = np.random.default_rng([self._seed, trial.number, zlib.crc32(param_name.encode())])
         return choices[int(rng.integers(len(choices)))]
 

@@ -56,6 +56,16 @@ def test_every_short_option_names_a_metric() -> None:
         parse_key(f"{key}@local" if needs_target else key, metric="accuracy")
 
 
+def test_what_was_typed_is_named() -> None:
+    words = spread_limits(["run", "digits", "--max-drop/night", "2pt", "--max", "drop/day=1pt"])
+    assert asked({}, [words[3], words[5]], None) == [
+        Asked("--max-drop/night 2pt", "drop/night", "2pt"),
+        Asked("--max drop/day=1pt", "drop/day", "1pt"),
+    ]
+    spread_limits(["run", "digits"])
+    assert asked({}, ["drop/night=2pt"], None)[0].said == "--max drop/night=2pt", "of this command line alone"
+
+
 def test_what_was_asked_for() -> None:
     named = {"--max-size": ["10MB"], "--max-latency-p90": ["8ms@rpi5", "3ms@local"], "--max-drop": None}
     assert asked(named, ["drop/font=serif=2pt"], ["accuracy=90%"]) == [
@@ -94,11 +104,16 @@ def test_the_options_as_typer_reads_them() -> None:
     [
         ("--max-size 0MB", "--max-size 0MB: size_bytes of at most 0 B cannot be met"),
         ("--max-size 5MB --max-size 6MB", "--max-size 6MB: size_bytes is limited by --max-size 5MB already"),
+        (
+            "--max-drop/paper=clean 1pt --max-drop/paper=clean=2pt",
+            "--max-drop/paper=clean=2pt: drop/paper=clean is limited by --max-drop/paper=clean 1pt already",
+        ),
+        ("--max drop/night=-1pt", "--max drop/night=-1pt: drop/night of at most -1.0 pt asks for more"),
         ("--max-latency-p90 8ms@rpi", "--max-latency-p90 8ms@rpi: the study has no target 'rpi'; known: local"),
         ("--max-drop 2", "--max-drop 2: drop/worst of at most 200.0 pt limits nothing"),
-        ("--max-drop/night -1pt", "--max drop/night=-1pt: drop/night of at most -1.0 pt asks for more"),
+        ("--max-drop/night -1pt", "--max-drop/night -1pt: drop/night of at most -1.0 pt asks for more"),
         ("--max accuracy=90%", "--max accuracy=90%: larger is better for accuracy; use --min"),
-        ("--min-acuracy 90%", "--min acuracy=90%: metric key 'acuracy': unknown metric 'acuracy'; did you mean"),
+        ("--min-acuracy 90%", "--min-acuracy 90%: metric key 'acuracy': unknown metric 'acuracy'; did you mean"),
         ("--min drop/night=1pt", "--min drop/night=1pt: smaller is better for drop; use --max"),
         ("--max drop", "--max 'drop': write KEY=VALUE"),
         ("--max-sise 5MB", "No such option: --max-sise"),

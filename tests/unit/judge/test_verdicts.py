@@ -412,3 +412,69 @@ def flipped(rng: np.random.Generator, n: int, rate: float) -> tuple[np.ndarray, 
     original[where] = rng.integers(0, 2, len(where))
     candidate[where] = 1 - original[where]
     return original, candidate
+
+
+def test_masks_and_predictions_that_do_not_fit_are_one_line() -> None:
+    data, right = dataset(40), [1] * 40
+    for mask, said in (
+        (np.zeros(40, bool), r"^mask of slice 's': it selects none of the 40 samples of the search data; leave this"),
+        (np.ones(39, bool), r"^mask of slice 's': bool of shape \(39,\), but the search data have 40 samples; give a"),
+        (np.ones(40, int), r"^mask of slice 's': int64 of shape \(40,\), but .* give a numpy array of bool"),
+        ([True] * 40, r"^mask of slice 's': list, but .* give a numpy array of bool"),
+    ):
+        with pytest.raises(DataError, match=said):
+            run(data, right, right, {"s": mask})  # type: ignore[dict-item]
+    with pytest.raises(DataError, match=r"^predictions of the candidate: 39 values for 40 samples .* one for each id"):
+        run(data, right, right[1:])
+    with pytest.raises(DataError, match=r"^predictions of the original: 41 values for 40 samples"):
+        run(data, [*right, 1], right)
+    with pytest.raises(DataError, match=r"^confidence of the original: 2 values for 40 samples"):
+        run(data, right, right, confidence=([0.5] * 2, [0.5] * 40))
+    ids = tuple(sample.id for sample in data.samples)
+    same = Predictions(ids, tuple(right), 0.0)
+    with pytest.raises(DataError, match=r"^masks: there is none of the slice 'all'; add one"):
+        judge(artifact="a", target="local", dataset=data, masks={}, metrics=resolve_metrics("accuracy"), original=same,
+              candidate=same, table=JudgeTable())  # fmt: skip
+
+
+def mixed(n: int) -> tuple[Dataset, list[int]]:
+    labels = [i % 3 for i in range(n)]
+    return Dataset("search", [Sample(id=str(i), inputs={}, label=y) for i, y in enumerate(labels)]), labels
+
+
+def always(predictions: Sequence[Any], labels: Sequence[Any]) -> bool:
+    return True
+
+
+def labels_alone(predictions: Sequence[int], labels: Sequence[int]) -> float:
+    return float(np.mean(labels))
+
+
+def answers_alone(predictions: Sequence[int], labels: Sequence[int]) -> float:
+    return float(np.mean([p > 0 for p in predictions]))
+
+
+def test_a_metric_that_compares_nothing_is_told() -> None:
+    data, labels = mixed(300)
+    wrong = [0] * 300
+    (told,) = run(data, labels, wrong, metric=always).warnings
+    assert told.startswith("the metric 'always' gives 1 for every sample of both models, and also with the labels of ")
+    assert told.endswith("; check that it compares predictions with labels")
+    (told,) = run(data, labels, wrong, metric=labels_alone).warnings
+    assert "'labels_alone'" in told and "the same score with the prediction for another sample" in told
+    (told,) = run(data, labels, wrong, metric={"accuracy": "accuracy", "odd": answers_alone}).warnings
+    assert "'odd'" in told and "the same score with a wrong label" in told
+    (told,) = run(dataset(300), [1] * 300, [1] * 300).warnings  # all labels alike: nothing can be exchanged
+    assert told.startswith("the metric 'accuracy' gives 1 for every sample of both models; check")
+
+
+def test_a_metric_that_compares_is_not_doubted() -> None:
+    data, labels = mixed(300)
+    assert run(data, labels, labels).warnings == (), "both models perfect on easy data, but the labels count"
+    assert run(data, labels, [0] * 300).warnings == ()
+    assert run(data, [0] * 300, [0] * 300).warnings == (), "a model that says one class only"
+    assert run(data, labels, labels, metric=f1_macro).warnings == ()
+    rare = Dataset("search", [Sample(id=str(i), inputs={}, label=int(i == 7)) for i in range(300)])
+    perfect = [int(i == 7) for i in range(300)]
+    assert run(rare, perfect, perfect).warnings == ()
+    assert run(dataset(300), [1] * 300, [0] + [1] * 299).warnings == ()

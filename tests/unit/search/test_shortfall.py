@@ -186,6 +186,25 @@ def test_limits_that_are_met_but_never_at_once() -> None:
     assert found.times is not None and found.as_json()["time"]["trial"] == 2
 
 
+def test_every_limit_that_the_nearest_trial_breaks_is_told() -> None:
+    found = outcome(TRIALS, config(size=2.9e5, p50=0.004))
+    assert isinstance(found, Shortfall)
+    assert found.line == (
+        "nothing is within the budget: no trial reaches latency_p50@local; nearest is trial 2: its latency_p50@local "
+        "is 7 ms, so the limit of 4 ms would have to give by 3 ms, and its size_bytes is 300 kB, so the limit of "
+        "290 kB would have to give by 10 kB"
+    )
+    also = found.as_json()["also_broken"]
+    assert also == [{"constraint": "size_bytes", "limit": 2.9e5, "missing_by": pytest.approx(1e4), "value": 3e5}]
+    tight = StudyConfig(name="small", budget={"latency_p50@local": 0.004}, judge={"limit": 0.004})
+    implied = outcome([*TRIALS[:1], TRIALS[2]], tight)
+    assert isinstance(implied, Shortfall)
+    assert implied.line.endswith(
+        "so the limit of 4 ms would have to give by 3 ms, and its drop/worst is 0.5 pt, so the limit of 0.4 pt "
+        "([judge] limit) would have to give by 0.1 pt"
+    )
+
+
 def test_a_limit_that_nobody_typed_is_named() -> None:
     found = outcome(TRIALS, config(size=2.5e5))
     assert isinstance(found, Shortfall)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from autotune.search.surrogate.health import check_health
 from autotune.search.surrogate.space import Floats
@@ -51,3 +52,23 @@ def test_what_was_not_measured_is_left_out() -> None:
     seen[0] = np.nan
     health = check_health(pairs, np.ones(1), seen)
     assert health is not None and health.rank_correlation[0] > 0.9 and health.good
+
+
+def test_the_error_of_an_objective_that_is_sometimes_zero() -> None:
+    """Related to one measurement each, an error of 0.001 beside a drop of 0 would be a billion."""
+    measured = np.array([[0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [0.02], [0.04], [0.0], [0.04]])
+    health = check_health([(measured + 0.001, measured)], np.ones(1), measured)
+    assert health is not None
+    assert health.relative_error[0] == pytest.approx(0.001 / 0.014)  # the mean distance from the mean, 0.01
+    nothing = np.zeros((10, 1))
+    seen = np.array([[0.0], [0.2]])
+    of_all = check_health([(nothing + 0.001, nothing)], np.ones(1), seen)
+    assert of_all is not None and of_all.relative_error[0] == pytest.approx(0.01)
+    unknown = check_health([(nothing + 0.001, nothing)], np.ones(1), nothing)
+    assert unknown is not None and np.isnan(unknown.relative_error[0])
+
+
+def test_the_error_is_a_share_of_the_median_magnitude() -> None:
+    measured = np.array([[-4.0], [-5.0], [-6.0]])
+    health = check_health([(measured + 0.1, measured)], -np.ones(1), measured)
+    assert health is not None and health.relative_error[0] == pytest.approx(0.02)
