@@ -36,7 +36,7 @@ def pupil_of(method: Method, folder: Path) -> _Pupil:
     layers, student = list(made.source.layers.values()), found.ingested.model
     decisions, known = {layer.name: "w4-b32-load" for layer in layers}, roundings(made, method)
     validation = list(Batches(found.validation, 300, shuffle=False))
-    return _Pupil(student, student, layers, decisions, {}, validation, SETTINGS, None, known, None)
+    return _Pupil(student, student, layers, decisions, {}, validation, SETTINGS, None, known, None, 0)
 
 
 @pytest.mark.parametrize("method", ["nearest", "gptq"])
