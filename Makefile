@@ -1,7 +1,7 @@
 # One environment, .venv, made by what a target needs. Stamp files keep a second run quick.
 #
 #   make demo    install without torch, run the study `ocr`, export its best model   (about 10 minutes on 2 cores)
-#   make test    install everything, all checks and tests                            (about 15 minutes on 2 cores)
+#   make test    install everything, all checks and tests                            (about 30 minutes on 2 cores)
 #   make tools   the system's programs that some tests need: sshd, adb, an emulator, shells (by apt, as root in a container)
 #   make lint    the checks without the tests
 #   make env     the environment of `make test`
@@ -80,8 +80,9 @@ tools:
 	fi; \
 	echo "make: some tests will be skipped; to run them: apt-get install$$missing" >&2
 
+# A worker per core; the tests that time something hold no absolute times.
 test: lint tools
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -17,8 +17,8 @@ from autotune.compress.dialects.ort_cpu_weights import grid_of
 from autotune.compress.dialects.sixteen import ComputesInSixteen
 from autotune.layers import Layer
 from autotune.recover import rounding as values
-from autotune.recover.graph import OnnxModule
-from autotune.recover.packed import Packed, PackedHalf, levels_of
+from autotune.recover.graph import OnnxModule, Packed
+from autotune.recover.packed import PackedHalf, levels_of
 from autotune.techniques.rounding import NEAREST, Rounding
 
 _SIXTEEN = {"float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -15,11 +15,29 @@ from autotune.recover.constants import trainable
 from autotune.recover.operators.node import Tensor
 from autotune.recover.program import Missing, Program, Step, Values
 
-if TYPE_CHECKING:  # devices run this module without it
-    from autotune.recover.packed import Packed
-
 Change = Callable[[Tensor], Tensor]
 _FOLDED = 1 << 20  # numbers: a larger result of constants is computed anew rather than kept
+
+
+class Packed(Protocol):
+    """A weight as its format holds it."""
+
+    def __len__(self) -> int:
+        """Rows, where its outputs are axis 0."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory."""
+        ...
+
+    def restore(self) -> Tensor:
+        """The numbers, float32 in the shape of the weight; made anew at every call."""
+        ...
+
+    def rows(self, places: Tensor) -> Tensor:
+        """Only these of its rows, int64 [n] from 0 on: float32 [n, ...]. For weights whose outputs are axis 0."""
+        ...
 
 
 class OnnxModule(torch.nn.Module):

@@ -5,8 +5,6 @@ As the base of QLoRA (Dettmers et al. 2023, arXiv 2305.14314) is held; here in t
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import torch
 
@@ -16,27 +14,6 @@ from autotune.techniques.matrices import as_matrix, from_matrix
 from autotune.techniques.rounding import Blocks, Grid, pack_bits, to_nearest
 
 _PART = 1 << 20  # numbers that are rounded at a time: rounding takes many times the room of what it rounds
-
-
-class Packed(Protocol):
-    """A weight as its format holds it."""
-
-    def __len__(self) -> int:
-        """Rows, where its outputs are axis 0."""
-        ...
-
-    @property
-    def bytes(self) -> int:
-        """What it takes in memory."""
-        ...
-
-    def restore(self) -> Tensor:
-        """The numbers, float32 in the shape of the weight; made anew at every call."""
-        ...
-
-    def rows(self, places: Tensor) -> Tensor:
-        """Only these of its rows, int64 [n] from 0 on: float32 [n, ...]. For weights whose outputs are axis 0."""
-        ...
 
 
 class PackedHalf:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.search.runner import TrialRunner
+from autotune.search.timing import Timing
 from autotune.store import open_store
 from hwprofiles.measurement import Measurement
 from hwprofiles.scenario import Scenario
@@ -17,15 +17,15 @@ from tests.end_to_end.test_cli import autotune, new_study
 
 def test_a_search_stops_by_itself_when_the_front_does_not_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured once for all trials, which is quick; size and loss are real, and their front is soon complete."""
-    measure, known = TrialRunner.measure, {}
+    measure, known = Timing.measure, {}
 
-    def once(self: TrialRunner, target: str, digest: str, scenario: Scenario) -> Measurement:
+    def once(self: Timing, target: str, digest: str, scenario: Scenario) -> Measurement:
         key = scenario.model_dump_json()
         if key not in known:
-            known[key] = measure(self, target, self.judging.baseline(), scenario)
+            known[key] = measure(self, target, digest, scenario)
         return known[key]
 
-    monkeypatch.setattr(TrialRunner, "measure", once)
+    monkeypatch.setattr(Timing, "measure", once)
     study = new_study(tmp_path, trials=120) / "study.toml"
     text = study.read_text()
     text, count = re.subn(r"(?m)^objectives = .*$", 'objectives = ["size_bytes", "drop/worst"]', text)
