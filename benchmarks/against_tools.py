@@ -71,8 +71,10 @@ def export(found: Subject, folder: Path) -> None:
     names, kind = _reading(found)
     if isinstance(workload.model, str | Path):
         shutil.copyfile(workload.model, folder / "model.onnx")
+    elif isinstance(workload.model, onnx.ModelProto):
+        onnx.save(workload.model, folder / "model.onnx")
     else:
-        exported = export_torch(workload.model, workload.example_inputs, workload.dynamic_axes)  # type: ignore[arg-type]
+        exported = export_torch(workload.model, workload.example_inputs, workload.dynamic_axes)
         onnx.save(exported, folder / "model.onnx")
     samples = workload.search.samples
     np.savez(folder / "calibration.npz", **_arrays([dict(x) for x in workload.calibration]))

@@ -143,7 +143,7 @@ def judged(on: Subject, model: bytes, foreign: bool) -> dict[str, Any]:
     """
     try:
         return damage(on, model)
-    except Exception as error:
+    except Exception as error:  # onnxruntime's errors have no public root
         if not foreign:
             raise
         refused = next(iter(str(error).strip().splitlines()), "")[:200]

@@ -343,7 +343,8 @@ def prepare(path: str, options: dict[str, Any], count: int, feeds: list[Feed]) -
     def opening(built: tensorrt_engines.Engine) -> Callable[[int], list[float]]:
         return partial(Session(path, options, built).sample, feeds)
 
-    for built, latency in zip(tried, tensorrt_timing.compare([partial(opening, built) for built in tried])):  # noqa: B905
+    latencies = tensorrt_timing.compare([partial(opening, built) for built in tried])
+    for built, latency in zip(tried, latencies):  # noqa: B905  (Python 3.9; equally long)
         built.builds[0]["latency"] = latency
         if built.kernels is not None:
             built.kernels.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ class Case:
     axes: Mapping[str, Mapping[int, str]]
 
     def by(self, route: str, bank: Path | None = None, **options: object) -> tuple[Assembler, Prune]:
-        prune = Prune(route=route, **{"round_to": 1, **options})  # type: ignore[arg-type]
+        prune = Prune(route=route, **{"round_to": 1, **options})  # type: ignore[arg-type]  # options of any kind
         if route != "graph":
             prune.cut_module(ModuleCuts(self.module, (self.inputs,), self.axes, self.ingested.source_digest))
         techniques = {"prune": prune, "simplify": Simplify()}

@@ -3,7 +3,6 @@ artifact that answers as validation said."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,6 @@ from tests.unit.recover.digit_net import digits, inputs_of, with_tensors
 from tests.unit.recover.reference import run, tensors
 from tests.unit.recover.test_fake import knowing, mlp, roundings
 from tests.unit.recover.test_training import SHORT, distillation, layer_names, trained, weights_of
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 # -- what is held
 

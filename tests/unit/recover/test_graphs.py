@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +25,6 @@ ZOO = {
     "odd": zoo.odd_matmuls, "dequantised": zoo.quantised_qdq, "shared": zoo.shared_weight,
     "transposed": zoo.transposed_weights, "weight_norm": zoo.weight_norm, "no_weights": zoo.nothing_to_compress,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 
 from autotune.recover import compensating
 from autotune.recover.batching import Batch, Batches
@@ -19,14 +17,6 @@ from tests.unit.recover.test_fake import knowing, roundings
 
 SETTINGS = Settings(batch=64)
 FAR, NEAR = 0.1, 0.003  # rates
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pupil_of(method: Method, folder: Path) -> _Pupil:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +21,6 @@ from tests.unit.recover.test_training import SHORT, trained, weights_of, zeroed
 
 FREE = replace(SHORT, learning_rate=None, steps=200, minutes=60.0)
 BATCHES = [Batch({}, (), np.ones(1, np.float32))]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Hill:

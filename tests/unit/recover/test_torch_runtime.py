@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ ZOO = {
     "mlp": zoo.mlp, "odd": zoo.odd_matmuls, "dequantised": zoo.quantised_qdq, "transposed": zoo.transposed_weights,
 }  # fmt: skip
 OPTIONS = TorchCpu().options(Target(name="here", runtime="torch-cpu", provider="cpu"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def saved(model: onnx.ModelProto, folder: Path) -> str:

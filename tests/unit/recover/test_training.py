@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,6 @@ from tests.unit.recover.digit_net import digits, inputs_of, with_tensors
 from tests.unit.recover.reference import run
 
 SHORT = Settings(steps=80, batch=64, learning_rate=3e-3, evaluate_every=20)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def weights_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
