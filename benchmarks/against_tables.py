@@ -7,12 +7,6 @@ from typing import Any
 
 OURS = "hw-autotune"
 Row = Mapping[str, Any]
-OLDER = (
-    "Neural Compressor's rows are from before its script was mended: its static quantisation to quantised operators "
-    "failed by our own mistake (a list of calibration methods, which its autotune does not take apart), so what it "
-    "reaches is understated. NNCF's weight compression came after its accuracy control and did not begin where that "
-    "was stopped."
-)
 
 
 def markdown(record: Mapping[str, Any]) -> str:
@@ -26,10 +20,11 @@ def markdown(record: Mapping[str, Any]) -> str:
         "points of accuracy on held-out samples. Hypervolume between "
         f"({size:g}, {latency:g}, {100 * drop:g} points), with the upper end of a latency's interval: larger is "
         "better, and an artifact that is larger or slower than the original or loses more adds nothing. Seconds are "
-        "wall time on a machine that did other work too: they say who was given how much, not who is faster.",
+        "wall time from start to end; they can be compared where the load of the machine (average over a minute, when "
+        "the tool began and when it ended) was alike.",
         "",
-        "| model | tool | hypervolume | of ours | artifacts | failed | seconds | of CPU | ended |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | tool | hypervolume | of ours | artifacts | failed | seconds | of CPU | load | ended |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, model in record["models"].items():
         own = model["tools"].get(OURS, {}).get("volume", 0.0)
@@ -41,15 +36,14 @@ def markdown(record: Mapping[str, Any]) -> str:
             share = f"{result['volume'] / own:.2f}" if own else ""
             text.append(
                 f"| {name} | {tool} {about} | {result['volume']:.4f} | {share} | "
-                f"{len(result['rows'])} | {failed} | {result['seconds']:.0f} | {_cpu(result)} | {result['ended']} |"
+                f"{len(result['rows'])} | {failed} | {result['seconds']:.0f} | {_cpu(result)} | {_load(result)} | "
+                f"{result['ended']} |"
             )
         union = model["union_of_tools"]
         share = f"{union / own:.2f}" if own else ""
-        text.append(f"| {name} | all tools but ours together | {union:.4f} | {share} | | | | | |")
+        text.append(f"| {name} | all tools but ours together | {union:.4f} | {share} | | | | | | |")
     for name, model in record["models"].items():
         text += ["", f"## {name}", "", f"Written {model['date'][:10]}. {model.get('remark', '')}".strip(), ""]
-        if "version" not in model["tools"].get("neural-compressor", {"version": ""}):
-            text += [OLDER, ""]
         text += ["| tool | artifact | size | latency | drop | worst slice | its drop | plain loop, latency |"]
         text += ["|---|---|---|---|---|---|---|---|"]
         if "ratio" in model.get("given", {}):
@@ -66,6 +60,11 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 def _cpu(result: Mapping[str, Any]) -> str:
     return f"{result['cpu_seconds']:.0f}" if "cpu_seconds" in result else "not recorded"
+
+
+def _load(result: Mapping[str, Any]) -> str:
+    known = result.get("load_average")
+    return " to ".join(f"{load:.1f}" for load in known) if known else "not recorded"
 
 
 def _best(rows: Sequence[Row], most: float) -> list[Row]:

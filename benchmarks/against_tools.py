@@ -15,21 +15,22 @@ interval, is not judged: it adds nothing.
 
 A tool is stopped after `--limit` seconds, and what it had written counts. With `--work FOLDER` its files stay, and a
 tool that ended there does not run again. A tool that is not named keeps its rows in the result file, and so do ours
-without `--store`. The page of tables, the same name with `.md`, is written from the whole result file.
+without `--store`. `--in-the-time-of TOOL` runs our search anew, as a process that is ended after as many seconds as
+TOOL took from its start to its end, and measures and judges the front of what it had found by then: what both reach in
+equal time, where both had the machine for themselves. The page of tables, the same name with `.md`, is written from the
+whole result file.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
 import platform
-import resource
 import shutil
-import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -40,8 +41,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from against_tables import markdown
+import own_search
+from against_tables import OURS, markdown
 from real_models import CORNER, Subject, subject
+from tool_runs import run_process
 
 from autotune import pareto, slices
 from autotune.compress.ingest import load_model
@@ -113,48 +116,12 @@ def _arrays(samples: list[dict[str, np.ndarray]]) -> dict[str, Any]:
 
 
 def run_tool(name: str, python: str, data: Path, out: Path, trials: int, limit: float) -> dict[str, Any]:
-    """What is told of a tool's run: seconds of wall and of CPU, how it ended, and its errors where it told any.
-
-    A run that has ended in `out` before is not repeated.
-    """
-    done = out / "told.json"
-    if done.exists():
-        found: dict[str, Any] = json.loads(done.read_text())
-        return found
-    out.mkdir(parents=True)
+    """What is told of a tool's run, by `run_process`."""
     script = Path(__file__).parent / "peers" / SCRIPTS[name]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "true"}  # CI: Olive then sends no telemetry
     environment.pop("PYTHONPATH", None)
-    load, begun, before = os.getloadavg()[0], time.monotonic(), _cpu_of_children()
-    with (out / "log.txt").open("w") as log:
-        tool = subprocess.Popen(
-            [python, str(script), str(data), str(out), str(trials)],
-            stdout=log, stderr=log, env=environment, start_new_session=True,
-        )  # fmt: skip
-        try:
-            code = tool.wait(limit)
-            ended = f"exit code {code}" if code else "done"
-        except subprocess.TimeoutExpired:
-            ended = f"stopped after {limit:g} s"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(tool.pid, signal.SIGKILL)
-            tool.wait()
-    told = {
-        "version": _version(name, python),
-        "seconds": round(time.monotonic() - begun, 1),
-        "cpu_seconds": round(_cpu_of_children() - before, 1),
-        "ended": ended,
-        "errors": _errors((out / "log.txt").read_text(), 0 if ended == "done" else 1),
-        "load_average": [load, os.getloadavg()[0]],
-    }
-    done.write_text(json.dumps(told))
-    return told
-
-
-def _cpu_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    told = run_process([python, str(script), str(data), str(out), str(trials)], environment, out, limit)
+    return {"version": _version(name, python), **told}
 
 
 def _version(name: str, python: str) -> str:
@@ -162,11 +129,14 @@ def _version(name: str, python: str) -> str:
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _errors(log: str, last: int) -> list[str]:
-    """Lines of the log that name an exception, each once, and as many lines of its end as are asked for."""
-    lines = [line.strip()[:300] for line in log.splitlines() if line.strip()]
-    named = [line for line in lines if "Error: " in line or "Exception: " in line]
-    return list(dict.fromkeys([*named[:12], *(lines[-last:] if last else [])]))
+def ours_within(model: str, out: Path, seconds: float) -> tuple[list[bytes], dict[str, Any]]:
+    """Our search for so many seconds of wall time, the start of its process included; the artifacts of its front."""
+    command = [sys.executable, own_search.__file__, model, str(out), str(seconds)]
+    told = run_process(command, {**os.environ, "OMP_NUM_THREADS": "1"}, out, seconds)
+    if told["ended"].startswith("exit code"):
+        raise SystemExit(f"our own search of {model}: {told['ended']}: {' '.join(told['errors'][-1:])}")
+    artifacts, found = ours(out / own_search.STORE, own_search.STUDY)
+    return artifacts, {**told, "ended": "done", "errors": [], "trials": found["trials"], "recorded": found["recorded"]}
 
 
 def ours(store: Path, study: str) -> tuple[list[bytes], dict[str, Any]]:
@@ -270,6 +240,7 @@ def main() -> None:
     parser.add_argument("--study", help="its name in the store; by default the file's")
     for name in SCRIPTS:
         parser.add_argument(f"--{name}", metavar="PYTHON")
+    parser.add_argument("--in-the-time-of", choices=list(SCRIPTS), help="run ours for as long as that tool took")
     parser.add_argument("--trials", type=int, default=24, help="the most that a tool may try")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one tool")
     parser.add_argument("--seconds", type=float, default=SEARCH.max_seconds, help="for one latency measurement")
@@ -290,10 +261,8 @@ def main() -> None:
         bench, given = Bench(found, device, original, arguments.seconds), data / "model.onnx"
         if arguments.store is not None:
             artifacts, told = ours(arguments.store, arguments.study or arguments.store.stem)
-            own = [folder / f"ours-{index:02d}.onnx" for index in range(len(artifacts))]
-            for path, content in zip(own, artifacts, strict=True):
-                path.write_bytes(content)
-            write(arguments, "hw-autotune", told, [bench.row(path) for path in own])
+            own = _files(folder, "ours", artifacts)
+            write(arguments, OURS, told, [bench.row(path) for path in own])
         for name in SCRIPTS:
             python = getattr(arguments, name.replace("-", "_"))
             if python is None:
@@ -304,6 +273,28 @@ def main() -> None:
             print(f"{name}: {len(files)} distinct artifacts in {told['seconds']:.0f} s, {told['ended']}", flush=True)
             print("\n".join(told["errors"]), flush=True)
             write(arguments, name, told, [bench.row(path) for path in files], bench.row(given))
+        if arguments.in_the_time_of is not None:
+            other = arguments.in_the_time_of
+            seconds = _seconds_of(arguments, other)
+            artifacts, told = ours_within(arguments.model, work / f"ours-in-the-time-of-{other}", seconds)
+            rows = [bench.row(path) for path in _files(folder, "timed", artifacts)]
+            write(arguments, f"{OURS} in the time of {other}", told, rows)
+
+
+def _files(folder: Path, name: str, contents: Sequence[bytes]) -> list[Path]:
+    paths = [folder / f"{name}-{index:02d}.onnx" for index in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+def _seconds_of(arguments: argparse.Namespace, tool: str) -> float:
+    """What the tool took, by the result file."""
+    models = json.loads(arguments.out.read_text())["models"] if arguments.out.exists() else {}
+    result = models.get(arguments.model, {}).get("tools", {}).get(tool)
+    if result is None:
+        raise SystemExit(f"--in-the-time-of {tool}: {arguments.out} has no run of it on {arguments.model}")
+    return float(result["seconds"])
 
 
 def _distinct(files: list[Path]) -> list[Path]:
@@ -326,7 +317,7 @@ def write(
     model["tools"][name] = {**told, "rows": rows, "volume": volume(rows)}
     for result in model["tools"].values():
         result["volume"] = volume(result["rows"])
-    others = [row for tool, result in model["tools"].items() if tool != "hw-autotune" for row in result["rows"]]
+    others = [row for tool, result in model["tools"].items() if not tool.startswith(OURS) for row in result["rows"]]
     model |= {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "union_of_tools": volume(others),
