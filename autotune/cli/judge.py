@@ -137,7 +137,7 @@ def _limits(limit: str, words: list[str]) -> tuple[float, dict[str, float]]:
 def _task(text: str) -> LoadedStudy:
     """What `load_workload` wants, for a file outside of any study. Raises `DataError`."""
     from autotune.config import JudgeTable, LoadedStudy, StudyConfig, WorkloadTable
-    from autotune.config.loader import Source
+    from autotune.config.source import Source
 
     name, _, function = text.rpartition(":")
     if not name.endswith(".py"):
