@@ -322,7 +322,7 @@ def pressure(agent: AgentClient) -> dict[str, Any]:
     """One reading of what grows while others use the machine."""
     reply, _ = agent.request("pressure", stage="latency", seconds=0.0)
     with agent.reading("latency"):
-        found = _counters(reply["after"])
+        found = counters(reply["after"])
         found["card"] = card_reading(reply["after"].get("card"))
         found["own"] = [int(process) for process in reply.get("own", ())]
         return found
@@ -341,19 +341,6 @@ def about(side: str) -> Iterator[None]:
         raise DeviceFailure(Failure(**{**told.model_dump(), "message": message})) from error
 
 
-def wait_for_quiet(agent: AgentClient, patience: float, glance: float = 0.1) -> float:
-    """Seconds waited until nobody else used the machine, or `patience` seconds were used up."""
-    began = time.monotonic()
-    while patience > 0:
-        reply, _ = agent.request("pressure", stage="latency", seconds=glance)
-        with agent.reading("latency"):
-            busy = disturbances(_counters(reply["before"]), _counters(reply["after"]))
-        if not busy or time.monotonic() - began >= patience:
-            break
-        glance = min(0.5, patience)
-    return time.monotonic() - began
-
-
 def described(agent: AgentClient) -> Mapping[str, Any]:
     """What the runtime says of itself and of how its sessions run."""
     reply, _ = agent.request("describe", stage="start", files={})
@@ -365,7 +352,7 @@ def described(agent: AgentClient) -> Mapping[str, Any]:
         return runtime
 
 
-def _counters(told: Mapping[str, Any]) -> dict[str, Any]:
+def counters(told: Mapping[str, Any]) -> dict[str, Any]:
     """A reading of the machine, checked: each is a number, or None where the machine does not tell."""
     found = {name: told[name] for name in _COUNTERS}
     for name, value in found.items():

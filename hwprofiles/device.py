@@ -27,6 +27,7 @@ from hwprofiles.fingerprint import Fingerprint
 from hwprofiles.lease import Keeper
 from hwprofiles.measure import Model, measure, timed_inputs
 from hwprofiles.measurement import Kernel, Measurement
+from hwprofiles.quiet import Patience
 from hwprofiles.registry import RUNTIMES, TRANSPORTS, load_plugin
 from hwprofiles.runtimes.protocol import CONDITIONS, Runtime, digests, shipped
 from hwprofiles.scenario import SEARCH, Scenario
@@ -81,6 +82,7 @@ class Device:
         self._starter.reachable = self._keeper.responds
         self._digests: dict[tuple[str, int, int, int], str] = {}
         self._inferring: set[int] = set()
+        self._patience = Patience()
         self._slots = [_Slot(self._starter)]
         try:
             self._slots[0].agent()
@@ -128,6 +130,7 @@ class Device:
                 inputs,
                 baseline=reference,
                 scenario=scenario,
+                patience=self._patience,
             )
 
     def kernels(self, model: Path, inputs: Feed, *, runs: int = 2) -> tuple[Kernel, ...]:

@@ -29,7 +29,6 @@ from hwprofiles.collect import (
     build_several,
     described,
     on_accelerator,
-    wait_for_quiet,
 )
 from hwprofiles.errors import DeviceFailure
 from hwprofiles.fingerprint import Fingerprint
@@ -48,6 +47,7 @@ from hwprofiles.measurement import (
 )
 from hwprofiles.openings import Opening, Tally, block_medians, median_of, pair_logs, ratio_of
 from hwprofiles.policy import apply_policy, check_afterwards
+from hwprofiles.quiet import Patience
 from hwprofiles.scenario import Scenario
 from hwprofiles.statistics import Interval, exponential, tail_percentile, variation
 from hwprofiles.target import Policy, Target
@@ -55,10 +55,6 @@ from hwprofiles.target import Policy, Target
 __all__ = ["Agents", "Model", "measure"]
 
 _NOISY = 0.025  # coefficient of variation of block medians; trtexec warns at the same value
-_QUIET_WAIT = {
-    "search": 3.0,
-    "final": 20.0,
-}  # seconds to wait for quiet, unless the target's options say otherwise
 
 
 class _Pinned:
@@ -100,8 +96,9 @@ def measure(
     *,
     baseline: Model | None,
     scenario: Scenario,
+    patience: Patience,
 ) -> Measurement:
-    """Measure `model` on the leased device. A failure is in the record, never raised.
+    """Measure `model` on the leased device. A failure is in the record, never raised. `patience` is the device's own.
 
     Raises `ValueError` without inputs, for a shape of the scenario that no input has, and for a batch that they do not
     have; `TargetUnavailable` if no process can be started any more, `TargetLost` if the device is gone.
@@ -115,7 +112,7 @@ def measure(
     models = {"a": model} if baseline is None else {"a": model, "b": baseline}
     subject = Subject(models, {label: feeds[: scenario.block_iterations] for label, feeds in groups.items()})
     try:
-        _measure(agents, target, fingerprint, subject, batches, scenario, taken)
+        _measure(agents, target, fingerprint, subject, batches, scenario, patience, taken)
     except DeviceFailure as error:
         failure = error.failure
         taken = _Taken(environment=taken.environment)
@@ -197,6 +194,7 @@ def _measure(
     subject: Subject,
     batches: Mapping[str, int],
     scenario: Scenario,
+    patience: Patience,
     taken: _Taken,
 ) -> None:
     if target.policy.cpus is not None:
@@ -205,7 +203,7 @@ def _measure(
     runtime = described(agent)
     ready = apply_policy(agent, target)
     taken.environment.update(ready.facts)
-    taken.environment["waited_seconds"] = wait_for_quiet(agent, _patience(target, scenario))
+    taken.environment["waited_seconds"] = patience.wait(agent, target, scenario)
     if scenario.phase == "final":
         build_several(agent, runtime, subject, target.timeout)
     if runtime.get("card_problem"):
@@ -254,12 +252,6 @@ def _measure(
     told = {**runtime, **collected.sessions.get("a", {}).get("conditions", {})}
     taken.conditions = _conditions(fingerprint, told, batches[first], kept)
     taken.environment["unread"] = _unread(agents.resident(), fingerprint, taken)
-
-
-def _patience(target: Target, scenario: Scenario) -> float:
-    option = "quiet_wait" if scenario.phase == "search" else "quiet_wait_final"
-    given = target.options.get(option, _QUIET_WAIT[scenario.phase])
-    return float(given) if isinstance(given, (int, float, str)) else 0.0
 
 
 def _judge(tally: Tally, kept: list[Opening], flags: set[Any], taken: _Taken) -> None:

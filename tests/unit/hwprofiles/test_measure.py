@@ -20,6 +20,7 @@ from hwprofiles.device import Device
 from hwprofiles.errors import TargetLost
 from hwprofiles.measure import Model, batch_of, measure
 from hwprofiles.measurement import Estimate, Latency, Measurement
+from hwprofiles.quiet import Patience
 from hwprofiles.runtimes.onnxruntime import OnnxRuntime
 from hwprofiles.scenario import Scenario
 from tests.unit.hwprofiles.conftest import save
@@ -272,7 +273,9 @@ def test_a_lost_device_is_no_failure_of_the_model(opened: OpenDevice, dense: Pat
     device = opened()
     model = Model(dense, "0" * 64)
     with pytest.raises(TargetLost):
-        measure(Gone(), device.target, device.fingerprint, model, [X], baseline=None, scenario=quick)
+        measure(
+            Gone(), device.target, device.fingerprint, model, [X], baseline=None, scenario=quick, patience=Patience()
+        )
 
 
 def test_failing_baseline_is_named(opened: OpenDevice, dense: Path, tmp_path: Path, quick: Scenario) -> None:
