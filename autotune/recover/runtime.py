@@ -20,7 +20,7 @@ from hwprofiles.target import Target
 
 _CUDA_BUILDS = "https://download.pytorch.org/whl/cu130"
 _MODES = ("eager", "compiled")
-_PARTS = ("constants", "graph", "program")
+_PARTS = ("constants", "graph", "program", "flat_program", "host_session", "card_session")
 # All of `autotune.errors` that the interpreter uses; the rest needs packages that a device need not have.
 _ERRORS = '''\
 class DataError(Exception):
@@ -38,7 +38,7 @@ class TorchCuda:
         return resources.files("autotune.recover").joinpath("runtime_backend.py").read_text("utf-8")
 
     def modules(self) -> dict[str, str]:
-        """Our interpreter of ONNX graphs."""
+        """Our interpreter of ONNX graphs, and the sessions that it is run in."""
         folder = resources.files("autotune.recover")
         found = {f"autotune.recover.{name}": folder.joinpath(f"{name}.py").read_text("utf-8") for name in _PARTS}
         for entry in folder.joinpath("operators").iterdir():

@@ -13,7 +13,12 @@ import pytest
 import torch
 
 from autotune.compress.ingest import load_model
+from autotune.recover import card_session
 from autotune.recover import runtime_backend as backend
+from autotune.recover.card_session import CardSession
+from autotune.recover.flat_program import move, place_of, write_down
+from autotune.recover.graph import OnnxModule
+from autotune.recover.host_session import Unfit
 from autotune.recover.runtime import TorchCpu
 from hwprofiles.agent import card_block, cuda, cuda_events
 from hwprofiles.target import Target
@@ -56,7 +61,7 @@ def test_a_course_that_depends_on_the_data_is_refused_and_not_frozen(tmp_path: P
     path = saved(zoo.if_branches(), tmp_path)
     session = backend.Session(path, OPTIONS)
     feed = {**zoo.feeds(onnx.load(path)), "flag": np.array(True)}
-    with pytest.raises(backend.Unfit) as raised:
+    with pytest.raises(Unfit) as raised:
         session.run(feed)
     assert backend.classify(raised.value, "load") == "unsupported" and "If" in backend.explain(raised.value)
     assert "depends on the numbers in the inputs" in backend.explain(raised.value)
@@ -65,7 +70,7 @@ def test_a_course_that_depends_on_the_data_is_refused_and_not_frozen(tmp_path: P
 def test_what_torch_has_no_operator_for_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(zoo.quantised_qlinear().SerializeToString())
-    with pytest.raises(backend.Unfit, match=r"torch cannot run .*QLinear") as raised:
+    with pytest.raises(Unfit, match=r"torch cannot run .*QLinear") as raised:
         backend.Session(str(path), OPTIONS)
     assert "recover" not in str(raised.value)
 
@@ -73,7 +78,7 @@ def test_what_torch_has_no_operator_for_is_named(tmp_path: Path) -> None:
 def test_a_session_of_a_card_times_blocks_and_tells_its_memory(tmp_path: Path) -> None:
     """The card's session on the CPU: what is not the card's own is the same."""
     path = saved(zoo.mlp(), tmp_path)
-    session = backend.CardSession(path, OPTIONS)
+    session = CardSession(path, OPTIONS)
     feeds = [zoo.feeds(onnx.load(path), seed=seed) for seed in range(3)]
     told = session.time_block(feeds, 12)
     assert len(told["wall"]) == 12 and told["enqueue"] is None and len(told["end_to_end"]) == 3
@@ -117,11 +122,11 @@ class Launched:
 def test_a_model_that_is_slower_to_launch_than_to_compute_is_told_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, asking: float, told: bool
 ) -> None:
-    session = backend.CardSession(saved(zoo.mlp(), tmp_path), OPTIONS)
+    session = CardSession(saved(zoo.mlp(), tmp_path), OPTIONS)
     feeds = [zoo.feeds(onnx.load(tmp_path / "model.onnx"))]
     (bound,) = session._bind(feeds)
     simulated = Launched(seconds, asking)
-    monkeypatch.setattr(backend, "_cuda", simulated)
+    monkeypatch.setattr(card_session, "_cuda", simulated)
     monkeypatch.setattr(card_block, "time", simulated.card.clock())
     monkeypatch.setattr(bound, "run", simulated.run)
     monkeypatch.setattr(session, "_with_copies", lambda feed: 1.0)
@@ -141,18 +146,18 @@ def test_a_program_is_written_down_without_the_memory_that_it_will_need(tmp_path
     ]
     graph = onnx.helper.make_graph(nodes, "huge", *ports)
     made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    program = backend.write_down(backend.OnnxModule(made, trains=False), {"x": torch.ones(size, 1)})
+    program = write_down(OnnxModule(made, trains=False), {"x": torch.ones(size, 1)})
     (found,) = program(torch.ones(size, 1, device="meta"))
     assert tuple(found.shape) == (size, size)
 
 
 def test_moving_a_program_leaves_nothing_behind(tmp_path: Path) -> None:
     """To torch's device "meta", which takes part in no computation with tensors of the CPU."""
-    module = backend.OnnxModule(load_model(zoo.attention()).model, trains=False)
+    module = OnnxModule(load_model(zoo.attention()).model, trains=False)
     feed = {name: torch.from_numpy(value) for name, value in zoo.feeds(load_model(zoo.attention()).model).items()}
-    program = backend.write_down(module, feed)
+    program = write_down(module, feed)
     there = torch.device("meta")
-    backend.move(program, there, {backend._place_of(v): v.to(there) for v in module.buffers() if v.numel()})
+    move(program, there, {place_of(v): v.to(there) for v in module.buffers() if v.numel()})
     outputs = program(*(feed[name].to(there) for name in module.inputs))
     assert {value.device.type for value in outputs} == {"meta"}
 
@@ -186,7 +191,7 @@ def test_less_than_a_step_of_the_cards_clock_is_one_step() -> None:
         def elapsed_time(self, _: Any) -> float:
             return 0.0
 
-    assert backend._between(Event(), Event()) == 5e-7
+    assert card_session._between(Event(), Event()) == 5e-7
 
 
 def test_errors_are_told_apart() -> None:
