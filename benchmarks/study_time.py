@@ -2,9 +2,9 @@
 
     python benchmarks/study_time.py digits
 
-Runs `autotune run STUDY` as a user does, in a folder of its own and with the study file as it is: nothing is cached from
-before but what the study keeps for all (a trained network, fetched data). Wall time is that of the whole command, with
-what the CPUs of this machine did meanwhile: on a busy one it says little.
+Runs `autotune run STUDY` as a user does, in a folder of its own and with the study file as it is: nothing is cached
+from before but what the study keeps for all (a trained network, fetched data). Wall time is that of the whole command,
+with the load of the machine when it began and ended: on a busy one it says little.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESULT = Path(__file__).parent / "results" / "study_time.json"
 def run(study: str, folder: Path) -> dict[str, Any]:
     """One run of a study, timed."""
     store = folder / "store.db"
-    command = [sys.executable, "-m", "autotune", "run", study, "--store", str(store)]
+    command = [str(Path(sys.executable).with_name("autotune")), "run", study, "--store", str(store)]
     load, begun, cpu = os.getloadavg()[0], time.monotonic(), _cpu()
     with (folder / "log.txt").open("w") as log:
         code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
