@@ -11,6 +11,9 @@ from autotune.errors import UsageError, did_you_mean
 from autotune.keys import COST_METRICS, JUDGED_METRICS, MetricKey, format_amount, names_target, parse_amount, parse_key
 from hwprofiles.target import Target
 
+LEAST_DROP = 1e-6  # one answer in a million: no data set tells a smaller loss from none
+_SMALLEST = "give the smallest loss that matters, e.g. 0.1pt"
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -102,7 +105,13 @@ def impossible(key: MetricKey, limit: float) -> str:
     if key.name in COST_METRICS and limit <= 0:
         return f"{key} of at most {format_amount(limit, key)} cannot be met; give an amount above 0"
     if key.name in JUDGED_METRICS and limit < 0:
-        return f"{key} of at most {format_amount(limit, key)} asks for more than the original has; 0 is no loss at all"
+        least = "0 is no changed answer at all" if key.name == "flips" else _SMALLEST
+        return f"{key} of at most {format_amount(limit, key)} asks for more than the original has; {least}"
+    if key.name == "drop" and limit < LEAST_DROP:
+        return (
+            f"{key} of at most {100 * limit:g} pt cannot be shown by any number of samples, not even of a model that is "
+            f"as good as the original; {_SMALLEST}"
+        )
     if key.name in JUDGED_METRICS and limit >= 1:
         points = format_amount(limit, key)
         return f"{key} of at most {points} limits nothing; {limit:g} percentage points are written {limit:g}pt"

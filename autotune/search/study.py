@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from autotune.compress.ingest import Ingested, require_layers
-from autotune.config import StudyConfig, families_of, not_on_hardware, worth_telling
+from autotune.config import StudyConfig, families_of, impossible, not_on_hardware, worth_telling
 from autotune.config.task import cannot_recover
 from autotune.errors import ConfigError, DataError, Infeasible, TrialFailure, UsageError, did_you_mean
 from autotune.judge.metrics import resolve_metrics
@@ -86,13 +86,16 @@ class Study:
     ) -> Study:
         """`store`: a file, a URL, or None for the default place; `folder`: where the study's own target profiles lie.
 
-        Raises `UnknownTarget`, `UsageError` for unknown metric keys, `ConfigError` for a cost on a target that is not
-        hardware, and what `open_store` raises.
+        Raises `UnknownTarget`, `UsageError` for unknown metric keys and limits that cannot be, `ConfigError` for a cost
+        on a target that is not hardware, and what `open_store` raises.
         """
         targets = [find_target(name, folders=[folder] if folder else []) for name in config.targets]
         config = config.with_families(worth_telling(families_of(targets)))
         for key in (*config.search.objectives, *config.constraints, *config.budget):
             _check_key(key, workload.metric_name, config.targets)
+        for text, limit in (*config.constraints.items(), *config.budget.items()):
+            if problem := impossible(parse_key(text), limit):
+                raise UsageError(f"study {config.name!r}: {problem}")
         for text, why in not_on_hardware(config, targets):
             raise ConfigError(f"study {config.name!r}: {text}: {why}")
         if config.recover is not None and (problem := cannot_recover(config.recover, workload)):

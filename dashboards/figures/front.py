@@ -59,7 +59,9 @@ def drop_figure(info: FrontInfo) -> go.Figure:
 
     def place(drop: float) -> float:
         # Gains go below zero by the same linear scale, but not out of the picture.
-        return palette.drop_position(drop, info.limit, top) if drop > 0 else max(0.5 * drop / info.limit, -0.12)
+        if drop > 0 or info.limit <= 0:
+            return palette.drop_position(drop, info.limit, top)
+        return max(0.5 * drop / info.limit, -0.12)
 
     axis = {
         "title": {"text": "loss in the worst slice, points"},

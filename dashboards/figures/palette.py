@@ -99,7 +99,7 @@ def drop_position(drop: float, limit: float, top: float) -> float:
     Beyond the limit the scale is a square root, so that 2 and 5 points still differ when the worst is 60.
     """
     if drop <= limit:
-        return 0.4999 * max(drop, 0.0) / limit
+        return 0.4999 * max(drop, 0.0) / limit if limit > 0 else 0.0
     if top <= limit:
         return 1.0
     return 0.5 + 0.5 * min(1.0, math.sqrt((drop - limit) / (top - limit)))
@@ -118,8 +118,9 @@ def drop_ticks(limit: float, top: float) -> tuple[list[float], list[str]]:
     for value in beyond:
         if not kept or drop_position(value, limit, top) - drop_position(kept[-1], limit, top) > 0.1:
             kept.append(value)
-    values = [0.0, limit, *kept]
-    labels = ["0", f"{limit * 100:g} (limit)", *(f"{value * 100:g}" for value in kept)]
+    within = [(0.0, "0"), (limit, f"{limit * 100:g} (limit)")] if limit > 0 else [(0.0, "0 (limit)")]
+    values = [*(value for value, _ in within), *kept]
+    labels = [*(label for _, label in within), *(f"{value * 100:g}" for value in kept)]
     return [drop_position(value, limit, top) for value in values], labels
 
 
