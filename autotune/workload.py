@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.slices import Declaration
+from autotune.slices import Slice
 
 if TYPE_CHECKING:
     import onnx
@@ -51,11 +52,24 @@ class Dataset:
         for sample in self.samples:
             parts: tuple[object, ...] = (sample.id, sample.label, sorted(sample.metadata.items()))
             state.update(repr((*parts, sample.perturbation) if sample.perturbation else parts).encode())
-            for name in sorted(sample.inputs):
-                array = np.ascontiguousarray(sample.inputs[name])
-                state.update(f"{name}{array.dtype}{array.shape}".encode())
-                state.update(array.tobytes())
+            _add(state, sample.inputs)
         return state.hexdigest()
+
+
+def inputs_digest(batches: Sequence[Arrays]) -> str:
+    """sha256 over inputs without labels, as those of calibration are: names, types, shapes and values, in order."""
+    state = hashlib.sha256()
+    for inputs in batches:
+        state.update(b"inputs")
+        _add(state, inputs)
+    return state.hexdigest()
+
+
+def _add(state: hashlib._Hash, inputs: Arrays) -> None:
+    for name in sorted(inputs):
+        array = np.ascontiguousarray(inputs[name])
+        state.update(f"{name}{array.dtype}{array.shape}".encode())
+        state.update(array.tobytes())
 
 
 Metric = Callable[[Sequence[Any], Sequence[Any]], float]  # (predictions, labels) -> float, larger is better
@@ -85,7 +99,8 @@ class Workload:
     `decode` turns the outputs of one batch into predictions that `metric` understands and that are JSON-serialisable.
     `metric` is the name of a registered metric, a callable on (predictions, labels), or several of them by name, the
     first of which is the one that tables show; a `Task` looks at one key of predictions and labels only.
-    `slices` are declared as in `autotune.slices`: a metadata column name gives one slice per value, signs combine them.
+    `slices` are declared as in `autotune.slices`: a metadata column name gives one slice per value, signs combine them,
+    and a function of a sample that returns True or False gives one. A dictionary names them.
     `confidence` tells how sure the model is of each prediction; None: read off an output that holds probabilities or
     logits, where there is one.
     `perturbations` are the user's own ways to disturb a sample, by the name that slices use, beside those of
@@ -102,7 +117,7 @@ class Workload:
     calibration: Sequence[Arrays]
     decode: Decode
     metric: str | Metric | Mapping[str, str | Metric | Task] = "accuracy"
-    slices: Sequence[str | Declaration] = ()
+    slices: Sequence[Slice] | Mapping[str, Slice] = ()
     latency_inputs: Arrays | None = None
     example_inputs: Sequence[Any] | Mapping[str, Any] = ()
     dynamic_axes: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
@@ -120,4 +135,34 @@ class Workload:
             return next(iter(self.metric))
         if isinstance(self.metric, str):
             return self.metric
-        return getattr(self.metric, "__name__", type(self.metric).__name__)  # a partial has none
+        return name_of(self.metric)
+
+    def code_digests(self) -> dict[str, str]:
+        """What reads the outputs and scores the answers -> sha256 of the source file that defines it: "decode",
+        "confidence" and each metric that is the user's own function, where there is such a file."""
+        given = self.metric if isinstance(self.metric, Mapping) else {self.metric_name: self.metric}
+        metrics = {name: each.metric if isinstance(each, Task) else each for name, each in given.items()}
+        functions: dict[str, object] = {"decode": self.decode, "confidence": self.confidence}
+        functions |= {f"metric {name}": each for name, each in metrics.items() if callable(each)}
+        found = {what: _source_digest(function) for what, function in functions.items() if function is not None}
+        return {what: digest for what, digest in found.items() if digest is not None}
+
+
+def name_of(metric: Metric) -> str:
+    """What metric keys call a metric that has no other name: its own name, "metric" for a lambda, which has none."""
+    name = getattr(metric, "__name__", type(metric).__name__)  # a partial has none
+    return name if name.isidentifier() else "metric"
+
+
+def _source_digest(function: Any) -> str | None:
+    """sha256 of the file that defines a function, or the class of an object that is called; None where none is."""
+    called = inspect.unwrap(getattr(function, "func", function))  # the function of a partial
+    for each in (called, type(called)):
+        try:
+            file = inspect.getsourcefile(each)
+            return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        except TypeError:
+            continue  # an object: its class has a file
+        except OSError:
+            return None
+    return None

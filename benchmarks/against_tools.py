@@ -135,8 +135,12 @@ def ours_within(model: str, out: Path, seconds: float) -> tuple[list[bytes], dic
     told = run_process(command, {**os.environ, "OMP_NUM_THREADS": "1"}, out, seconds)
     if told["ended"].startswith("exit code"):
         raise SystemExit(f"our own search of {model}: {told['ended']}: {' '.join(told['errors'][-1:])}")
-    artifacts, found = ours(out / own_search.STORE, own_search.STUDY)
-    return artifacts, {**told, "ended": "done", "errors": [], "trials": found["trials"], "recorded": found["recorded"]}
+    told |= {"ended": "done", "errors": []}
+    store = out / own_search.STORE
+    if not store.exists():
+        return [], {**told, "errors": ["the time was over before the search began"]}
+    artifacts, found = ours(store, own_search.STUDY)
+    return artifacts, {**told, "trials": found["trials"], "recorded": found["recorded"]}
 
 
 def ours(store: Path, study: str) -> tuple[list[bytes], dict[str, Any]]:
@@ -148,11 +152,11 @@ def ours(store: Path, study: str) -> tuple[list[bytes], dict[str, Any]]:
     stamps = [datetime.fromisoformat(t.finished_at).timestamp() for t in trials if t.finished_at]
     starts = [datetime.fromisoformat(t.started_at).timestamp() for t in trials if t.started_at]
     return found, {
-        "seconds": round(max(stamps) - min(starts), 1),
+        "seconds": round(max(stamps, default=min(starts)) - min(starts), 1),
         "ended": "done",
         "errors": [],
-        "trials": len(trials) - 1,
-        "recorded": max(trial.finished_at for trial in trials if trial.finished_at),
+        "trials": sum(trial.state != "running" for trial in trials if trial.number),
+        "recorded": max((trial.finished_at for trial in trials if trial.finished_at), default="never"),
     }
 
 

@@ -1,15 +1,19 @@
 """Damage at equal size and latency: rounding to nearest against compensation, bias correction and equalisation.
 
-    python benchmarks/rounding.py [--studies spam ocr] [--formats w4-b32 ...] [--samples 150] [--calibration 32]
+    python benchmarks/rounding.py [--studies spam ocr] [--formats w4-b32 ...] [--ways gptq ...] [--samples 150]
 
 For each study, format and way of rounding, all layers that read activations (products and convolutions, not tables) are
 written in the format, and the artifact runs on `--samples` held-out inputs. Everything that is estimated (moments,
 ranges) comes from `--calibration` of the study's calibration inputs. Damage is sum |dy|² / sum |y|² over all outputs, y
 being the original's; its ratio to that of rounding to nearest has a 95 % interval from a bootstrap over samples. Also:
 the mean Kullback-Leibler divergence of the classes' probabilities, the study's accuracy, and in one session beside that
-of nearest the time of one inference (CPU seconds of the calling thread, medians of interleaved pairs). The studies say
-what they need; `HW_AUTOTUNE_SPAM_DATA` names the folder with the mails. Writes the result file and the same name with
-`.md` anew after every format; rows of other studies and formats that are there already stay.
+of nearest the time of one inference (CPU seconds of the calling thread, medians of interleaved pairs). `insert` lets
+`equalise` put a node in front of products where no scale can be folded. Formats that are offered on request only
+(`RELATIVES`) are held against the one next to them, rounded in the same way: damage, size and time.
+
+The studies say what they need; `HW_AUTOTUNE_SPAM_DATA` names the folder with the mails. Writes the result file and the
+same name with `.md` anew after every format; rows of other studies, formats and ways stay, if nearest still does the
+damage that they were held against.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import json
 import os
 import platform
 import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +36,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnxruntime import GraphOptimizationLevel as Level
+from rounding_pages import rounding_page
 from scipy.special import log_softmax
 
 from autotune.compress import calibration, moments
@@ -50,14 +56,22 @@ from autotune.workload import Arrays, Workload
 from hwprofiles.statistics import ratio_interval
 
 RESULT = Path(__file__).parent / "results" / "rounding.json"
-FORMATS = ("w4-b32", "w4-b128", "w2-b32", "w8-load", "int8-static", "int8-dynamic", "int8-dynamic-o1%", "nf4-b64-load")
+FORMATS = (
+    "w4-b32", "w4-b128", "w2-b32", "w8-load", "int8-static", "int8-dynamic", "int8-dynamic-o1%", "w4-b32-load",
+    "nf4-b64-load",
+)  # fmt: skip
+# A format on request -> the one that it is an answer to: the same kernels, or the same bits a weight (both 4.5: blocks
+# of 32 with float16 scales, blocks of 64 with float32 scales).
+RELATIVES = {"int8-dynamic-o1%": "int8-dynamic", "nf4-b64-load": "w4-b32-load"}
 WAYS: dict[str, dict[str, Any]] = {
     "nearest": {},
     "nearest, bias": {"bias_correction": True},
     "gptq": {"rounding": "gptq"},
     "gptq, bias": {"rounding": "gptq", "bias_correction": True},
 }
-SCALES = ("cross-layer", "smooth-50%", "awq")  # of `equalise`, before nearest and before gptq
+# Of `equalise`, before nearest and before gptq; those of `INSERT` with a node in front of products.
+INSERT = ", insert"
+SCALES = ("cross-layer", "smooth-50%", "awq", f"smooth-50%{INSERT}", f"awq{INSERT}")
 ALL_WAYS = [*WAYS, *(f"{scale}, {way}" for scale in SCALES for way in ("nearest", "gptq"))]
 PAIRS = 15
 BOOTSTRAPS = 2000
@@ -84,8 +98,11 @@ class Subject:
     labels: Sequence[Any]
     answers: Sequence[Arrays]
 
-    def assembler(self, **options: Any) -> Assembler:
-        techniques: dict[str, Technique] = {"equalise": Equalise(), "quantize": Quantize(ALL_CHOICES, **options)}
+    def assembler(self, *, insert: bool = False, **options: Any) -> Assembler:
+        techniques: dict[str, Technique] = {
+            "equalise": Equalise(insert=insert),
+            "quantize": Quantize(ALL_CHOICES, **options),
+        }
         made = Assembler(self.ingested.model, self.ingested.inspection.layers, OrtCpu(), techniques)
         made.tell_moments(self.moments)
         made.calibrate_with = lambda structure: ranges(made, structure, self.workload)
@@ -216,19 +233,28 @@ def slower(model: bytes, reference: bytes, feeds: Mapping[str, np.ndarray]) -> d
     return {"ratio": ratio, "low": low, "high": high}
 
 
+def artifact(on: Subject, choice: str, label: str) -> tuple[Recipe, bytes, float] | None:
+    """All layers in a format, rounded in one of `ALL_WAYS`: (recipe, bytes, CPU seconds). None: nothing to scale."""
+    scale, _, rest = label.rpartition(", ") if label not in WAYS else ("", "", label)
+    made = on.assembler(insert=scale.endswith(INSERT), **WAYS[rest])
+    scales = scaled(made, scale.removesuffix(INSERT)) if scale else {}
+    if scale and not scales:
+        return None
+    recipe = Recipe({"equalise": scales, "quantize": uniform(made, choice)})
+    begun = time.process_time()
+    model = made.assemble(recipe)
+    return recipe, model, time.process_time() - begun
+
+
 def rows_of(study: str, on: Subject, choice: str, ways: Sequence[str]) -> Iterable[dict[str, Any]]:
     """One row per way, nearest first."""
     feeds = dict(on.workload.latency_inputs or on.inputs[0])
     reference: tuple[np.ndarray, bytes] | None = None
     for label in ["nearest", *(way for way in ALL_WAYS if way in ways and way != "nearest")]:
-        scale, _, rest = label.rpartition(", ") if label not in WAYS else ("", "", label)
-        made = on.assembler(**WAYS[rest])
-        recipe = Recipe({"equalise": scaled(made, scale) if scale else {}, "quantize": uniform(made, choice)})
-        if scale and not recipe["equalise"]:
+        built = artifact(on, choice, label)
+        if built is None:
             continue  # nothing to scale in this model
-        begun = time.process_time()
-        model = made.assemble(recipe)
-        seconds = time.process_time() - begun
+        recipe, model, seconds = built
         found = damage(on, model)
         lost = found.pop("lost")
         reference = reference or (lost, model)
@@ -238,54 +264,60 @@ def rows_of(study: str, on: Subject, choice: str, ways: Sequence[str]) -> Iterab
             "format": choice,
             "layers": {each: formats.count(each) for each in dict.fromkeys(formats)},
             "way": label,
+            "scales": len(recipe["equalise"]),
             "samples": len(on.inputs),
             "calibration_inputs": len(on.workload.calibration),
             "relative_error": float(lost.sum() / found.pop("size").sum()),
             "against_nearest": compared(lost, reference[0]),
+            **({"against_relative": beside(on, choice, label, model, lost)} if choice in RELATIVES else {}),
             **found,
             "size_bytes": len(model),
             "latency_against_nearest": slower(model, reference[1], feeds),
             "assemble_cpu_s": round(seconds, 2),
+            "load_average": round(os.getloadavg()[0], 1),
         }
 
 
-def markdown(record: Mapping[str, Any]) -> str:
-    """The record as a page of tables, one per study."""
-    text = [
-        "# Rounding: damage at equal size and latency",
-        "",
-        f"`python benchmarks/rounding.py`, {record['date'][:10]}, onnxruntime {record['onnxruntime']}, one thread. "
-        "Damage is sum |dy|² / sum |y|² of the outputs on held-out inputs, in brackets 95 % intervals of its ratio "
-        "to that of nearest in the same format; time is CPU time against that, of the same kernels, at a load "
-        f"average of {record['load_average']:.1f}.",
-    ]
-    for study, facts in record["studies"].items():
-        text += [
-            "",
-            f"## {study}",
-            "",
-            f"Accuracy of the original on the same inputs: {facts['accuracy']:.3f}.",
-            "",
-            "| format | rounding | inputs | damage | against nearest | KL | accuracy | bytes | time | CPU s to apply |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        for row in (row for row in record["results"] if row["study"] == study):
-            against, latency = row["against_nearest"], row["latency_against_nearest"]
-            text.append(
-                f"| {row['format']} | {row['way']} | {row['samples']} | {row['relative_error']:.3g} | "
-                f"{against['ratio']:.3f} [{against['low']:.3f}, {against['high']:.3f}] | {row['divergence']:.3g} | "
-                f"{row['accuracy']:.3f} | "
-                f"{row['size_bytes']:,} | {latency['ratio']:.2f} [{latency['low']:.2f}, {latency['high']:.2f}] | "
-                f"{row['assemble_cpu_s']:.1f} |"
-            )
-    return "\n".join(text) + "\n"
+def beside(on: Subject, choice: str, label: str, model: bytes, lost: np.ndarray) -> dict[str, Any]:
+    """A format on request against the one next to it, rounded in the same way."""
+    built = artifact(on, RELATIVES[choice], label)
+    assert built is not None  # what is scaled does not depend on the format
+    return {
+        "format": RELATIVES[choice],
+        "damage": compared(lost, damage(on, built[1])["lost"]),
+        "size": len(model) / len(built[1]),
+        "time": slower(model, built[1], dict(on.workload.latency_inputs or on.inputs[0])),
+    }
+
+
+def place(row: Mapping[str, Any]) -> tuple[int, int]:
+    """By format, then by way."""
+    return FORMATS.index(row["format"]), ALL_WAYS.index(row["way"])
+
+
+def merged(rows: Sequence[Mapping[str, Any]], new: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows with a new one in the place of its like.
+
+    Raises `SystemExit` where nearest does other damage than the rows that stay were held against.
+    """
+    key = ("study", "format", "way")
+    for row in rows:
+        if all(row[name] == new[name] for name in key) and new["way"] == "nearest":
+            before, now = row["relative_error"], new["relative_error"]
+            stay = sum((r["study"], r["format"]) == (new["study"], new["format"]) for r in rows) > 1
+            if stay and abs(now - before) > 1e-3 * before:
+                sys.exit(
+                    f"{new['study']} {new['format']}: nearest did a damage of {before:.6g} and does {now:.6g} now, so "
+                    "rows of before do not compare with new ones: give --anew"
+                )
+    return [*(row for row in rows if any(row[name] != new[name] for name in key)), new]
 
 
 def command(arguments: argparse.Namespace) -> str:
     """What was asked for, without the place of the result."""
     asked = ["--studies", *arguments.studies, "--formats", *arguments.formats, "--ways", *arguments.ways]
     asked += ["--samples", str(arguments.samples), "--calibration", str(arguments.calibration)]
-    return shlex.join(["python", "benchmarks/rounding.py", *asked])
+    return shlex.join(["python", "benchmarks/rounding.py", *asked, *(["--anew"] if arguments.anew else [])])
 
 
 def main() -> None:
@@ -296,23 +328,26 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=ALL_WAYS, choices=ALL_WAYS, help="beside nearest")
     parser.add_argument("--samples", type=int, default=150)
     parser.add_argument("--calibration", type=int, default=32)
+    parser.add_argument("--anew", action="store_true", help="forget the rows of these studies and formats")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     record: dict[str, Any] = {"commands": [], "studies": {}, "results": []}
     if arguments.out.exists():
         record = json.loads(arguments.out.read_text())
+        for row in record["results"]:  # of before they had one each
+            row.setdefault("load_average", round(record["load_average"], 1))
     record["commands"].append(command(arguments))
-    studies, results = record["studies"], record["results"]
     for study in arguments.studies:
         on = subject(study, arguments.samples, arguments.calibration)
         original = [prediction for answer in on.answers for prediction in on.workload.decode(answer)]
-        studies[study] = {
+        record["studies"][study] = {
             "accuracy": resolve_metrics(on.workload.metric)[0](original, list(on.labels)),
         }
         for choice in arguments.formats:
-            results[:] = [row for row in results if (row["study"], row["format"]) != (study, choice)]
+            if arguments.anew:
+                record["results"] = [r for r in record["results"] if (r["study"], r["format"]) != (study, choice)]
             for row in rows_of(study, on, choice, arguments.ways):
-                results.append(row)
+                record["results"] = merged(record["results"], row)
                 against = row["against_nearest"]
                 print(
                     f"{study:6} {choice:18} {row['way']:22} {row['relative_error']:.3g} {against['ratio']:.3f} "
@@ -326,9 +361,10 @@ def main() -> None:
                 "python": platform.python_version(),
                 "load_average": os.getloadavg()[0],
             }
+            record["results"].sort(key=place)
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-            arguments.out.with_suffix(".md").write_text(markdown(record))
+            arguments.out.with_suffix(".md").write_text(rounding_page(record))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Damage in the same format: our rounding against the published quantisers, on the same model and calibration inputs.
 
     python benchmarks/rounding_tools.py [--studies spam ocr] [--samples 150] [--calibration 32] --tool NAME PYTHON ...
+        [--only FORMAT/WAY ...] [--keep FOLDER]
 
 NAME is onnxruntime, neural-compressor, nncf, modelopt or aimet, PYTHON the interpreter of the environment where it is
 installed. Each tool gets the normalised original and the calibration inputs and writes what it has of the formats
@@ -8,10 +9,15 @@ w4-b32, int8-static and int8-dynamic, with its defaults (`peers/quantise.py`). A
 same held-out inputs, and are judged by `rounding.damage`. Ratios of damage, with 95 % intervals from a bootstrap over
 samples: to our rounding to nearest in the format, and of ours with GPTQ and bias correction to it. Which operators do
 the quantised work is told for each: where they are the same, so is the kernel and its time; nothing is timed here.
-Bytes are told because a tool may also leave layers out or compress tables, which we do not here. A file that
-onnxruntime opens only without its extended optimisations is judged so, and the row says it. A tool is stopped after
-`--limit` seconds; what it had written counts. The result file and the same name with `.md` are written anew after every
-row; rows of other studies, and of tools that are not named, stay.
+
+Tools differ in what else they compress: some write tables in 8 bit, some leave convolutions alone. So each artifact's
+size is told relative to ours in the same format, and ours is made a second time as the tools do it: `EQUAL_SIZE`. A
+tool's file is held against the one of ours whose size is nearest, if they are within 10 % of each other.
+
+A file that onnxruntime opens only without its extended optimisations is judged so, and the row says it. A tool is
+stopped after `--limit` seconds; what it had written counts. `--only` restricts its attempts. `--keep` is where a tool's
+files stay for another run, which does not repeat what is there. The result file and the same name with `.md` are
+written anew after every row; other rows stay, if ours still does the damage that they were held against.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ import resource
 import shlex
 import signal
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +43,7 @@ import onnx
 import onnxruntime
 from onnxruntime import GraphOptimizationLevel as Level
 from rounding import WAYS, Subject, compared, damage, subject, uniform
+from rounding_pages import tools_page
 
 from autotune.judge.metrics import resolve_metrics
 from autotune.recipe import Recipe
@@ -47,7 +55,11 @@ PACKAGES = {
     "modelopt": "nvidia-modelopt", "aimet": "aimet-onnx",
 }  # fmt: skip
 OURS = "gptq, bias"  # what the tools are compared with; chosen before any of them ran
+# What the tools compress besides, or leave alone: label -> (operators of the layers, their choice; "" for float32).
+EQUAL_SIZE = {"tables in 8 bit": ({"Gather"}, "w8-load"), "convolutions left in float32": ({"Conv"}, "")}
+NEAR = 1.1  # files of equal size: none more than 10 % larger than the other
 LIMIT = 3600  # seconds for one tool
+Lost = dict[tuple[str, str], tuple[np.ndarray, int]]  # (format, way of ours) -> damage of each sample, bytes
 QUANTISED = (
     "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger", "QLinearConv",
     "QLinearMatMul", "QGemm", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "GatherBlockQuantized",
@@ -65,14 +77,23 @@ def ours(on: Subject) -> Iterable[tuple[str, str, bytes]]:
     for choice in FORMATS:
         for way in ("nearest", OURS):
             made = on.assembler(**WAYS[way])
-            yield choice, way, made.assemble(Recipe({"quantize": uniform(made, choice)}))
+            usual = uniform(made, choice)
+            yield choice, way, made.assemble(Recipe({"quantize": usual}))
+            for label, (kinds, other) in EQUAL_SIZE.items():
+                layers = [name for name, layer in made.source.layers.items() if layer.op in kinds]
+                decisions = {name: pick for name, pick in usual.items() if name not in layers}
+                decisions |= dict.fromkeys(layers, other) if other else {}
+                if layers and decisions != usual and way == OURS:
+                    yield choice, f"{way}, {label}", made.assemble(Recipe({"quantize": decisions}))
 
 
-def theirs(on: Subject, tool: str, python: str, folder: Path, limit: float) -> tuple[dict[str, Any], Path]:
+def theirs(
+    on: Subject, tool: str, python: str, folder: Path, limit: float, only: Sequence[str]
+) -> tuple[dict[str, Any], Path]:
     """What the tool said of each attempt, and the folder with its files."""
     data, out = folder / "data", folder / tool
-    data.mkdir(exist_ok=True)
-    out.mkdir()
+    data.mkdir(parents=True, exist_ok=True)
+    out.mkdir(exist_ok=True)
     (data / "model.onnx").write_bytes(on.assembler().assemble(Recipe()))
     arrays: dict[str, Any] = {
         f"{i}/{name}": np.asarray(a) for i, x in enumerate(on.workload.calibration) for name, a in x.items()
@@ -85,7 +106,7 @@ def theirs(on: Subject, tool: str, python: str, folder: Path, limit: float) -> t
     with log.open("w") as file:
         # In its own folder: ModelOpt builds an extension there, and setuptools must not find this project.
         ran = subprocess.Popen(
-            [str(Path(python).absolute()), str(script.absolute()), tool, str(data), str(out)],
+            [str(Path(python).absolute()), str(script.absolute()), tool, str(data), str(out), *only],
             stdout=file, stderr=file, cwd=out, env=environment, start_new_session=True,
         )  # fmt: skip
         try:
@@ -102,7 +123,9 @@ def theirs(on: Subject, tool: str, python: str, folder: Path, limit: float) -> t
         last = (log.read_text().strip().splitlines() or [""])[-1][:200]
         return {"/": {"failed": f"{ended}: {last}"}}, out
     found: dict[str, Any] = json.loads(told.read_text())
-    return {name: each if each else {"failed": ended} for name, each in found.items()}, out
+    found = {name: each if each else {"failed": ended} for name, each in found.items()}
+    told.write_text(json.dumps(found))  # what was stopped is not tried again either
+    return {name: each for name, each in found.items() if not only or name in only}, out
 
 
 def version(tool: str, python: str) -> str:
@@ -111,14 +134,15 @@ def version(tool: str, python: str) -> str:
     return ran.stdout.strip() or "not installed"
 
 
-def rows_of(study: str, on: Subject, tools: Sequence[tuple[str, str]], limit: float) -> Iterator[dict[str, Any]]:
+def rows_of(study: str, on: Subject, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row per artifact or failure; ours first."""
-    lost: dict[tuple[str, str], np.ndarray] = {}
+    lost: Lost = {}
     for choice, way, model in ours(on):
         yield row(study, on, choice, "ours", way, model, lost)
     with tempfile.TemporaryDirectory(prefix="hw-autotune-benchmark-") as text:
-        for tool, python in tools:
-            told, out = theirs(on, tool, python, Path(text), limit)
+        for tool, python in arguments.tool:
+            folder = (arguments.keep or Path(text)).absolute() / study
+            told, out = theirs(on, tool, python, folder, arguments.limit, arguments.only)
             for name, each in told.items():
                 choice, _, way = name.partition("/")
                 failed = {"study": study, "format": choice, "tool": tool, "way": way, **each}
@@ -128,7 +152,7 @@ def rows_of(study: str, on: Subject, tools: Sequence[tuple[str, str]], limit: fl
                         found = row(study, on, choice, tool, way, file.read_bytes(), lost) | each
                     except Exception as error:  # noqa: BLE001 a file that onnxruntime refuses is a result
                         first = next(iter(str(error).strip().splitlines()), "")
-                        failed["failed"] = f"the file does not run: {type(error).__name__}: {first[:200]}"
+                        failed["failed"] = f"the file does not run: {type(error).__name__}: {first[:300]}"
                     else:
                         yield found
                         continue
@@ -154,26 +178,26 @@ def judged(on: Subject, model: bytes, foreign: bool) -> dict[str, Any]:
         return found | {"only_basic_optimisations": refused}
 
 
-def row(
-    study: str, on: Subject, choice: str, tool: str, way: str, model: bytes, lost: dict[tuple[str, str], np.ndarray]
-) -> dict[str, Any]:
+def row(study: str, on: Subject, choice: str, tool: str, way: str, model: bytes, lost: Lost) -> dict[str, Any]:
     found = judged(on, model, tool != "ours")
     mine, size = found.pop("lost"), found.pop("size")
     if tool == "ours":
-        lost[choice, way] = mine
+        lost[choice, way] = mine, len(model)
     made = {
         "study": study,
         "format": choice,
         "tool": tool,
         "way": way,
         "relative_error": float(mine.sum() / size.sum()),
-        "against_nearest": compared(mine, lost[choice, "nearest"]),
+        "against_nearest": compared(mine, lost[choice, "nearest"][0]),
         **found,
         "size_bytes": len(model),
+        "size_against_ours": len(model) / lost[choice, "nearest"][1],
         "operators": operators(model),
     }
     if tool != "ours":
-        made["ours_against_it"] = compared(lost[choice, OURS], mine)
+        made["ours_against_it"] = compared(lost[choice, OURS][0], mine)
+        made |= at_equal_size(choice, mine, len(model), lost)
     against = made["against_nearest"]
     print(
         f"{study:6} {choice:14} {tool:18} {way:22} {made['relative_error']:.3g} {against['ratio']:.3f} "
@@ -183,54 +207,43 @@ def row(
     return made
 
 
-def markdown(record: Mapping[str, Any]) -> str:
-    """The record as a page of tables, one per study."""
-    versions = ", ".join(f"{name} {version}" for name, version in record["tools"].items())
-    text = [
-        "# Damage in the same format: ours and the published quantisers",
-        "",
-        f"Written {record['date'][:10]}; {versions}; judged by onnxruntime {record['onnxruntime']}, one "
-        "thread. Damage is sum |dy|² / sum |y|² of the outputs on held-out inputs; in brackets 95 % intervals. "
-        f"“Ours / it” is the damage of our {OURS} over that of the tool in the same format: below 1 ours is better. "
-        "Nothing is timed here: the operators say which kernels run, and the same kernels take the same time.",
-    ]
-    for study, facts in record["studies"].items():
-        text += [
-            "",
-            f"## {study}",
-            "",
-            *(f"- `{command}`" for command in facts.get("commands", [])),
-            "",
-            f"{facts['samples']} held-out inputs, {facts['calibration_inputs']} for calibration; accuracy of the "
-            f"original {facts['accuracy']:.3f}.",
-            "",
-            "| format | by | way | damage | to our nearest | ours / it | KL | accuracy | bytes | operators |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        rows = [each for each in record["results"] if each["study"] == study]
-        for each in sorted(rows, key=_place):
-            begin = f"| {each['format']} | {each['tool']} | {each['way']} | "
-            if "failed" in each:
-                text.append(begin + each["failed"].replace("|", "/").replace("\n", " ") + " | | | | | | |")
-                continue
-            mine = _ratio(each["ours_against_it"]) if "ours_against_it" in each else ""
-            counts = ", ".join(f"{count} {op}" for op, count in each["operators"].items())
-            if "only_basic_optimisations" in each:
-                counts += "; runs with basic optimisations only: " + each["only_basic_optimisations"].replace("|", "/")
-            text.append(
-                f"{begin}{each['relative_error']:.3g} | {_ratio(each['against_nearest'])} | {mine} | "
-                f"{each['divergence']:.3g} | {each['accuracy']:.3f} | {each['size_bytes']:,} | {counts} |"
-            )
-    return "\n".join(text) + "\n"
+def at_equal_size(choice: str, its: np.ndarray, size: int, lost: Lost) -> dict[str, Any]:
+    """Ours with GPTQ and bias correction whose file is nearest in size, against it; {} where none is near."""
+    off = {
+        way: max(size / bytes_, bytes_ / size)
+        for (format_, way), (_, bytes_) in lost.items()
+        if format_ == choice and way.startswith(OURS)
+    }
+    way = min(off, key=lambda each: off[each])
+    if off[way] > NEAR:
+        return {}
+    mine, bytes_ = lost[choice, way]
+    return {"equal_size": {"way": way, "size": bytes_ / size, **compared(mine, its)}}
 
 
-def _place(row: Mapping[str, Any]) -> tuple[int, bool]:
-    """By format, ours first."""
-    return FORMATS.index(row["format"]) if row["format"] in FORMATS else len(FORMATS), row["tool"] != "ours"
+def place(made: Mapping[str, Any]) -> tuple[str, int, bool, int]:
+    """By study and format, ours first, then the tools in the order of `PACKAGES`; a tool's attempts as they came."""
+    format_, tool = made["format"], made["tool"]
+    at = FORMATS.index(format_) if format_ in FORMATS else len(FORMATS)
+    return made["study"], at, tool != "ours", list(PACKAGES).index(tool) if tool in PACKAGES else 0
 
 
-def _ratio(told: Mapping[str, float]) -> str:
-    return f"{told['ratio']:.3g} [{told['low']:.3g}, {told['high']:.3g}]"
+def stays(made: Mapping[str, Any], tools: Iterable[str], only: Sequence[str]) -> bool:
+    """Whether a row is none of those that this run writes."""
+    named = not only or f"{made['format']}/{made['way']}" in only
+    return not (made["tool"] == "ours" or (made["tool"] in tools and named))
+
+
+def same_as_before(old: Sequence[Mapping[str, Any]], new: Mapping[str, Any]) -> None:
+    """Raises `SystemExit` where ours does other damage than the rows that stay were held against."""
+    for each in old:
+        if all(each[name] == new[name] for name in ("study", "format", "tool", "way")):
+            before, now = each["relative_error"], new["relative_error"]
+            if abs(now - before) > 1e-3 * before:
+                sys.exit(
+                    f"{new['study']} {new['format']}: ours, {new['way']}, did a damage of {before:.6g} and does "
+                    f"{now:.6g} now, so rows of before do not compare with new ones: name all tools, without --only"
+                )
 
 
 def main() -> None:
@@ -241,33 +254,38 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=32)
     parser.add_argument("--tool", nargs=2, action="append", default=[], metavar=("NAME", "PYTHON"))
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one tool")
+    parser.add_argument("--only", nargs="+", default=[], metavar="FORMAT/WAY", help="these of a tool's attempts")
+    parser.add_argument("--keep", type=Path, help="folder where tools' files stay for another run")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     record: dict[str, Any] = {"studies": {}, "results": []}
     if arguments.out.exists():
         record = json.loads(arguments.out.read_text())
-        if old := record.pop("command", ""):  # a file of before has that of its last study only
-            last = record["results"][-1]["study"]
-            record["studies"][last].setdefault("commands", [old])
-    names = [part for name, _ in arguments.tool for part in ("--tool", name, "PYTHON")]
     versions = {name: version(name, python) for name, python in arguments.tool}
+    names = [part for name, _ in arguments.tool for part in ("--tool", name, "PYTHON")]
     asked = ["--samples", str(arguments.samples), "--calibration", str(arguments.calibration), *names]
+    asked += ["--limit", f"{arguments.limit:g}"] if arguments.limit != LIMIT else []
+    asked += ["--only", *arguments.only] if arguments.only else []
     for study in arguments.studies:
         on = subject(study, arguments.samples, arguments.calibration)
         original = [prediction for answer in on.answers for prediction in on.workload.decode(answer)]
-        known = record["studies"].get(study, {}).get("commands", [])
         command = shlex.join(["python", "benchmarks/rounding_tools.py", "--studies", study, *asked])
+        old = [each for each in record["results"] if each["study"] == study]
+        kept = [each for each in old if stays(each, versions, arguments.only)]
         record["studies"][study] = {
-            "commands": [*(each for each in known if each != command), command],
+            **record["studies"].get(study, {}),
             "accuracy": resolve_metrics(on.workload.metric)[0](original, list(on.labels)),
             "samples": len(on.inputs),
             "calibration_inputs": len(on.workload.calibration),
         }
-        anew = {"ours", *versions}
-        record["results"] = [r for r in record["results"] if r["study"] != study or r["tool"] not in anew]
-        for each in rows_of(study, on, arguments.tool, arguments.limit):
-            record["results"].append(each)
+        others = [each for each in record["results"] if each["study"] != study]
+        fresh: list[dict[str, Any]] = []
+        for each in rows_of(study, on, arguments):
+            if kept and each["tool"] == "ours":
+                same_as_before(old, each)
+            fresh.append({**each, "command": command})
             record |= {
+                "results": sorted([*others, *kept, *fresh], key=place),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "onnxruntime": onnxruntime.__version__,
                 "tools": record.get("tools", {}) | versions,
@@ -277,7 +295,7 @@ def main() -> None:
             }
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-            arguments.out.with_suffix(".md").write_text(markdown(record))
+            arguments.out.with_suffix(".md").write_text(tools_page(record, OURS))
 
 
 if __name__ == "__main__":

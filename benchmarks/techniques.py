@@ -47,6 +47,7 @@ RESULT = Path(__file__).parent / "results" / "techniques.json"
 KEYS = (parse_key("size_bytes"), parse_key("latency_ratio@local"), parse_key("drop/worst"))
 EXACT = "simplify"  # part of every variant: alone it changes neither accuracy nor, on most models, anything else
 TRAINING, TOGETHER = "recover", "all together"
+SOMETHING: dict[str, dict[str, object]] = {"quantize": {"choices": ["float16"]}}  # no search is without a choice
 WALL, HOUR = "benchmark/wall", 3600.0
 Point = dict[str, Any]  # number, and key -> Value of the search and of the final judgement
 
@@ -55,7 +56,7 @@ def variants(config: StudyConfig) -> dict[str, dict[str, dict[str, object]]]:
     """Label -> the techniques of a search: each alone, then all."""
     exact = {name: table for name, table in config.techniques.items() if name == EXACT}
     alone = {name: exact | {name: table} for name, table in config.techniques.items() if name != EXACT}
-    training = {TRAINING: exact} if config.recover is not None else {}
+    training = {TRAINING: exact or SOMETHING} if config.recover is not None else {}
     return alone | training | {TOGETHER: dict(config.techniques)}
 
 
@@ -77,6 +78,8 @@ def run(found: Subject, label: str, techniques: dict[str, dict[str, object]], ar
         trials = study.store.trials(details=False)
     if summary.gone or summary.stopped:
         raise SystemExit(f"{name}: did not finish: {summary.gone or 'stopped'}")
+    if label == TRAINING:
+        trials = [t for t in trials if not t.number or t.recovered]
     chosen = choose(trials, config)
     shown, mark = chosen.recommended, ""
     if shown is None and "the original is the best" in chosen.reason:
@@ -113,11 +116,10 @@ def run(found: Subject, label: str, techniques: dict[str, dict[str, object]], ar
 
 @contextlib.contextmanager
 def _trained_as_it_is() -> Iterator[None]:
-    """Recovery begins with the first complete trial, which has no decisions: it loses nothing that could be won back,
-    so the product would train none."""
+    """Recovery begins with the original: it loses nothing that could be won back, so the product would not train it."""
 
     def first(trials: Sequence[Trial], *_: object) -> list[Trial]:
-        return [t for t in trials if t.number and t.state == "complete"][:1]
+        return [t for t in trials if not t.number]
 
     with patch.object(recovery, "candidates", first):
         yield

@@ -16,7 +16,7 @@ from autotune.config import StudyConfig, families_of, impossible, read_budget, w
 from autotune.config.task import check_workload
 from autotune.errors import UsageError, did_you_mean
 from autotune.keys import parse_amount, parse_key
-from autotune.slices import Declaration
+from autotune.slices import Slice
 from autotune.workload import (
     Arrays,
     Confidence,
@@ -50,7 +50,7 @@ def optimize(
     heldout: Dataset | Sequence[Sample],
     decode: Decode,
     metric: str | Metric | Mapping[str, str | Metric | Task] = "accuracy",
-    slices: Sequence[str | Declaration] = (),
+    slices: Sequence[Slice] | Mapping[str, Slice] = (),
     targets: Sequence[str] = ("local",),
     trials: int = 40,
     hours: float | None = None,

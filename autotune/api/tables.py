@@ -28,6 +28,8 @@ OWN = "☆"  # the best for one of several targets
 STALE = "~"  # behind an absolute time that was taken before its target drifted
 _TIES_SHOWN = 5
 FOLDED = ("worst slice", "worst drop, pt")  # columns that hold names and may break them
+HELDOUT = "heldout"  # the data set that confirms
+LOOKS = "looks like"  # before a verdict on search data: the trial was chosen by them, and nothing is confirmed yet
 _VERDICT_STYLE = {"pass": "green", "fail": "red", "undecided": "yellow", "insufficient": "yellow"}
 
 
@@ -118,7 +120,7 @@ def _front_rows(
         evaluation, drop = judged(lossy), _interval(shown_values(lossy), "drop/worst", " ")
         worst = evaluation.worst_slice if evaluation else "-"
         row += [f"{worst}\n{drop.replace(' pt', '')}"] if narrow else [worst, drop]
-        rows.append([*row, verdict(trial, everywhere=several)])
+        rows.append([*row, verdict(trial, everywhere=several, separator=separator)])
     return header, rows
 
 
@@ -150,6 +152,8 @@ def legend(front: Sequence[Trial], recommended: Trial | None, trials: Sequence[T
     finalists = [str(trial.number) for trial in front if trial.final]
     if finalists:
         parts.append(f"measured again and judged on held-out data: {', '.join(finalists)}; the others as searched")
+    if any(verdict(trial).plain.startswith(LOOKS) for trial in front):
+        parts.append(f"{LOOKS}: by the search data alone, which chose the trial; held-out data may say otherwise")
     parts.append(
         "drop: the largest loss of any slice against the original, corrected for being the largest of many; brackets: "
         "95 % intervals"
@@ -187,24 +191,47 @@ def shown_values(trial: Trial) -> Mapping[str, Value]:
 
 def judged(trial: Trial) -> Evaluation | None:
     """The evaluation that counts: on held-out data where there is one."""
-    found = sorted(trial.evaluations, key=lambda e: e.dataset == "heldout")
+    found = sorted(trial.evaluations, key=lambda e: e.dataset == HELDOUT)
     return found[-1] if found else None
 
 
-def verdict(trial: Trial, *, everywhere: bool = True) -> Text:
+def verdict(trial: Trial, *, everywhere: bool = True, separator: str = " ") -> Text:
     """fail if any slice fails (`everywhere`: in any runtime family), undecided if any is, else pass; trial 0 is the
-    original itself."""
+    original itself. What held-out data have not confirmed only "looks like" pass or fail."""
     if trial.number == 0:
         return Text("original")
-    seen = [trial, *(trial.on(other.targets[0]) for other in trial.elsewhere if everywhere)]
-    evaluations = [evaluation for each in seen if (evaluation := judged(each)) is not None]
+    evaluations = _evaluations(trial, everywhere=everywhere)
     if not evaluations:
         return Text(trial.state)
     verdicts = {result.verdict for evaluation in evaluations for result in evaluation.slices}
     # A slice too small to decide by itself does not speak against the model; its loss counts through
     # shrinkage.
     word = next((v for v in ("fail", "undecided", "pass", "insufficient") if v in verdicts), "insufficient")
+    looks = judged_on(trial, everywhere=everywhere) != HELDOUT
+    return verdict_text(word, looks=looks, separator=separator)
+
+
+def verdict_data(trial: Trial) -> dict[str, str | None]:
+    """The same for JSON, and the data that it rests on: "heldout", "search" or none."""
+    return {"verdict": verdict(trial).plain, "judged_on": judged_on(trial) if trial.number else None}
+
+
+def verdict_text(word: str, *, looks: bool, separator: str = " ") -> Text:
+    """A verdict in its colour; with `looks` it is one on search data."""
+    if looks and word in ("pass", "fail"):
+        return Text(f"{LOOKS}{separator}{word}", style="yellow")
     return Text(word, style=_VERDICT_STYLE[word])
+
+
+def judged_on(trial: Trial, *, everywhere: bool = True) -> str | None:
+    """ "heldout" where all that was judged was so on held-out data, else "search"; None where nothing was."""
+    found = {evaluation.dataset for evaluation in _evaluations(trial, everywhere=everywhere)}
+    return None if not found else HELDOUT if found == {HELDOUT} else "search"
+
+
+def _evaluations(trial: Trial, *, everywhere: bool) -> list[Evaluation]:
+    seen = [trial, *(trial.on(other.targets[0]) for other in trial.elsewhere if everywhere)]
+    return [evaluation for each in seen if (evaluation := judged(each)) is not None]
 
 
 def value_text(value: Value, key: MetricKey, *, separator: str = " ") -> str:
@@ -254,7 +281,7 @@ def slices_table(evaluation: Evaluation, *, columns: int) -> Table:
             format_amount(result.candidate.value, key),
             value_text(Value(**result.drop.model_dump()), drop, separator="\n" if narrow else " "),
             f"{result.flips_worse}/{result.flips_better}",
-            _slice_verdict(result),
+            _slice_verdict(result, looks=evaluation.dataset != HELDOUT, separator="\n" if narrow else " "),
         )
     return table
 
@@ -280,9 +307,9 @@ def layers_table(layers: Sequence[LayerOutcome], *, columns: int) -> Table:
     return table
 
 
-def _slice_verdict(result: SliceResult) -> Text:
+def _slice_verdict(result: SliceResult, *, looks: bool, separator: str) -> Text:
     more = f" (+{result.needed})" if result.needed and result.verdict == "undecided" else ""
-    return Text(result.verdict + more, style=_VERDICT_STYLE[result.verdict])
+    return verdict_text(result.verdict, looks=looks, separator=separator).append(more)
 
 
 def _table(title: str | None, *, narrow: bool) -> Table:

@@ -1,4 +1,9 @@
-"""The manifest: every file's hash, and where model, data and numbers come from. History: 1, the first."""
+"""The manifest: every file's hash, and where model, data and numbers come from.
+
+History: 1, the first. Added to it since: `data.calibration.digest`, and `code`, the digests of the files that hold the
+workload's decode, confidence and metrics. The digests under `data` are of inputs as the model gets them, behind all
+preprocessing.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from autotune.bundle.files import API_VERSION, FIRST, Exported, engine_file, fil
 from autotune.errors import DataError
 from autotune.search.evidence import not_offered
 from autotune.trial import Trial, Value
-from autotune.workload import Workload
+from autotune.workload import Workload, inputs_digest
 
 if TYPE_CHECKING:
     from autotune.search.engines import Engine
@@ -89,6 +94,7 @@ def manifest_of(draft: Path, exported: Exported) -> dict[str, Any]:
         "baseline_digest": store.meta("baseline"),
         "workload_digest": store.workload_digest,
         "data": _data(trial, workload),
+        "code": workload.code_digests(),
         "metrics": {"search": _numbers(trial.metrics), "final": _numbers(trial.final)},
         "targets": {
             m.target: {**m.fingerprint.model_dump(mode="json"), "key": m.fingerprint.key, "provenance": m.provenance}
@@ -134,7 +140,7 @@ def _data(trial: Trial, workload: Workload) -> dict[str, Any]:
     used = {
         "search": {"digest": workload.search.digest(), "samples": len(workload.search)},
         "heldout": {"digest": workload.heldout.digest(), "samples": len(workload.heldout)},
-        "calibration": {"samples": len(workload.calibration)},
+        "calibration": {"digest": inputs_digest(workload.calibration), "samples": len(workload.calibration)},
     }
     if "recover" in trial.recipe and workload.train is not None:
         used["train"] = {"digest": workload.train.digest(), "samples": len(workload.train)}

@@ -64,7 +64,10 @@ def _print(console: Console, report: CheckReport) -> None:
             markup=False,
         )
     for left in report.left_out:
-        console.print(f"  {left.target}: LEFT OUT: {left.why}", markup=False, style="yellow", soft_wrap=True)
+        short, _, remedy = left.why.partition("; ")
+        console.print(f"  {left.target}: LEFT OUT: {short}", markup=False, style="yellow", soft_wrap=True)
+        if remedy:
+            console.print(f"    {remedy}", markup=False, style="yellow", soft_wrap=True)
         if left.keys:
             console.print(f"    with it go {', '.join(left.keys)}", markup=False, style="yellow")
     for text, value in sorted(report.baseline.metrics.items()):
@@ -82,6 +85,8 @@ def _print(console: Console, report: CheckReport) -> None:
     for warning in report.warnings:
         console.print(f"  warning: {warning}", markup=False, style="yellow")
     if report.layers:
+        from autotune.search.forecast import duration
+
         layers = "1 layer" if len(report.layers) == 1 else f"{len(report.layers)} layers"
         trials = "1 trial" if report.trials == 1 else f"{report.trials} trials"
         console.print(
@@ -167,11 +172,3 @@ def _slices(report: CheckReport) -> Table:
     if len(report.slices) > _SLICES_SHOWN:
         table.add_row(f"and {len(report.slices) - _SLICES_SHOWN} more", "", "", "")
     return table
-
-
-def duration(seconds: float) -> str:
-    """For people: 40 s, 6 min, 2 h 5 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

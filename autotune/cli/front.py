@@ -143,10 +143,11 @@ def _show_targets(targets: Sequence[Served], choice: Choice, trials: list[Trial]
 
 def point(trial: Trial) -> dict[str, Any]:
     """A trial as the JSON of `front` has it: final values where it is a finalist."""
-    from autotune.api.tables import shown_values
+    from autotune.api.tables import shown_values, verdict_data
 
     return {
         "trial": trial.number,
+        **verdict_data(trial),
         "metrics": {key: value.model_dump() for key, value in sorted(shown_values(trial).items())},
     }
 

@@ -76,19 +76,21 @@ def judge(
     """Judge a compressed model against its original on the same samples, slice by slice: drops with intervals, flips,
     divergence, confidence, and what the data can say at all.
 
-    Ends with 0 if every slice keeps its limit for certain, with 1 if one fails, with 3 if the data do not decide (0
-    with --allow-undecided): a gate for continuous integration. A slice fails when its loss is certainly above the
-    limit, or when it certainly loses and what was measured is more than half of the limit. A slice of fewer samples
-    than --floor can only fail, where its loss is certain all the same.
+    Ends with 0 if every slice that can be judged keeps its limit for certain, with 1 if one fails, with 3 if the data
+    do not decide (0 with --allow-undecided): a gate for continuous integration. A slice fails when its loss is
+    certainly above the limit, or when it certainly loses and what was measured is more than half of the limit. A slice
+    of fewer samples than --floor cannot pass: it fails where its loss is certain all the same, does not decide (3)
+    where you asked for it by name, by --slices or with a limit of its own, and is named as not judged otherwise.
     """
     from autotune.cli.judged import as_data, print_judgement
-    from autotune.config import JudgeTable, load_workload
+    from autotune.config import JudgeTable
+    from autotune.config.task import call_task
     from autotune.judge.models import judge_models
 
     overall, limits = _limits(limit, largest or [])
     table = JudgeTable(limit=overall, floor=floor, batch=batch, noise=noise)
     loaded = _task(data)
-    workload = load_workload(loaded, say=say)
+    workload = call_task(loaded, say=say)  # what judging needs of it is checked by whoever judges
     found = judge_models(
         original,
         candidate,
@@ -135,8 +137,8 @@ def _limits(limit: str, words: list[str]) -> tuple[float, dict[str, float]]:
 
 
 def _task(text: str) -> LoadedStudy:
-    """What `load_workload` wants, for a file outside of any study. Raises `DataError`."""
-    from autotune.config import JudgeTable, LoadedStudy, StudyConfig, WorkloadTable
+    """What `call_task` wants, for a file outside of any study. Raises `DataError`."""
+    from autotune.config import LoadedStudy, StudyConfig, WorkloadTable
     from autotune.config.source import Source
 
     name, _, function = text.rpartition(":")
@@ -145,8 +147,7 @@ def _task(text: str) -> LoadedStudy:
     file = Path(name)
     if not file.is_file():
         raise DataError(f"--data {text}: there is no file {file}; give FILE.py:FUNCTION that returns a Workload")
-    table = JudgeTable(floor=1)  # what is too small is told when it is judged
-    config = StudyConfig(name="judge", workload=WorkloadTable(task=f"{file.name}:{function}"), judge=table)
+    config = StudyConfig(name="judge", workload=WorkloadTable(task=f"{file.name}:{function}"))
     return LoadedStudy(config, file.absolute().parent, Source(Path("--data"), ""))
 
 

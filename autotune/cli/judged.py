@@ -36,8 +36,9 @@ def print_judgement(console: Console, judgement: ModelJudgement) -> None:
         _print(console, f"- {line}")
 
 
-def verdict_table(evaluation: Evaluation, *, columns: int) -> Table:
-    """One slice a row, the whole first, then from the largest drop to the smallest."""
+def verdict_table(evaluation: Evaluation, *, columns: int, looks: bool = False) -> Table:
+    """One slice a row, the whole first, then from the largest drop to the smallest. `looks`: the data chose the model,
+    so that a verdict on them is only what it looks like."""
     table = _table(f"{evaluation.metric} on {evaluation.dataset} data; drops in points, with 95 % intervals")
     beside = columns >= _WIDE
     _add_names(table, evaluation)
@@ -55,7 +56,7 @@ def verdict_table(evaluation: Evaluation, *, columns: int) -> Table:
             ),
             _with(points(result.drop.value), f"{points(result.drop.low)} to {points(result.drop.high)}", beside),
             f"{result.flips_worse}/{result.flips_better}",
-            Text(_WORDS.get(result.verdict, result.verdict), style=_STYLES[result.verdict]),
+            _verdict(result, looks, beside),
             f"+{result.needed:,}" if result.needed else "",
         )
     return table
@@ -124,6 +125,15 @@ def _table(title: str) -> Table:
     return Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
+
+
+def _verdict(result: SliceResult, looks: bool, beside: bool) -> Text:
+    if looks:
+        from autotune.api.tables import verdict_text
+
+        if result.verdict in ("pass", "fail"):
+            return verdict_text(result.verdict, looks=True, separator=" " if beside else "\n")
+    return Text(_WORDS.get(result.verdict, result.verdict), style=_STYLES[result.verdict])
 
 
 def _with(value: str, interval: str, beside: bool) -> str:

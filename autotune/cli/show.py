@@ -42,8 +42,10 @@ def show(
         held_back = not_offered(others, found, config)
     command = again(study, store, found)
     if as_json:
+        from autotune.api.tables import verdict_data
+
         agreement = parity.model_dump(mode="json") if parity is not None else None
-        told = {"parity": agreement, "judgement": said, "command": command}
+        told = {"parity": agreement, "judgement": said, "command": command, **verdict_data(found)}
         left_out = [left.model_dump() for left in config.left_out]
         print_json({**found.model_dump(mode="json"), **told, "left_out": left_out})
         return
@@ -162,14 +164,14 @@ def _header(console: Console, trial: Trial, config: StudyConfig, others: list[Tr
 
 
 def _tables(console: Console, trial: Trial) -> None:
-    from autotune.api.tables import judged, layers_table, metrics_table, slices_table
+    from autotune.api.tables import HELDOUT, judged, layers_table, metrics_table, slices_table
     from autotune.cli.judged import evidence_table, verdict_table
 
     if trial.metrics or trial.final:
         console.print(metrics_table(trial, columns=console.width))
     evaluation = judged(trial)
     if evaluation is not None and trial.number:
-        console.print(verdict_table(evaluation, columns=console.width))
+        console.print(verdict_table(evaluation, columns=console.width, looks=evaluation.dataset != HELDOUT))
         console.print(evidence_table(evaluation))
     elif evaluation is not None:
         console.print(slices_table(evaluation, columns=console.width))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it: letters, digits, '.', '_', '-'.")],
-    like: Annotated[str, typer.Option("--like", metavar="TEMPLATE", help="The target to begin with.")] = "local",
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--like",
+            metavar="TEMPLATE",
+            help="The target to begin with; without it the one that has this name already, else local.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A key of the profile, e.g. threads=2; repeatable."),
@@ -37,18 +45,26 @@ def add(
     runner: Annotated[
         Path | None, typer.Option("--runner", metavar="FILE", help="A native runner of your own, see docs/runner.md.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a target of yours that has this name.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Change a target of yours that has this name; with --like write it anew from that one."
+        ),
+    ] = False,
     folder: FolderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Add a target of your own that begins as a copy of another one."""
+    """Add a target of your own that begins as a copy of another one, or change one that you have.
+
+    With --force and without --like everything that is not given stays as it is.
+    """
     from autotune.cli.readiness import needs
     from hwprofiles.mobile.bundle import read_bundle
-    from hwprofiles.registry import check_name, find_profile, list_profiles, write_profile
+    from hwprofiles.registry import check_name, list_profiles, write_profile
 
     check_name(name)
-    template = find_profile(like, folders=folder or []).target
-    assert template is not None  # find_profile raises for one that cannot be read
+    before = _own(name)
+    template = _template(name, like, before, folder or [])
     facts = template.model_dump(mode="json", exclude_defaults=True) | {"name": name}
     options: dict[str, Any] = facts.setdefault("options", {})
     if host is not None:
@@ -68,15 +84,20 @@ def add(
     shadows = [profile.origin for profile in list_profiles() if profile.name == name and profile.origin == "shipped"]
     path = write_profile(target, force=force)
     missing = needs(target)
+    changed = None if before is None else changes(before, target)
     if as_json:
-        print_json({**target.model_dump(mode="json"), "place": str(path), "needs": missing})
+        print_json({**target.model_dump(mode="json"), "place": str(path), "needs": missing, "changed": changed})
         return
     results().print(f"{name}: {shown(path)}", markup=False, soft_wrap=True)
+    if changed is not None:
+        say(f"changed: {', '.join(changed)}" if changed else "nothing changed")
     if shadows:
         say(f"{name} goes before the one of this name that ships")
     for need in missing:
         say(f"it still needs {need}")
-    say(f"next: autotune targets probe {name}" if not missing else f"next: autotune targets add {name} --force ...")
+    if missing:
+        say(f"to give it that: autotune targets add {name} --force ...; what you do not name stays as it is")
+    say(f"next: autotune targets probe {name}" + (" says what to install where" if missing else ""))
 
 
 def remove(name: NameArgument, as_json: JsonFlag = False) -> None:
@@ -123,6 +144,55 @@ def release(
         print_json({"target": name, "holder": holder, "done": done})
     else:
         results().print(done, markup=False, soft_wrap=True)
+
+
+def changes(before: Target, now: Target) -> list[str]:
+    """What of a profile is another now, in words: `python (none -> /opt/bin/python)`."""
+    left, right = (_flat(target.model_dump(mode="json")) for target in (before, now))
+    found = []
+    for key in dict.fromkeys([*left, *right]):
+        old, new = left.get(key), right.get(key)
+        if old != new:
+            found.append(f"{key} ({_word(old)} -> {_word(new)})")
+    return found
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    """Tables within as `table.key`."""
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        flat |= {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def _own(name: str) -> Target | None:
+    """The user's target of this name. None where there is none, or one that cannot be read, which is no target."""
+    from hwprofiles.registry import list_profiles
+
+    return next((p.target for p in list_profiles() if p.name == name and p.origin == "user"), None)
+
+
+def _template(name: str, like: str | None, own: Target | None, folders: Sequence[Path]) -> Target:
+    """What a target begins with. Raises as `find_profile`; a file of the user's that cannot be read is no template."""
+    from hwprofiles.errors import BadProfile, UnknownTarget
+    from hwprofiles.registry import find_target
+
+    if like is not None:
+        return find_target(like, folders=folders)
+    if own is not None:
+        return own
+    try:
+        return find_target(name, folders=folders)
+    except BadProfile as error:
+        raise BadProfile(f"{error}; mend that, or write it anew with --like TEMPLATE --force") from error
+    except UnknownTarget:
+        return find_target("local")
 
 
 def _reach(facts: dict[str, Any], transport: str) -> None:

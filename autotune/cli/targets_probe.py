@@ -16,6 +16,7 @@ from rich import box
 from rich.table import Table
 
 from autotune.cli.output import JsonFlag, print_json, results, say, shown
+from autotune.errors import UsageError
 
 if TYPE_CHECKING:
     from autotune.compress.capabilities import Probed
@@ -29,19 +30,40 @@ FolderOption = Annotated[
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="T", help="A target's name, e.g. local.")]
 
+OptionalName = Annotated[
+    str | None, typer.Argument(metavar="T", help="A target's name, e.g. local; without it all of yours in a table.")
+]
+
 _ON_CARDS = frozenset({"onnxruntime-cuda", "tensorrt", "tensorrt-rtx", "torch-cuda"})
 _PATIENCE = 30.0  # seconds to wait for a device that is timing something, before capabilities are left out
 
 
-def probe(name: NameArgument, folder: FolderOption = None, as_json: JsonFlag = False) -> None:
-    """Start the agent on a target; print what is really there and which choices really run, and keep it."""
+def probe(
+    name: OptionalName = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Without a name: those that ship, too, and not only your own.")
+    ] = False,
+    folder: FolderOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Start the agent on a target; print what is really there and which choices really run, and keep it.
+
+    Without a name: which of your targets (and of those in --folder) are there, and what the others lack, in a table.
+    """
     from hwprofiles.fingerprint import check_declared
     from hwprofiles.registry import find_target
 
+    if name is None:
+        from autotune.cli.targets_survey import survey
+
+        survey(folder or [], every=every, as_json=as_json)
+        return
+    if every:
+        raise UsageError(f"--all goes over all targets, and {name} is one; leave one of the two out")
     target = find_target(name, folders=folder or [])
     target = target.model_copy(update={"options": {"lease_wait": _PATIENCE, **target.options}})
     say(f"probing {target.name} over the transport {target.transport}")
-    with tempfile.TemporaryDirectory(prefix="autotune-probe-") as work, _opened(target, Path(work)) as device:
+    with tempfile.TemporaryDirectory(prefix="autotune-probe-") as work, opened(target, Path(work)) as device:
         fingerprint = device.fingerprint
         checks = check_declared(target, fingerprint)
         probed, problem = _capabilities(device, target, Path(work))
@@ -65,8 +87,8 @@ def probe_file(name: str) -> Path:
     return cache_folder() / "probes" / f"{name}.json"
 
 
-def _opened(target: Target, work: Path) -> Device:
-    """The device. Where it is not there, everything that is known to be missing is said at once, the driver first."""
+def opened(target: Target, work: Path) -> Device:
+    """The device, open. Raises as `open_device`; what is known to be missing is said at once, the driver first."""
     from hwprofiles.agent import cuda
     from hwprofiles.device import open_device
     from hwprofiles.errors import TargetLost, TargetUnavailable

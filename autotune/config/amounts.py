@@ -109,8 +109,8 @@ def impossible(key: MetricKey, limit: float) -> str:
         return f"{key} of at most {format_amount(limit, key)} asks for more than the original has; {least}"
     if key.name == "drop" and limit < LEAST_DROP:
         return (
-            f"{key} of at most {100 * limit:g} pt cannot be shown by any number of samples, not even of a model that is "
-            f"as good as the original; {_SMALLEST}"
+            f"{key} of at most {100 * limit:g} pt cannot be shown by any number of samples, not even of a model that "
+            f"is as good as the original; {_SMALLEST}"
         )
     if key.name in JUDGED_METRICS and limit >= 1:
         points = format_amount(limit, key)

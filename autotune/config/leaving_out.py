@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from autotune.config.families import LeftOut, belongs_to_a_family, families_of, worth_telling
 from autotune.config.tables import StudyConfig, tightest
 from autotune.keys import COST_METRICS, WORST_ANYWHERE, MetricKey, parse_key
-from hwprofiles.errors import TargetUnavailable
+from hwprofiles.errors import HardwareError, TargetUnavailable
+from hwprofiles.registry import find_target
 from hwprofiles.target import Target
+
+_CLAUSE = 160  # characters of a reason that are said in passing
 
 
 def without(config: StudyConfig, targets: Sequence[Target], absent: Mapping[str, str]) -> StudyConfig:
@@ -48,16 +52,41 @@ def without(config: StudyConfig, targets: Sequence[Target], absent: Mapping[str,
     return changed.with_families(worth_telling(families_of(left)))
 
 
-def announced(left: LeftOut, config: StudyConfig, first: str) -> str:
-    """What a run says when it leaves a target out; `config` is the study without it, `first` its first target before
-    that."""
-    gone = f"; with it go {', '.join(left.keys)}" if left.keys else ""
-    judge = f"; answers and sizes without @target are those of {config.targets[0]}" if left.target == first else ""
+def announced(left: LeftOut, config: StudyConfig, targets: Sequence[Target]) -> tuple[str, ...]:
+    """What a run says when it leaves a target out, line by line: which and why, what goes with it, what to do.
+
+    `config` is the study without it, `targets` are all that it named, in order. The first clause of the reason is
+    enough here: the whole of it is recorded, and probing says it again.
+    """
+    lines = [
+        f"target {left.target} is LEFT OUT of this study: {in_short(left.why)}; it goes on with "
+        f"{' and '.join(config.targets)}"
+    ]
+    gone = [f"with it go {', '.join(left.keys)}"] if left.keys else []
+    if left.target == targets[0].name:
+        gone.append(f"answers and sizes without @target are those of {config.targets[0]}")
+    if gone:
+        lines.append(f"  {'; '.join(gone)}")
+    target = next(target for target in targets if target.name == left.target)
     return (
-        f"target {left.target} is LEFT OUT of this study: {left.why}{gone}; it goes on with "
-        f"{' and '.join(config.targets)}{judge}. To have it in, end this, mend that, and begin with another --store; "
-        "--all-targets insists on all"
+        *lines,
+        f"  what it lacks: `{probing(target)}`; to have it in, end this, mend that, and begin with another --store; "
+        "--all-targets insists on all",
     )
+
+
+def in_short(why: str) -> str:
+    """The first clause of a reason, which says what is missing; what to do about it stands behind that."""
+    return textwrap.shorten(why.partition("; ")[0], _CLAUSE, placeholder=" ...")
+
+
+def probing(target: Target) -> str:
+    """The command that says all of what a target lacks; its profile may lie in the study's folder only."""
+    try:
+        known = find_target(target.name) == target
+    except HardwareError:
+        known = False
+    return f"autotune targets probe {target.name}" + ("" if known else " --folder FOLDER-OF-THE-STUDY")
 
 
 def _too_little(

@@ -201,11 +201,13 @@ class StudyConfig(_Table):
     @property
     def objective_keys(self) -> tuple[MetricKey, ...]:
         """The objectives, or the default ones: size, the latency ratio on each target, the largest loss of a
-        slice; with several runtime families the size in the first one, and the largest loss in any.
+        slice; with several runtime families the size in the first one, and the largest loss in any. With `sparsify`
+        also the size when compressed: zeros gain nothing else.
         """
+        sizes = ("size_bytes", "download_bytes") if "sparsify" in self.techniques else ("size_bytes",)
         ratios = tuple(f"latency_ratio@{target}" for target in self.targets)
         drop = WORST_ANYWHERE if self.several else f"drop/{WORST}"
-        return tuple(parse_key(text) for text in self.search.objectives or ("size_bytes", *ratios, drop))
+        return tuple(parse_key(text) for text in self.search.objectives or (*sizes, *ratios, drop))
 
     @property
     def bounds(self) -> dict[str, float]:

@@ -18,7 +18,7 @@ from autotune import plugins
 from autotune.errors import TrialFailure, UsageError
 from autotune.judge.scoring import accuracy, edit_similarity, f1_macro
 from autotune.judge.user_code import user_code, user_code_failure
-from autotune.workload import Metric, Task
+from autotune.workload import Metric, Task, name_of
 
 __all__ = ["GROUP", "ResolvedMetric", "accuracy", "edit_similarity", "f1_macro", "resolve_metric", "resolve_metrics"]
 
@@ -120,7 +120,7 @@ def resolve_metric(
         return ResolvedMetric(metric, plugins.load(GROUP, metric))
     if not callable(metric):
         raise UsageError(f"metric {metric!r} is neither a name nor callable; give (predictions, labels) -> float")
-    return ResolvedMetric(getattr(metric, "__name__", type(metric).__name__), metric)
+    return ResolvedMetric(name_of(metric), metric)
 
 
 def resolve_metrics(

@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict
 
 from autotune import perturbations, slices
 from autotune.config import JudgeTable
-from autotune.errors import DataError, UsageError, did_you_mean
+from autotune.config.workload_checks import check_judged
+from autotune.errors import DataError
 from autotune.evaluation import Evaluation, SliceResult
-from autotune.judge.metrics import resolve_metrics
+from autotune.judge.asked import Asked
 from autotune.judge.noise import NoiseFloor, noise_floor
 from autotune.judge.predictions import predict_beside
 from autotune.judge.slicing import asked_for, automatic_columns, fit_automatic
@@ -41,7 +42,10 @@ Which = Literal["heldout", "search", "both"]
 class ModelJudgement(BaseModel):
     """What `judge_models` found: one Evaluation per data set ("search", "heldout"), and the noise floor of each.
 
-    `limits` are the slices' own ones. `notes` say what a reader should know of the slices.
+    `limits` are the slices' own ones, `asked` the slices that were asked for by name (`judge.asked`), `floor` the
+    samples that one needs to be judged. `original_digest` and `candidate_digest` are sha256 of the models' files,
+    `code` those of the source files of decode, confidence and metrics (`Workload.code_digests`); the data's are in the
+    evaluations. `notes` say what a reader should know of the slices.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,14 +59,19 @@ class ModelJudgement(BaseModel):
     evaluations: tuple[Evaluation, ...]
     noise: dict[str, NoiseFloor]
     notes: tuple[str, ...] = ()
+    floor: int | None = None  # None: not written down
+    asked: tuple[str, ...] = ()
+    original_digest: str = ""
+    candidate_digest: str = ""
+    code: dict[str, str] = {}
 
     @property
     def verdict(self) -> Outcome:
-        """ "fail" when a slice fails, also a small one that certainly does; "pass" when all that are large enough to be
-        judged pass.
+        """ "fail" when a slice fails, also a small one that certainly does; "undecided" when one is, or when one that
+        was asked for by name, by a limit of its own or as the whole is too small; else "pass".
 
-        Otherwise a slice without a limit of its own that is too small for any verdict, and one that is only a
-        hypothesis, are shown and do not decide.
+        Any other slice that is too small for a verdict (one value of a column among many), and one that is only a
+        hypothesis, are shown and do not decide: `not_judged`.
         """
         verdicts = {result.verdict for result in self.deciding()}
         if "fail" in verdicts:
@@ -71,13 +80,23 @@ class ModelJudgement(BaseModel):
 
     def deciding(self) -> tuple[SliceResult, ...]:
         """The slices on which the verdict rests, of all data sets."""
+        return tuple(result for evaluation in self.evaluations for result in self.deciding_of(evaluation))
+
+    def deciding_of(self, evaluation: Evaluation) -> tuple[SliceResult, ...]:
+        """The same of one data set."""
         return tuple(
-            result
-            for evaluation in self.evaluations
-            for result in evaluation.slices
-            if not result.hypothesis
-            and (result.verdict != "insufficient" or result.name in self.limits or result.name == slices.ALL)
+            r for r in evaluation.slices if not r.hypothesis and (r.verdict != "insufficient" or self._counts(r))
         )
+
+    def not_judged(self, evaluation: Evaluation) -> tuple[SliceResult, ...]:
+        """The slices of one data set that are too small for a verdict, and do not decide."""
+        deciding = self.deciding_of(evaluation)
+        return tuple(r for r in evaluation.slices if not r.hypothesis and r not in deciding)
+
+    def _counts(self, result: SliceResult) -> bool:
+        """Whether it must not be passed over, however small it is."""
+        plain = result.name.removeprefix(f"{result.metric}:") if result.metric else result.name
+        return result.name in self.limits or result.name == slices.ALL or plain in self.asked
 
 
 def judge_models(
@@ -89,7 +108,7 @@ def judge_models(
     table: JudgeTable | None = None,
     limits: Mapping[str, float] | None = None,
     data: Which = "heldout",
-    declarations: Iterable[str | slices.Declaration] | None = None,
+    declarations: slices.Slices | None = None,
     folders: Iterable[Path] = (),
     share: float = 1.0,
     say: Callable[[str], None] = lambda _: None,
@@ -97,25 +116,30 @@ def judge_models(
     """Run both ONNX files on the workload's data and judge the candidate slice by slice.
 
     The files need the inputs that the samples have and the outputs that the workload's `decode` reads; the workload's
-    own model is not looked at. `table` is as `[judge]` of a study, `limits` gives slices their own largest drop ("all":
-    that over all samples), `declarations` replace the workload's slices. The noise floor is measured unless
-    `table.noise` is off. `share` is 1 / N where this is one of N candidates that are chosen among (`verdicts.judge`).
+    own model, its calibration and training data and a data set that is not judged are not looked at. `table` is as
+    `[judge]` of a study, `limits` gives slices their own largest drop ("all": that over all samples), `declarations`
+    replace the workload's slices, whose functions they may call. The noise floor is measured unless `table.noise` is
+    off. `share` is 1 / N where this is one of N candidates that are chosen among (`verdicts.judge`).
 
-    Raises `DataError` for files and samples that cannot be judged, `UsageError` for unknown slices, `DeviceFailure` and
-    `TrialFailure` when a model, `decode` or a metric fails, `TargetUnavailable`.
+    Raises `DataError` for files and samples that cannot be judged, `UsageError` for unknown slices, both before any
+    model runs; `DeviceFailure` and `TrialFailure` when a model, `decode` or a metric fails, `TargetUnavailable`.
     """
     rules = table or JudgeTable()
     paths = [_model(original), _model(candidate)]
     place = find_target(target, folders=list(folders)) if isinstance(target, str) else target
     names = {"heldout": ("heldout",), "search": ("search",), "both": ("search", "heldout")}[data]
+    check_judged(workload, names)
+    datasets = [getattr(workload, name) for name in names]
+    asked = Asked.of(workload, declarations, rules, limits)
+    asked.check(datasets)
     with (
         tempfile.TemporaryDirectory(prefix="autotune-judge-") as scratch,
         open_device(place, work=Path(scratch)) as device,
         _telling_waits(device, say),
     ):
-        judging = _Judging(paths, workload, place, device, rules, dict(limits or {}), Path(scratch), share, say)
+        judging = _Judging(paths, asked, place, device, Path(scratch), share, say)
         try:
-            found = [judging.run(getattr(workload, name), declarations) for name in names]
+            found = [judging.run(each) for each in datasets]
         except DeviceFailure as error:  # the device knows models by their digests
             raise DeviceFailure(with_file_names(error.failure, {_digest(path): str(path) for path in paths})) from error
         fingerprint = device.fingerprint
@@ -129,6 +153,11 @@ def judge_models(
         evaluations=tuple(found),
         noise=judging.noise,
         notes=tuple(dict.fromkeys(judging.notes)),
+        floor=rules.floor,
+        asked=tuple(dict.fromkeys(judging.by_name)),
+        original_digest=_digest(paths[0]),
+        candidate_digest=_digest(paths[1]),
+        code=workload.code_digests(),
     )
 
 
@@ -138,27 +167,24 @@ class _Judging:
     def __init__(
         self,
         paths: list[Path],
-        workload: Workload,
+        asked: Asked,
         target: Target,
         device: Device,
-        table: JudgeTable,
-        limits: dict[str, float],
         scratch: Path,
         share: float,
         say: Callable[[str], None],
     ) -> None:
-        self._paths, self._workload, self._target, self._device = paths, workload, target, device
-        self._table, self._limits, self._scratch, self._share, self._say = table, limits, scratch, share, say
-        self._metrics = resolve_metrics(workload.metric)
-        self._bands: tuple[Bands, ...] | None = None
+        self._paths, self._asked, self._target, self._device = paths, asked, target, device
+        self._scratch, self._share, self._say = scratch, share, say
+        self._cut: tuple[tuple[Bands, ...], tuple[slices.Declaration, ...]] | None = None
         self.noise: dict[str, NoiseFloor] = {}
         self.notes: list[str] = []
+        self.by_name: list[str] = []
 
-    def run(self, given: Dataset, declarations: Iterable[str | slices.Declaration] | None) -> Evaluation:
+    def run(self, given: Dataset) -> Evaluation:
         """Predictions, slices, noise and verdicts on one data set."""
-        workload, table = self._workload, self._table
-        declared = slices.declared(workload.slices if declarations is None else declarations)
-        dataset = perturbations.perturbed(given, declared, workload)
+        workload, table, metrics = self._asked.workload, self._asked.table, self._asked.metrics
+        dataset = perturbations.perturbed(given, self._asked.declared, workload)
         workers = table.workers or max(1, self._device.fingerprint.cores // self._target.threads)
         self._say(f"both models answer {len(dataset)} {dataset.name} samples on {self._target.name}")
         before, after = predict_beside(
@@ -171,15 +197,16 @@ class _Judging:
             workers=workers,
             confidence=workload.confidence,
         )
-        if self._bands is None:
-            self._bands = fit_automatic(given, asked_for(declared, table.automatic), before)
-        columns = automatic_columns(dataset, self._bands, before)
+        if self._cut is None:
+            bands = fit_automatic(given, asked_for(self._asked.declared, table.automatic), before)
+            columns = automatic_columns(dataset, bands, before)
+            self._cut = bands, slices.fixed(dataset, self._asked.declared, columns=columns)
+        bands, declared = self._cut
+        columns = automatic_columns(dataset, bands, before)
         automatic = [slices.Declaration(kind) for kind in table.automatic if kind in columns]
         masks = slices.assign(dataset, [*declared, *automatic], columns=columns, floor=table.floor)
-        known = [*masks, *(f"{metric.name}:{name}" for metric in self._metrics[1:] for name in masks)]
-        unknown = next((name for name in self._limits if name not in known), None)
-        if unknown is not None:
-            raise UsageError(f"limit on slice {unknown!r}: there is no such slice; {did_you_mean(unknown, known)}")
+        self._asked.check_limits(list(masks))  # bands of difficulty that there are none of
+        self.by_name += self._asked.by_name(masks, declared)
         self.notes += masks.notes
         if table.noise:
             self._say("the original answers once more, run another way: the noise floor")
@@ -188,7 +215,7 @@ class _Judging:
                 self._device,
                 dataset,
                 masks,
-                self._metrics,
+                metrics,
                 before,
                 workload.decode,
                 batch=table.batch,
@@ -200,11 +227,11 @@ class _Judging:
             target=self._target.name,
             dataset=dataset,
             masks=masks,
-            metrics=self._metrics,
+            metrics=metrics,
             original=before,
             candidate=after,
             table=table,
-            limits=self._limits,
+            limits=self._asked.limits,
             kinds=masks.kinds,
             noise=self.noise[dataset.name].drops if table.noise else None,
             share=self._share,

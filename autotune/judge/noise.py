@@ -1,4 +1,7 @@
-"""The noise floor: the original against itself, run in another way. A drop no larger than that says nothing."""
+"""The noise floor: the original against itself, run in another way. A drop no larger than that says nothing.
+
+Varied are the number of threads, the batches, the provider, and, where the runtime builds engines, the build.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ from autotune.workload import Dataset, Decode
 from hwprofiles.device import Device, open_device
 from hwprofiles.errors import BadProfile, DeviceFailure, TargetUnavailable
 from hwprofiles.fingerprint import Fingerprint
+from hwprofiles.registry import RUNTIMES, load_plugin
+from hwprofiles.runtimes.protocol import builds_engines
 from hwprofiles.target import Target
 
 _BATCH = 8
@@ -78,7 +83,8 @@ def noise_floor(
     workers: int,
     work: Path,
 ) -> NoiseFloor:
-    """Run the original with other threads, in other batches and on every other provider of the same target.
+    """Run the original with other threads or from another build of its engine, in other batches and on every other
+    provider of the same target.
 
     `original` is what it answered as it is judged, on `device`; `work` is a folder. A variation that cannot be run
     there is listed with the reason. Raises what the metrics raise.
@@ -117,8 +123,15 @@ def _opened(target: Target, device: Device, work: Path) -> AbstractContextManage
 def _variations(
     model: Path, target: Target, found: Fingerprint, batch: int, impossible: list[str]
 ) -> Iterator[Variation]:
+    runtime = load_plugin(RUNTIMES, target.runtime, target=target.name)
     threads = 1 if target.threads > 1 else min(_THREADS, found.cores)
-    if threads != target.threads:
+    if builds_engines(runtime):  # an engine runs on the card, whose threads are no choice
+        rebuilt = runtime.another_build(target)
+        if rebuilt is not None:
+            yield Variation("another engine build", rebuilt, batch)
+        else:
+            impossible.append(f"another engine build: {target.runtime} builds the same engine every time")
+    elif threads != target.threads:
         words = f"{threads} threads" if threads > 1 else "1 thread"
         yield Variation(words, target.model_copy(update={"threads": threads}), batch)
     else:

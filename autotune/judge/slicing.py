@@ -16,27 +16,27 @@ def asked_for(declarations: Iterable[Declaration], automatic: Sequence[Automatic
     return tuple(kind for kind in AUTOMATIC if kind in automatic or kind in named)
 
 
-def fit_automatic(dataset: Dataset, kinds: Sequence[Automatic], original: Predictions) -> tuple[Bands, ...]:
+def fit_automatic(dataset: Dataset, kinds: Sequence[Automatic], original: Predictions | None) -> tuple[Bands, ...]:
     """Bands of difficulty and size; none of a kind where the samples do not differ, or a metadata column has its name.
 
     Difficulty is the original's confidence. Where its outputs tell none there are no bands of difficulty: cutting by
     whether the original was right would make every band look worse than it is, since the right ones can only flip
-    one way.
+    one way. Without the `original`'s answers there are those of size alone.
     """
     fitted = (fit_bands(_values(dataset, kind, original), kind) for kind in wanted(dataset, kinds))
     return tuple(bands for bands in fitted if bands is not None)
 
 
 def automatic_columns(
-    dataset: Dataset, bands: Iterable[Bands], original: Predictions
+    dataset: Dataset, bands: Iterable[Bands], original: Predictions | None
 ) -> dict[str, Sequence[str | None]]:
     """Column -> the word of each sample as it was given; perturbed copies share that of what they were made from."""
     return {each.kind: each.apply(_values(dataset, each.kind, original)) for each in bands}
 
 
-def _values(dataset: Dataset, kind: Automatic, original: Predictions) -> list[float | None]:
+def _values(dataset: Dataset, kind: Automatic, original: Predictions | None) -> list[float | None]:
     given = [index for index, sample in enumerate(dataset.samples) if not sample.perturbation]
     if kind == "size":
         return [input_size(dataset.samples[index]) for index in given]
-    known = difficulties(original.confidence)
+    known = difficulties(original.confidence) if original is not None else []
     return [known[index] for index in given] if known else [None] * len(given)

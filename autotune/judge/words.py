@@ -14,6 +14,7 @@ from autotune.trial import Trial
 from hwprofiles.measurement import Estimate
 
 _NAMED = 4  # slices in one sentence
+_UNJUDGED = 10  # of those that were not judged
 
 _DATA = {"heldout": "held-out"}
 
@@ -32,30 +33,38 @@ def sentences(judgement: ModelJudgement) -> list[str]:
 def verdict_sentence(judgement: ModelJudgement) -> str:
     """What the exit code says, and because of which slices."""
     limit = judgement.limit
-    deciding = judgement.deciding()
-    failing = sorted((r for r in deciding if r.verdict == "fail"), key=lambda r: -r.drop.value)
+    deciding = [_Placed(r, e.dataset) for e in judgement.evaluations for r in judgement.deciding_of(e)]
+    several = len(judgement.evaluations) > 1
+    failing = sorted((each for each in deciding if each.result.verdict == "fail"), key=lambda each: -each.drop)
     if failing:
         told = "; ".join(
-            f"{_name(r)} loses {loss(r.drop)}, {points(_limit(r, limit))} allowed{_why(r, limit)}"
-            for r in failing[:_NAMED]
+            f"{each.name(several)} loses {loss(each.result.drop)}, {points(_limit(each.result, limit))} allowed"
+            f"{_why(each.result, limit)}"
+            for each in failing[:_NAMED]
         )
         verb = "loses" if len(failing) == 1 else "lose"
-        count = f"{len(failing)} of {_count(len(deciding), 'slice')} {verb}"
-        return f"Fails: {count} more than allowed: {told}{_more(failing)}."
-    open_ = [r for r in deciding if r.verdict in ("undecided", "insufficient")]
+        count = _of(judgement, failing, deciding)
+        return f"Fails: {count} {verb} more than allowed: {told}{_more(failing)}{_not_judged(judgement)}."
+    open_ = [each for each in deciding if each.result.verdict in ("undecided", "insufficient")]
     if open_:
-        open_.sort(key=lambda r: (r.needed is None, r.needed or 0))
-        told = "; ".join(_name(r) + needs(r) for r in open_[:_NAMED])
-        passed = f"{len(deciding) - len(open_)} of {_count(len(deciding), 'slice')}"
-        return f"Undecided: {passed} pass, none fails; the data do not decide for {told}{_more(open_)}."
-    one = "the slice" if len(deciding) == 1 else f"all {len(deciding)} slices"
-    return f"Passes: {one} certainly lose no more than allowed ({points(limit)} points where nothing else is said)."
+        open_.sort(key=lambda each: (each.result.needed is None, each.result.needed or 0))
+        told = "; ".join(each.name(several) + _open(each.result, judgement.floor) for each in open_[:_NAMED])
+        passed = _of(judgement, [each for each in deciding if each not in open_], deciding)
+        return (
+            f"Undecided: {passed} pass, none fails; the data do not decide for {told}{_more(open_)}"
+            f"{_not_judged(judgement)}."
+        )
+    one = "the slice" if len(deciding) == 1 else _all(judgement, deciding)
+    return (
+        f"Passes: {one} certainly lose no more than allowed ({points(limit)} points where nothing else is said)"
+        f"{_not_judged(judgement)}."
+    )
 
 
 def evaluation_sentences(evaluation: Evaluation) -> list[str]:
     """The whole, the worst slice, flips, noise and confidence on one data set."""
     whole = evaluation.slices[0]
-    data = _DATA.get(evaluation.dataset, evaluation.dataset)
+    data = _data(evaluation.dataset)
     lines = [f"WARNING: on the {data} data {each}." for each in evaluation.warnings]
     lines += [
         f"On {whole.n:,} {data} samples {evaluation.metric} goes from {percent(whole.original.value)} to "
@@ -83,6 +92,64 @@ def evaluation_sentences(evaluation: Evaluation) -> list[str]:
     if before is not None and after is not None:
         lines.append(f"Wrong and at least 90 % sure: {percent(before)} of the samples before, {percent(after)} now.")
     return lines
+
+
+class _Placed(NamedTuple):
+    """A result and the data set it is of."""
+
+    result: SliceResult
+    data: str
+
+    @property
+    def drop(self) -> float:
+        return self.result.drop.value
+
+    def name(self, several: bool) -> str:
+        """With the data set, where there are several."""
+        return _name(self.result) + (f" ({_data(self.data)})" if several else "")
+
+
+def _of(judgement: ModelJudgement, some: Sequence[_Placed], deciding: Sequence[_Placed]) -> str:
+    """2 of 6 slices; of two data sets each by itself, since they are cut alike."""
+    if len(judgement.evaluations) == 1:
+        return f"{len(some)} of {_count(len(deciding), 'slice')}"
+    told = []
+    for evaluation in judgement.evaluations:
+        here, there = (sum(each.data == evaluation.dataset for each in group) for group in (some, deciding))
+        told.append(f"{here} of {_count(there, 'slice')} of the {_data(evaluation.dataset)} data")
+    return " and ".join(told)
+
+
+def _all(judgement: ModelJudgement, deciding: Sequence[_Placed]) -> str:
+    """all 6 slices that could be judged"""
+    left = " that could be judged" if any(judgement.not_judged(each) for each in judgement.evaluations) else ""
+    if len(judgement.evaluations) == 1:
+        return f"all {len(deciding)} slices{left}"
+    counts = [(sum(each.data == e.dataset for each in deciding), _data(e.dataset)) for e in judgement.evaluations]
+    return " and ".join(f"all {_count(count, 'slice')} of the {data} data" for count, data in counts) + left
+
+
+def _not_judged(judgement: ModelJudgement) -> str:
+    """Which slices are too small for a verdict, how many samples they have and how many are needed."""
+    several = len(judgement.evaluations) > 1
+    small = [_Placed(r, e.dataset) for e in judgement.evaluations for r in judgement.not_judged(e)]
+    if not small:
+        return ""
+    told = ", ".join(each.name(several) + f" has {_count(each.result.n, 'sample')}" for each in small[:_UNJUDGED])
+    rest = f" and {len(small) - _UNJUDGED} more" if len(small) > _UNJUDGED else ""
+    needed = f" of the {judgement.floor:,} that a verdict needs" if judgement.floor is not None else ""
+    return f"; not judged: {told}{rest}{needed}"
+
+
+def _open(result: SliceResult, floor: int | None) -> str:
+    """What a slice lacks for a verdict."""
+    if result.verdict != "insufficient" or floor is None:
+        return needs(result)
+    return f" ({_count(result.n, 'sample')} of the {floor:,} that a verdict needs)"
+
+
+def _data(name: str) -> str:
+    return _DATA.get(name, name)
 
 
 class HeldoutRecord(NamedTuple):
@@ -176,6 +243,6 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
-def _more(results: Sequence[SliceResult]) -> str:
+def _more(results: Sequence[object]) -> str:
     rest = len(results) - _NAMED
     return f" and {rest} more" if rest > 0 else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import overload
@@ -14,13 +14,13 @@ from autotune.errors import AutotuneError, DataError
 from autotune.perturbations.protocol import Perturbation, Surroundings
 from autotune.perturbations.registry import find
 from autotune.perturbations.text import vocabulary
-from autotune.slices import AUTOMATIC, Declaration, MadeBy, Mask, Node, Population, parse
+from autotune.slices import AUTOMATIC, Function, MadeBy, Mask, Node, Population, Slices, declared, functions_of, parse
 from autotune.workload import Arrays, Dataset, Sample, Workload
 
 
 def perturbed(
     dataset: Dataset,
-    declarations: Iterable[str | Declaration],
+    declarations: Slices,
     workload: Workload,
     *,
     seed: int = 0,
@@ -38,10 +38,12 @@ def perturbed(
     """
     given = [index for index, sample in enumerate(dataset.samples) if not sample.perturbation]
     calls: dict[str, tuple[MadeBy, Mask]] = {}
-    for node in [parse(str(declaration)) for declaration in declarations]:
+    wanted = declared(declarations)
+    functions = functions_of(wanted)
+    for node in [parse(declaration.text) for declaration in wanted]:
         for call in _calls(node):
             find(call, workload)  # says what is wrong with it before anything else is
-            needed = _needed(node, call, dataset, given, columns or {})
+            needed = _needed(node, call, dataset, given, columns or {}, functions)
             earlier = calls.get(call.text, (call, np.zeros(len(given), dtype=bool)))[1]
             calls[call.text] = (call, earlier | needed)
     if not calls:
@@ -143,7 +145,12 @@ def _calls(node: Node) -> list[MadeBy]:
 
 
 def _needed(
-    node: Node, call: MadeBy, dataset: Dataset, given: Sequence[int], columns: Mapping[str, Sequence[object]]
+    node: Node,
+    call: MadeBy,
+    dataset: Dataset,
+    given: Sequence[int],
+    columns: Mapping[str, Sequence[object]],
+    functions: Mapping[str, Function],
 ) -> Mask:
     """Which of the samples as they were given the declaration would cover if all had been made by `call`."""
     samples = [dataset.samples[index] for index in given]
@@ -151,7 +158,7 @@ def _needed(
         name: [values[index] for index in given] if len(values) == len(dataset) else values
         for name, values in columns.items()
     }
-    population = Population(dataset.name, samples, [call.text] * len(samples), computed)
+    population = Population(dataset.name, samples, [call.text] * len(samples), computed, functions=functions)
     unknown = {name for name in AUTOMATIC if name not in columns and not any(name in s.metadata for s in samples)}
     if node.columns() & unknown:
         return np.ones(len(samples), dtype=bool)

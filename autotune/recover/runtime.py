@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hwprofiles.errors import BadProfile
+from hwprofiles.runtimes.installing import apart
 from hwprofiles.target import Target
 
 _CUDA_BUILDS = "https://download.pytorch.org/whl/cu130"
@@ -70,15 +71,23 @@ class TorchCuda:
         return 0
 
     def install_hint(self, target: Target) -> str:
-        python = target.python or (sys.executable if target.transport == "local" else "python3")
-        install = f"{shlex.quote(python)} -m pip install"
+        """For a local target without an interpreter of its own: an environment beside ours, which has another torch."""
         if self.device != "cuda":
-            return f"{install} numpy onnx 'torch>=2.10' (Python 3.11 or later)"
+            python = target.python or (sys.executable if target.transport == "local" else "python3")
+            return f"{shlex.quote(python)} -m pip install numpy onnx 'torch>=2.10' (Python 3.11 or later)"
         # pip leaves a torch without CUDA where it is: its version is as good.
+        new = target.transport == "local" and target.python is None
+        force = "" if new else "--force-reinstall "
+        command = apart(
+            target,
+            "torch-gpu",
+            lambda pip: (
+                f"{pip} {force}'torch>=2.10' --index-url {_CUDA_BUILDS} && {pip} numpy onnx 'nvidia-ml-py>=13.580,<14'"
+            ),
+        )
         return (
-            f"{install} --force-reinstall 'torch>=2.10' --index-url {_CUDA_BUILDS} && "
-            f"{install} numpy onnx 'nvidia-ml-py>=13.580,<14' (Python 3.11 or later; torch's builds for CUDA 13.0, "
-            "which want driver 580 or newer: for an older one cu126 in place of cu130)"
+            f"{command} (Python 3.11 or later; torch's builds for CUDA 13.0, which want driver 580 or newer: for an "
+            "older one cu126 in place of cu130)"
         )
 
 

@@ -83,7 +83,8 @@ def attend(config: StudyConfig, targets: Sequence[Target], opener: Opener, store
     changed = without(config, targets, absent)
     for left in changed.left_out:
         if left.target in opened.absent:
-            watch(Progress("targets", announced(left, changed, targets[0].name), news=True))
+            for line in announced(left, changed, targets):
+                watch(Progress("targets", line, news=True))
     there = tuple(target for target in targets if target.name not in absent)
     return Attendance(changed, there, opened, new=bool(opened.absent))
 

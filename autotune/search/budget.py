@@ -47,6 +47,33 @@ class Aim:
         return self.minimise is not None
 
 
+def modelled(config: StudyConfig, objectives: Sequence[MetricKey]) -> tuple[MetricKey, ...]:
+    """What the sampler learns: the objectives, then every other cost that the budget limits, such as memory.
+
+    Such a cost is measured with every trial and learnt as a sum over the choices, like a latency; it is no axis of the
+    front. A stock sampler knows nothing of limits, so it is given the objectives alone.
+    """
+    keys = list(objectives)
+    if config.search.sampler == "surrogate":
+        for key in map(parse_key, config.budget):
+            if key.name in COST_METRICS and _objective(key, keys) is None:
+                keys.append(key)
+    return tuple(keys)
+
+
+def filtered(config: StudyConfig, baseline: Mapping[str, Value]) -> list[str]:
+    """One sentence on the limits of the budget that decide what ships, but are not searched for; none without any."""
+    wanted = aim(config, modelled(config, config.objective_keys), baseline)
+    named = [text for text in wanted.unsolved if text in config.budget]
+    if not named:
+        return []
+    it, are = ("it", "is") if len(named) == 1 else ("them", "are")
+    return [
+        f"{', '.join(named)} {are} not solved for, as no model of the search predicts {it}: what was measured is "
+        f"filtered by {it}; to search for {it}, name {it} in [search] objectives"
+    ]
+
+
 def aim(config: StudyConfig, objectives: Sequence[MetricKey], baseline: Mapping[str, Value]) -> Aim:
     """Which objectives the budget limits, and which one to make best within it.
 
@@ -149,10 +176,11 @@ def best(trials: Sequence[Trial], config: StudyConfig, *, final: bool = False) -
     if not any(parse_key(text).name in COST_METRICS for text in config.budget):
         return cheapest
     baseline = next((trial for trial in trials if trial.number == 0), None)
-    wanted = aim(config, keys, baseline.metrics if baseline is not None else {}).minimise
+    known_of_original = baseline.metrics if baseline is not None else {}
+    wanted = aim(config, modelled(config, keys), known_of_original).minimise
     if wanted is None:
         return cheapest
-    key = keys[wanted]
+    key = modelled(config, keys)[wanted]
     known = [
         (found.value if key.smaller_is_better else -found.value, trial)
         for trial in pareto.within(trials, config.limits, final=final)

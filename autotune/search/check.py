@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict
 
 from autotune.compress.capabilities import UNWRITABLE
 from autotune.config import Family, LeftOut, StudyConfig
-from autotune.judge.power import enough_for
-from autotune.judge.spending import share
 from autotune.keys import WORST_ANYWHERE
 from autotune.search import recovery
-from autotune.search.budget import check_budget
+from autotune.search.budget import check_budget, filtered
+from autotune.search.effort import before_the_end
 from autotune.search.knowledge import smallest
 from autotune.search.loop import FINALIST_FACTOR, SENSITIVITY_SHARE
 from autotune.search.offers import Offer, notes, offers, told
 from autotune.search.prepare import Prepared
+from autotune.search.slice_sizes import too_small
 from autotune.search.slicing import Slicing
 from autotune.search.zeros import Zeros
 from autotune.trial import Trial
@@ -109,9 +109,11 @@ def make_report(
     warnings += [*prepared.lost, *([nothing] if nothing else [])]
     metric = prepared.workload.metric_name
     warnings += check_budget(config, metric, baseline, smallest(prepared, baseline))
+    warnings += [*filtered(config, baseline.metrics), *before_the_end(config.search)]
     offered_by = offers(prepared)
     warnings += notes(config, offered_by)
-    warnings += [*slicing.notes, *_too_small(config, slicing)]
+    sizes = {name: int(mask.sum()) for name, mask in slicing.search.items()}
+    warnings += [*slicing.notes, *too_small(config, sizes, baseline.metrics)]
     return CheckReport(
         study=config.name,
         model_digest=prepared.ingested.source_digest,
@@ -165,27 +167,3 @@ def _slices(slicing: Slicing) -> tuple[CheckedSlice, ...]:
         CheckedSlice(name=name, kind=masks.kinds[name], n=int(mask.sum()), heldout=there.get(name))
         for name, mask in masks.items()
     )
-
-
-def _too_small(config: StudyConfig, slicing: Slicing) -> list[str]:
-    """Slices on which nothing will be decided, with the size that would do."""
-    said, small = [], []
-    part = share(0, config.finalists.count)  # of the error: as one of the finalists
-    for name, mask in slicing.search.items():
-        limit, n = config.slice_limits.get(name), int(mask.sum())
-        enough = enough_for(limit if limit is not None else config.drop_limit, share=part)
-        if limit is not None and n < enough:
-            said.append(
-                f"slice {name!r} has {n} samples and a limit of {100 * limit:g} points; about {enough:,} would decide"
-            )
-        elif n < config.judge.floor:
-            said.append(f"slice {name!r} has {n} samples: fewer than judge.floor = {config.judge.floor} pass nothing")
-        elif n < enough:
-            small.append((n, name))
-    if small:
-        n, name = min(small)
-        said.append(
-            f"{len(small)} of {len(slicing.search)} slices are too small to pass {100 * config.drop_limit:g} points "
-            f"for certain: about {enough_for(config.drop_limit, share=part):,} samples would decide, {name!r} has {n}"
-        )
-    return said

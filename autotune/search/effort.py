@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from autotune.search.forecast import Forecast
+from autotune.config import SearchTable
+from autotune.search.forecast import LEAST, Forecast
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,13 @@ class Effort:
         if per_trial <= 0:
             return max(0, self.trials - finished)
         return max(0, int(self.seconds_left(finished, per_trial) / per_trial + 0.5))
+
+
+def before_the_end(search: SearchTable) -> list[str]:
+    """One sentence where `until_stable` cannot end a search before its trials do; none where it can."""
+    if not search.until_stable or search.trials > LEAST + 1:
+        return []
+    return [
+        f"until_stable (--until-stable) changes nothing here: it looks back on {LEAST + 1} trials before it ends a "
+        f"search, and this study has {search.trials} in all; it needs at least {LEAST + 2} (--trials)"
+    ]

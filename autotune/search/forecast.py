@@ -30,7 +30,8 @@ _DRAWS = 2000
 class Forecast:
     """The gain of the hypervolume by `trials` more trials, relative to now: median and 90 % interval.
 
-    `small` is the probability that it stays below 1 %.
+    `small` is the probability that it stays below 1 %; `seconds` about how long these trials take, None where nobody
+    knows.
     """
 
     trials: int
@@ -38,6 +39,7 @@ class Forecast:
     low: float
     high: float
     small: float
+    seconds: float | None = None
 
     @property
     def stable(self) -> bool:
@@ -45,13 +47,17 @@ class Forecast:
         return self.small >= SURE
 
     def __str__(self) -> str:
-        """20 more trials would bring about +0.8 % (0 to 2.1)."""
+        """20 more trials (about 6 min) would bring about +0.8 % (0 to 2.1)."""
         gain, low, high = (f"{100 * value:.1f}" for value in (self.gain, self.low, self.high))
-        return f"{self.trials} more trials would bring about +{gain} % ({low} to {high})"
+        time = "" if self.seconds is None else f" (about {duration(self.seconds)})"
+        return f"{self.trials} more trials{time} would bring about +{gain} % ({low} to {high})"
 
 
-def forecast(volumes: Sequence[float], ahead: int, *, seed: int = 0) -> Forecast | None:
-    """What `ahead` more trials bring. `volumes[i]`: the hypervolume after the i-th trial, not falling.
+def forecast(
+    volumes: Sequence[float], ahead: int, *, seed: int = 0, seconds_each: float | None = None
+) -> Forecast | None:
+    """What `ahead` more trials bring. `volumes[i]`: the hypervolume after the i-th trial, not falling; `seconds_each`:
+    how long one takes, where that is known.
 
     None while there are fewer than 30 trials since the first one with a volume above 0.
     """
@@ -74,7 +80,16 @@ def forecast(volumes: Sequence[float], ahead: int, *, seed: int = 0) -> Forecast
     drawn = rng.permuted(np.tile(second, (1, -(-ahead // len(later)))), axis=1)[:, :ahead]
     total = np.expm1((drawn * np.exp(-rate[:, None] * steps)).sum(1))
     low, gain, high = (float(q) for q in np.quantile(total, (0.05, 0.5, 0.95)))
-    return Forecast(ahead, gain, low, high, float(np.mean(total < SMALL)))
+    seconds = None if seconds_each is None else ahead * seconds_each
+    return Forecast(ahead, gain, low, high, float(np.mean(total < SMALL)), seconds)
+
+
+def duration(seconds: float) -> str:
+    """For people: 40 s, 6 min, 2 h 5 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def normalised(volume: float, scales: Sequence[float]) -> float:

@@ -88,6 +88,8 @@ def useful(config: StudyConfig, original: Trial, keys: Sequence[str]) -> dict[in
         **config.bounds,
         **{str(key): useful_drop(config, key) for key in map(parse_key, keys) if (key.name, key.slice) == _WORST_DROP},
     }
+    for key in {*keys} - {*map(str, config.objective_keys)} & {*config.budget}:  # no objective: anything within will do
+        bounds[key] = max(bounds.get(key, 0.0), config.budget[key])
     return {i: bounds[key] for i, key in enumerate(keys) if key in bounds}
 
 

@@ -13,7 +13,7 @@ from autotune.errors import Infeasible
 from autotune.keys import WORST_ANYWHERE, MetricKey
 from autotune.recipe import Recipe
 from autotune.search import budget, warm
-from autotune.search.effort import Effort
+from autotune.search.effort import Effort, before_the_end
 from autotune.search.knowledge import anchors, smallest
 from autotune.search.memory import Memory
 from autotune.search.outlook import Outlook
@@ -59,7 +59,8 @@ class SearchLoop:
         self._objectives, self._watch = tuple(objectives), watch
         self._warm = warm.knowledge(config, prepared, store, objectives)
         self._starting = Starting(config, prepared, store)
-        self._memory = Memory(config, prepared, store, runner, objectives, self._warm, self._starting, self._say)
+        learnt = budget.modelled(config, objectives)
+        self._memory = Memory(config, prepared, store, runner, learnt, self._warm, self._starting, self._say)
         self._outlook = Outlook(config, store, objectives)
         self._seconds: list[float] = []
         self._targets = runner.targets
@@ -73,7 +74,8 @@ class SearchLoop:
         effort = replace(effort, until_stable=self._config.search.until_stable)
         original = self._store.trial(0)
         metric, least = self._prepared.workload.metric_name, smallest(self._prepared, original)
-        for note in (*budget.check_budget(self._config, metric, original, least), *self._warm.notes):
+        notes = [*budget.check_budget(self._config, metric, original, least), *before_the_end(self._config.search)]
+        for note in (*notes, *budget.filtered(self._config, original.metrics), *self._warm.notes):
             self._say(note)
         unfinished = [t for t in self._store.trials(details=False) if t.state == "running" and t.number]
         for trial in unfinished:

@@ -42,7 +42,7 @@ class Memory:
         prepared: Prepared,
         store: Store,
         runner: TrialRunner,
-        objectives: Sequence[MetricKey],
+        objectives: Sequence[MetricKey],  # what is learnt: see `budget.modelled`
         warm: Warm,
         starting: Starting,
         say: Callable[[str], None],
@@ -122,7 +122,8 @@ class Memory:
         }
         complete = trial.state == "complete" and len(observed) == len(self._objectives)
         values = list(observed.values()) if complete else None
-        unfinished = optuna.trial.TrialState.PRUNED if trial.state == "rejected" else optuna.trial.TrialState.FAIL
+        partly = trial.state in ("rejected", "complete")  # complete, but recorded when less was measured
+        unfinished = optuna.trial.TrialState.PRUNED if partly else optuna.trial.TrialState.FAIL
         state = optuna.trial.TrialState.COMPLETE if complete else unfinished
         attributes = self._known(trial, guessed) | ({} if complete else {"observed": observed})
         constraints = {

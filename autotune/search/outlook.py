@@ -15,6 +15,7 @@ from autotune.search.surrogate.front import non_dominated
 from autotune.store import Store
 from autotune.trial import Trial
 
+_RECENT = 10  # trials that say how long the next ones take
 _KEPT = "outlook"  # under this key the store keeps the history and the last forecast
 
 
@@ -26,6 +27,7 @@ class Outlook:
         self._corner, self._scales = corner(config, store.trial(0), objectives)
         self._front: list[Trial] = []
         self._history: list[tuple[int, float]] = []  # (trial, volume after it)
+        self._seconds: list[float] = []  # of each of these trials, as recorded: known after a resume, too
         for trial in store.trials(details=False):
             if trial.state != "running" and trial.number and not trial.recovered:
                 self.add(trial)
@@ -38,10 +40,14 @@ class Outlook:
             self._front = [each for each, kept in zip(self._front, non_dominated(costs), strict=True) if kept]
         volume = pareto.hypervolume(self._front, self._objectives, self._corner)
         self._history.append((trial.number, normalised(volume, self._scales)))
+        if trial.durations:
+            self._seconds.append(sum(trial.durations.values()))
 
     def next(self, trials: int) -> Forecast | None:
         """What so many more trials would bring; None while too little is known."""
-        return forecast([volume for _, volume in self._history], trials, seed=self._seed)
+        recent = self._seconds[-_RECENT:]
+        each = sum(recent) / len(recent) if recent else None
+        return forecast([volume for _, volume in self._history], trials, seed=self._seed, seconds_each=each)
 
     def soon(self) -> Forecast | None:
         """The same of the few trials that decide whether to go on."""
@@ -50,7 +56,8 @@ class Outlook:
     def keep(self, trials: int, why: str = "") -> None:
         """Record the history and what `trials` more would bring, for the report; `why` the search ended, if it did."""
         told = self.next(trials)
-        known = None if told is None else {"trials": trials, "gain": told.gain, "low": told.low, "high": told.high}
+        kept = ("trials", "gain", "low", "high", "seconds")
+        known = None if told is None else {name: getattr(told, name) for name in kept}
         self._store.set_meta(_KEPT, {"volumes": self._history, "forecast": known, "stopped": why})
 
     def _cost(self, key: MetricKey, trial: Trial) -> float:

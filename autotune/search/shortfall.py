@@ -18,7 +18,7 @@ from autotune import pareto
 from autotune.config import StudyConfig
 from autotune.errors import Infeasible
 from autotune.keys import COST_METRICS, WORST, MetricKey, format_amount, parse_key
-from autotune.search.budget import Aim, aim, best
+from autotune.search.budget import Aim, aim, best, modelled
 from autotune.search.surrogate import SurrogateSampler
 from autotune.search.surrogate.solution import Solution
 from autotune.search.timeshare import TimeShare, time_share
@@ -41,8 +41,17 @@ class Predicted:
     feasible: bool = False
 
     def __str__(self) -> str:
+        return self.words(())
+
+    def words(self, unsolved: Sequence[str]) -> str:
+        """One sentence; `unsolved` are limits that the model knows nothing of, so that it cannot promise them."""
         if self.feasible:
             values = ", ".join(f"{text} {format_amount(v, parse_key(text))}" for text, v in self.values.items())
+            if unsolved:
+                return (
+                    f"the model of the search predicts a recipe within the other limits ({values}), but nothing of "
+                    f"{' and '.join(unsolved)}"
+                )
             return f"the model of the search predicts a recipe within the limits ({values}); more trials may find it"
         gives = [f"{text} by {format_amount(by, parse_key(text))}" for text, by in self.excess.items() if by]
         if not gives:
@@ -91,14 +100,22 @@ class Within:
     def lines(self) -> list[str]:
         chosen = f"with the best {self.made_best}" if self.made_best else "the cheapest"
         head = f"best in the budget: trial {self.trial.number}, {chosen} of all that are within it"
-        return [head, *(f"  {margin}" for margin in self.margins)]
+        looks = [] if self.trial.final else ["  as searched: held-out data, which did not choose it, may say otherwise"]
+        return [head, *(f"  {margin}" for margin in self.margins), *looks]
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
 
     def as_json(self) -> dict[str, Any]:
         margins = [{**asdict(m), "key": str(m.key), "spare": m.spare, "certain": m.certain} for m in self.margins]
-        return {"met": True, "trial": self.trial.number, "made_best": self.made_best, "limits": margins}
+        confirmed = bool(self.trial.final)
+        return {
+            "met": True,
+            "trial": self.trial.number,
+            "confirmed": confirmed,
+            "made_best": self.made_best,
+            "limits": margins,
+        }
 
 
 @dataclass(frozen=True)
@@ -141,9 +158,14 @@ class Shortfall:
         ]
         lines = [self.line, "best seen of each limit:", *seen]
         if self.prediction is not None:
-            lines.append(str(self.prediction))
+            lines.append(self.prediction.words(self.unsolved))
         if self.unsolved:
-            lines.append(f"not solved for, as no objective stands for it: {', '.join(self.unsolved)}")
+            nearest = self.explanation.nearest
+            known = [(text, nearest.metrics.get(text)) for text in self.unsolved]
+            has = [f"{text} {format_amount(v.value, parse_key(text))}" for text, v in known if v is not None]
+            of_nearest = f"; nearest trial {nearest.number} has {', '.join(has)}" if has else ""
+            named = ", ".join(self.unsolved)
+            lines.append(f"not solved for, only filtered by, as no model predicts it: {named}{of_nearest}")
         limited = [parse_key(text) for text in self.explanation.best]
         timed = [key.target for key in limited if key.name in _TIMES]
         if self.times is not None and timed:
@@ -191,12 +213,12 @@ def outcome(
         return None
     original = [_latest(trial) for trial in trials if trial.number == 0]
     baseline = original[0].metrics if original else {}
-    wanted = aim(config, config.objective_keys, baseline)
+    wanted = aim(config, learnt := modelled(config, config.objective_keys), baseline)
     finalists = [trial for trial in compressed if trial.final]
     for pool in (finalists, compressed):
         if pareto.within(pool, config.limits):
             costs = any(parse_key(text).name in COST_METRICS for text in config.budget)
-            named = str(config.objective_keys[wanted.minimise]) if costs and wanted.minimise is not None else ""
+            named = str(learnt[wanted.minimise]) if costs and wanted.minimise is not None else ""
             found = best([*original, *pool], config)
             return Within(found, named, _margins(found, config), wanted.unsolved)
     return explain(trials, config, wanted, prediction)

@@ -11,7 +11,7 @@ from autotune.errors import DataError
 from autotune.slices.bands import Bands
 from autotune.slices.columns import ALL, AUTOMATIC, Collection, Mask, Population
 from autotune.slices.combinations import And, Product
-from autotune.slices.declaration import RESERVED, Declaration, Kind
+from autotune.slices.declaration import RESERVED, Declaration, Kind, Slices, declared, functions_of
 from autotune.slices.expressions import Condition, Node
 from autotune.slices.parsing import parse
 
@@ -21,20 +21,21 @@ FLOOR = 30  # samples that one of all intersections must have at least
 class Assigned(dict[str, Mask]):
     """Slice name -> which samples are in it, `[n]` bool, "all" first, then in the order of declaration.
 
-    `kinds` says of every slice where it comes from, `declarations` as what it can be declared by itself, `notes` what
-    was left out or is there twice.
+    `kinds` says of every slice where it comes from, `declarations` as what it can be declared by itself, `origins`
+    which of the given declarations it is of, `notes` what was left out or is there twice.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.kinds: dict[str, Kind] = {}
         self.declarations: dict[str, Declaration] = {}
+        self.origins: dict[str, Declaration] = {}
         self.notes: list[str] = []
 
 
 def assign(
     data: Collection,
-    declarations: Iterable[str | Declaration],
+    declarations: Slices,
     *,
     expected: Iterable[str] = (),
     columns: Mapping[str, Sequence[object]] | None = None,
@@ -47,20 +48,20 @@ def assign(
     assigned; a value that only the first data have is then no mistake. `columns` are computed columns beside the
     metadata. Of all intersections (`font * effect`) those with fewer than `floor` samples are left out, with a note.
 
-    Raises `DataError` for data without samples, ids that occur twice, an unknown column, and a slice that
-    covers nothing or, declared by itself, everything; `UsageError` for a declaration that cannot be read.
+    Raises `DataError` for data without samples, ids that occur twice, an unknown column, a function that fails, and a
+    slice that covers nothing or, declared by itself, everything; `UsageError` for a declaration that cannot be read.
     """
     if not data.samples:
         raise DataError(f"the {data.name} data hold no sample; give at least one")
     wanted = dict.fromkeys(expected)
-    population = Population.of(data, columns, strict=not wanted)
+    given = declared(declarations)
+    population = Population.of(data, columns, strict=not wanted, functions=functions_of(given))
     _check_ids(population)
     assigned = Assigned()
     assigned[ALL], assigned.kinds[ALL] = population.given(), "declared"
     if not assigned[ALL].any():
         raise DataError(f"the {data.name} data hold perturbed samples only; give those that they were made from too")
-    for each in declarations:
-        declaration = each if isinstance(each, Declaration) else Declaration(each)
+    for declaration in given:
         _add(assigned, declaration, population, wanted, floor)
     for name in wanted:
         if name not in assigned:
@@ -71,7 +72,7 @@ def assign(
 
 def fixed(
     data: Collection,
-    declarations: Iterable[str | Declaration],
+    declarations: Slices,
     *,
     columns: Mapping[str, Sequence[object]] | None = None,
 ) -> tuple[Declaration, ...]:
@@ -79,14 +80,33 @@ def fixed(
 
     Raises `DataError` where a column has no bands, `UsageError` for a declaration that cannot be read.
     """
-    population = Population.of(data, columns)
+    given = declared(declarations)
+    population = Population.of(data, columns, functions=functions_of(given))
     found = []
-    for each in declarations:
-        declaration = each if isinstance(each, Declaration) else Declaration(each)
+    for declaration in given:
         node = parse(declaration.text)
         cut = _with_edges(node, population)
         found.append(declaration if cut is node else replace(declaration, text=cut.text))
     return tuple(found)
+
+
+def possible_names(
+    data: Collection, declarations: Slices, *, columns: Mapping[str, Sequence[object]] | None = None
+) -> list[str]:
+    """What the slices of these declarations can be called, those included that will turn out to cover nothing: asked
+    before computed columns are known, with `columns` that hold every word that they may have.
+
+    Raises as `assign` does for a column, value or function that does not exist.
+    """
+    given = declared(declarations)
+    population = Population.of(data, columns, functions=functions_of(given))
+    names = []
+    for declaration in given:
+        node = parse(declaration.text)
+        for condition in node.conditions(population):
+            condition.mask(population)
+            names.append(_name(declaration, condition, not node.depth))
+    return names
 
 
 def columns_of(declaration: str | Declaration) -> frozenset[str]:
@@ -122,7 +142,8 @@ def _add(
         if name not in assigned:
             assigned[name] = mask
             assigned.kinds[name] = declaration.kind or _kind(condition, population)
-            assigned.declarations[name] = Declaration(condition.text, name, declaration.kind)
+            assigned.declarations[name] = replace(declaration, text=condition.text, name=name)
+            assigned.origins[name] = declaration
     if small and len(small) == len(conditions) and not wanted:
         raise DataError(
             f"slice {declaration.text} of {population.name}: none of the {len(small)} intersections has {floor} "
@@ -144,10 +165,11 @@ def _name(declaration: Declaration, condition: Condition, alone: bool) -> str:
 def _kind(condition: Condition, population: Population) -> Kind:
     if condition.made_by():
         return "perturbed"
-    if isinstance(condition, And) and len({frozenset(part.columns()) for part in condition.parts}) > 1:
+    if isinstance(condition, And) and len({(part.columns(), part.functions()) for part in condition.parts}) > 1:
         return "intersection"
     named = condition.columns()
-    return "automatic" if all(name in AUTOMATIC and population.is_computed(name) for name in named) else "declared"
+    computed = named and all(name in AUTOMATIC and population.is_computed(name) for name in named)
+    return "automatic" if computed and not condition.functions() else "declared"
 
 
 def _nothing(name: str, condition: Condition, population: Population) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.errors import DataError, did_you_mean
+from autotune.errors import AutotuneError, DataError, UsageError, did_you_mean
 
 ALL = "all"  # the slice of every sample as it was given; always the first
 LABEL = "label"
@@ -49,7 +49,8 @@ class Population:
 
     `perturbations[i]` is how sample i was made, "" where it is as it was given. `computed` are columns beside the
     metadata, one value per sample, None where a sample has none. In the data that a declaration is first read on,
-    `strict`, a value that no sample has is a mistake; in those that are judged later it is merely absent.
+    `strict`, a value that no sample has is a mistake; in those that are judged later it is merely absent. `functions`
+    are the workload's own, by name.
     """
 
     name: str
@@ -57,18 +58,25 @@ class Population:
     perturbations: Sequence[str]
     computed: Mapping[str, Sequence[object]] = field(default_factory=dict)
     strict: bool = True
+    functions: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
     _texts: dict[str, list[str | None]] = field(default_factory=dict, compare=False, repr=False)
+    _held: dict[str, Mask] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(
-        cls, data: Collection, columns: Mapping[str, Sequence[object]] | None = None, *, strict: bool = True
+        cls,
+        data: Collection,
+        columns: Mapping[str, Sequence[object]] | None = None,
+        *,
+        strict: bool = True,
+        functions: Mapping[str, Callable[[Any], bool]] | None = None,
     ) -> Population:
         """All samples of a data set. A column of `columns` has a value per sample, or one per sample as it was
         given, which its perturbed copies then share. Raises `DataError` for one of another length."""
         samples = list(data.samples)
         made = [sample.perturbation for sample in samples]
         computed = {name: _spread(name, list(values), samples, data.name) for name, values in (columns or {}).items()}
-        return cls(data.name, samples, made, computed, strict)
+        return cls(data.name, samples, made, computed, strict, functions or {})
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -116,6 +124,44 @@ class Population:
                     f"{name}={value!r}; declare {name} or {name}={value} instead"
                 )
         return np.array([np.nan if value is None else float(value) for value in values])
+
+    def holds(self, name: str) -> Mask:
+        """Of which samples a function says that they are in; a perturbed copy shares what it says of its source.
+
+        Raises `UsageError` for a function that does not exist, `DataError` for one that raises or gives anything else
+        than True or False.
+        """
+        if name not in self._held:
+            function = self.functions.get(name)
+            if function is None:
+                advice = did_you_mean(name, self.functions) if self.functions else "the workload declares none"
+                raise UsageError(
+                    f"slice {name}(): there is no function {name!r}; {advice} (a perturbation needs a strength, e.g. "
+                    "blur(2))"
+                )
+            said: dict[str, bool] = {}
+            for sample in sorted(self.samples, key=lambda each: bool(each.perturbation)):
+                source = source_of(sample)
+                if source not in said:
+                    said[source] = self._said(name, function, sample)
+            self._held[name] = np.array([said[source_of(sample)] for sample in self.samples], dtype=bool)
+        return self._held[name]
+
+    def _said(self, name: str, function: Callable[[Any], bool], sample: Tagged) -> bool:
+        where = f"slice {name} of the {self.name} data: its function"
+        try:
+            said: object = function(sample)
+        except AutotuneError:
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise DataError(f"{where} raised {reason} for sample {sample.id!r}") from error
+        if not isinstance(said, bool | np.bool_):
+            raise DataError(
+                f"{where} gave {said!r:.40} ({type(said).__name__}) for sample {sample.id!r}; it must give True or "
+                "False (to slice by other values, put them into Sample.metadata and declare the column)"
+            )
+        return bool(said)
 
     def values(self, name: str) -> list[str]:
         """The different values of a column, numbers first and in their order."""

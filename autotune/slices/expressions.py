@@ -65,6 +65,10 @@ class Node(ABC):
         """The perturbations that it names; empty: it is about samples as they were given."""
         return frozenset(made for part in self.parts for made in part.made_by())
 
+    def functions(self) -> frozenset[str]:
+        """The functions of the workload that it calls."""
+        return frozenset(name for part in self.parts for name in part.functions())
+
     @abstractmethod
     def conditions(self, population: Population) -> list[Condition]:
         """The slices that it stands for. Raises `DataError` for a column that does not exist or gives none."""
@@ -224,6 +228,23 @@ class MadeBy(Condition):
 
     def mask(self, population: Population) -> Mask:
         return np.array([made == self.text for made in population.perturbations], dtype=bool)
+
+
+@dataclass(frozen=True)
+class Holds(Condition):
+    """The samples of which a function of the workload says that they are in."""
+
+    function: str
+
+    @property
+    def text(self) -> str:
+        return f"{quoted(self.function)}()"
+
+    def functions(self) -> frozenset[str]:
+        return frozenset({self.function})
+
+    def mask(self, population: Population) -> Mask:
+        return population.holds(self.function)
 
 
 class Family(Node):

@@ -6,7 +6,7 @@
     one       = "!" one | "(" product ")" | condition
     condition = column [ sign value | "in" "{" value { "," value } "}" ]
               | number ("<" | "<=") column [ ("<" | "<=") number ]
-              | name "(" argument { "," argument } ")"
+              | name "(" [ argument { "," argument } ] ")"
 
 A word runs up to the next sign of the language; quotes hold anything. A value may hold parentheses in pairs.
 """
@@ -20,7 +20,17 @@ from functools import lru_cache
 from autotune.errors import UsageError
 from autotune.slices.bands import Bands, Cuts
 from autotune.slices.combinations import And, Not, Or, Product
-from autotune.slices.expressions import Between, ByThreshold, ByValue, Condition, MadeBy, Node, OneOf, OtherThan
+from autotune.slices.expressions import (
+    Between,
+    ByThreshold,
+    ByValue,
+    Condition,
+    Holds,
+    MadeBy,
+    Node,
+    OneOf,
+    OtherThan,
+)
 
 MAX_LENGTH = 2000  # characters; a declaration is a line of text
 MAX_NESTING = 50
@@ -30,6 +40,8 @@ _IN = re.compile(r"\s+in\s*\{")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _BOUND = re.compile(rf"\s*{_NUMBER.pattern}\s*($|[&|*)])")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*")
+_NOTHING = re.compile(r"\(\s*\)")  # between the parentheses of a workload's own function
+_QUOTES = re.compile(r"""(["'])((?:\\.|(?!\1)[^\\])*)\1\s*(?=$|[&|*)<>=!{},]|in\s*\{|(\(\s*\)))""")
 _ENDS = "&|*"
 _EXAMPLES = "declare a column (font), a value (font=serif) or a threshold (length<8)"
 
@@ -166,6 +178,9 @@ class _Parser:
         return Between(low, low_sign, column, sign[0], float(number[0]))
 
     def call(self, function: str, begun: int) -> Node:
+        if function not in ("bands", "cuts") and (nothing := _NOTHING.match(self.source, self.at)):
+            self.at = nothing.end()
+            return Holds(function)
         if _FUNCTION.fullmatch(function) is None:
             raise self.error(f"{function!r} is no name of a perturbation", begun, hint=f'a column is "{function}"')
         self.at += 1
@@ -207,7 +222,7 @@ class _Parser:
         """A word up to one of `ends`, or what is in quotes. With `pairs`, parentheses belong to it as long as they are
         closed again."""
         begun = self.skip()
-        if self.peek() in ("'", '"') and (inside := self.in_quotes()) is not None:
+        if self.peek() in ("'", '"') and (inside := self.in_quotes("(" in ends)) is not None:
             return inside
         depth = 0
         while self.at < len(self.source):
@@ -223,12 +238,11 @@ class _Parser:
             raise self.error(wanted, begun, hint="" if begun else _EXAMPLES)
         return word
 
-    def in_quotes(self) -> str | None:
-        """The text in quotes; None where the quote is a letter of a word, as in 'n' roll."""
-        found = re.compile(r"""(["'])((?:\\.|(?!\1)[^\\])*)\1\s*(?=$|[&|*)<>=!{},]|in\s*\{)""").match(
-            self.source, self.at
-        )
-        if found is None:
+    def in_quotes(self, called: bool) -> str | None:
+        """The text in quotes; None where the quote is a letter of a word, as in 'n' roll. `called`: it may be the name
+        of a function, with parentheses behind it."""
+        found = _QUOTES.match(self.source, self.at)
+        if found is None or (found[3] and not called):
             return None
         inside = re.sub(r"\\(.)", r"\1", found[2])
         if not inside.strip():

@@ -1,10 +1,10 @@
 """One tool's quantisers over one model, each format once, with its defaults. Run in the tool's own environment.
 
-python quantise.py TOOL DATA OUT
+python quantise.py TOOL DATA OUT [FORMAT/LABEL ...]
 
 DATA holds `model.onnx` and `calibration.npz`. Writes OUT/FORMAT/LABEL.onnx for the formats `w4-b32`, `int8-static` and
-`int8-dynamic`, as far as the tool has them, and OUT/told.json: seconds of CPU, or why there is no file, and nothing of
-an attempt that has begun and not ended.
+`int8-dynamic`, as far as the tool has them, or those that are named, and OUT/told.json: seconds of CPU, or why there is
+no file, and nothing of an attempt that has begun and not ended. What OUT/told.json tells already is not tried again.
 """
 
 from __future__ import annotations
@@ -189,9 +189,11 @@ TOOLS = {
 
 
 def main() -> None:
-    tool, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    told: dict[str, Any] = {}
+    tool, folder, out, only = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
+    told: dict[str, Any] = json.loads((out / "told.json").read_text()) if (out / "told.json").exists() else {}
     for name, attempt in TOOLS[tool](folder / "model.onnx", _samples(folder / "calibration.npz")).items():
+        if name in told or (only and name not in only):
+            continue
         file = out / f"{name}.onnx"
         file.parent.mkdir(parents=True, exist_ok=True)
         begun = time.process_time()

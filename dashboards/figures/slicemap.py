@@ -13,6 +13,7 @@ from dashboards.info.slicemap import SliceColumn, SliceMap
 ROW = 30  # pixels
 NAME_WIDTH = 30  # characters
 SIGNS = {"pass": "✓", "fail": "✗", "undecided": "?", "insufficient": "·"}
+LOOKS = "≈"  # before a sign: the data are those that the trial was chosen by
 WORDS = {
     "pass": "within the limit, certainly enough",
     "fail": "loses more than the limit",
@@ -57,7 +58,7 @@ def slice_figure(info: SliceMap, recommended: int | None) -> go.Figure:
             hoverinfo="text",
             hoverongaps=False,
             z=[[palette.drop_position(r.drop.value, info.limit, top) if r else None for r in row] for row in cells],
-            text=[[_cell(result) for result in row] for row in cells],
+            text=[[_cell(column, result) for column, result in zip(info.columns, row, strict=True)] for row in cells],
             texttemplate="%{text}",
             textfont={"size": 12},
             hovertext=[
@@ -90,8 +91,16 @@ def _row(info: SliceMap, index: int) -> str:
     return f"{palette.plain(name)}  <i>n={counts[0]:,}</i>" if counts else palette.plain(name)
 
 
-def _cell(result: SliceResult | None) -> str:
-    return "" if result is None else f"{units.points(result.drop.value, sign=True)} {SIGNS[result.verdict]}"
+def _cell(column: SliceColumn, result: SliceResult | None) -> str:
+    if result is None:
+        return ""
+    looks = LOOKS if _looks(column, result) else ""
+    return f"{units.points(result.drop.value, sign=True)} {looks}{SIGNS[result.verdict]}"
+
+
+def _looks(column: SliceColumn, result: SliceResult) -> bool:
+    """Whether the verdict is only what it looks like on search data."""
+    return column.dataset != "heldout" and result.verdict in ("pass", "fail")
 
 
 def _hover(column: SliceColumn, result: SliceResult | None, metric: str) -> str:
@@ -102,7 +111,9 @@ def _hover(column: SliceColumn, result: SliceResult | None, metric: str) -> str:
         f"{palette.plain(metric)} {units.percent(result.original.value)} → {units.percent(result.candidate.value)}",
         f"drop {units.points(result.drop.value)} points ({units.interval(result.drop, 100.0, 1)})",
         f"{result.flips_worse} samples worse, {result.flips_better} better, of {result.n:,}",
-        WORDS[result.verdict],
+        f"looks like: {WORDS[result.verdict]}; by search data alone"
+        if _looks(column, result)
+        else WORDS[result.verdict],
     ]
     if result.needed:
         lines.append(f"about {result.needed:,} more samples would decide")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dashboards.figures import palette
-from dashboards.figures.slicemap import SIGNS, WORDS
+from dashboards.figures.slicemap import LOOKS, SIGNS, WORDS
 from dashboards.page.html import Html, join, tag
 
 _SHAPES = {
@@ -56,7 +56,8 @@ def choices(names: tuple[str, ...]) -> Html:
 
 def verdicts() -> Html:
     """The signs in the slice map."""
-    return _row(_key(tag("b", sign), WORDS[verdict]) for verdict, sign in SIGNS.items())
+    looks = _key(tag("b", LOOKS), "before a sign: only looks like it, on the search data that chose the trial")
+    return _row([*(_key(tag("b", sign), WORDS[verdict]) for verdict, sign in SIGNS.items()), looks])
 
 
 def _row(items: Iterable[Html]) -> Html:

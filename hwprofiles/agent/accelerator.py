@@ -90,9 +90,12 @@ def about(session: Any, feed: dict[str, Any]) -> dict[str, Any] | None:
 
 def grown(before: dict[str, int | None], after: dict[str, int | None]) -> dict[str, Any]:
     """`process` and `process_source` of `hwprofiles.measurement.AcceleratorMemory`: by the first source that told both
-    times, the process's before the device's. The CUDA context of the process is part of it."""
+    times, the process's before the device's. The CUDA context of the process is part of it: one that holds nothing
+    after it has used the card is not shown by the driver."""
     for source, end in after.items():
         start = before.get(source)
+        if source == nvml.OF_PROCESS and not end:
+            continue
         if start is not None and end is not None:
             return {"process": max(0, end - start), "process_source": source}
     return {"process": None, "process_source": ""}

@@ -8,11 +8,14 @@ Source: CUDA Driver API and CUDA Runtime API, NVIDIA (docs.nvidia.com/cuda).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+from hwprofiles.agent import cuda_events
 
 PACKAGE = "cuda-bindings>=13.0,<14"
 
@@ -34,6 +37,8 @@ class CudaProblem(Exception):
 
 def probe(least: int = 0) -> dict[str, Any]:
     """The first card that CUDA sees: name, uuid, compute_capability ("9.0"), memory_bytes, cuda ("13.0").
+
+    `uuid` is "GPU-..." also for a MIG instance, which NVML calls "MIG-..." with the same digits.
 
     `least`: the CUDA version that the driver must support, as 13000 for 13.0. Raises `CudaProblem` of the kind
     "unavailable".
@@ -66,7 +71,9 @@ def probe(least: int = 0) -> dict[str, Any]:
     _drive(driver, "cuDeviceTotalMem_v2", ctypes.byref(memory), device)
     _drive(driver, "cuDeviceGetAttribute", ctypes.byref(major), ctypes.c_int(_MAJOR), device)
     _drive(driver, "cuDeviceGetAttribute", ctypes.byref(minor), ctypes.c_int(_MINOR), device)
-    _drive(driver, "cuDeviceGetUuid", uuid, device)
+    # The second version tells the UUID of a MIG instance, the first that of the card it is a part of (since CUDA 11.4).
+    newer = hasattr(driver, "cuDeviceGetUuid_v2")
+    _drive(driver, "cuDeviceGetUuid_v2" if newer else "cuDeviceGetUuid", uuid, device)
     digits = uuid.raw.hex()
     parts = [digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]]
     return {
@@ -106,10 +113,12 @@ def _spell(version: int) -> str:
 def open_cuda() -> Any:
     """`TorchCuda`, or `BoundCuda` where torch is not there or sees no card. Call `probe` first.
 
-    Both have the attribute `stream` (a number) and: `buffer(size)` of the card and `pinned(size)` of this machine, each
-    with `pointer`, the latter with `array` (numpy, uint8); `upload(buffer, pinned)`, `download(pinned, buffer)`,
-    `synchronize()`, `event()`, `record(event)`, `elapsed(first, last)` in seconds, and `capture(work)`, which gives a
-    function that replays what `work` put on the stream. All of them raise `CudaProblem`.
+    Both put everything on a stream of their own, whose number is `stream`, and have: `buffer(size)` of the card and
+    `pinned(size)` of this machine, each with `pointer`, the latter with `array` (numpy, uint8); `upload(buffer,
+    pinned)`, `download(pinned, buffer)`, `synchronize()`, `event()`, `record(event)`, `elapsed(first, last)` in
+    seconds, `capture(work)`, which gives a function that replays what `work` put on the stream, `on_stream()`, a context
+    in which replays need not look for the stream, and `release()`, which gives memory that nobody uses any more back to
+    the card. All of them raise `CudaProblem`, and `cuda_events.CardBroken` where the card's context is lost.
     """
     try:
         torch = importlib.import_module("torch")
@@ -139,13 +148,32 @@ class _Memory:
 
 
 class TorchCuda:
-    """CUDA by torch."""
+    """CUDA by torch.
+
+    torch's copies, replays and allocations go to whatever stream is current in the thread, and several sessions live in
+    one: so each of them is done inside `on_stream`, and none relies on what was current before.
+    """
+
+    _current: ClassVar[TorchCuda | None] = None  # whose stream it is, as far as `on_stream` knows
 
     def __init__(self, torch: Any) -> None:
         self._torch = torch
-        self._stream = torch.cuda.Stream()
-        torch.cuda.set_stream(self._stream)  # copies and replays then need not be told where
+        self._stream = self._try(torch.cuda.Stream)
         self.stream = int(self._stream.cuda_stream)
+
+    @contextlib.contextmanager
+    def on_stream(self) -> Iterator[None]:
+        """Make our stream the current one; inside of it once more it costs (nearly) nothing."""
+        before = TorchCuda._current
+        if before is self:
+            yield
+            return
+        with self._torch.cuda.stream(self._stream):
+            TorchCuda._current = self
+            try:
+                yield
+            finally:
+                TorchCuda._current = before
 
     def buffer(self, size: int) -> _Memory:
         tensor = self._guard(self._torch.empty, max(size, 1), dtype=self._torch.uint8, device="cuda")
@@ -162,45 +190,69 @@ class TorchCuda:
         self._guard(pinned.keep.copy_, buffer.keep, non_blocking=True)
 
     def synchronize(self) -> None:
-        self._guard(self._stream.synchronize)
+        self._try(self._stream.synchronize)
 
     def event(self) -> Any:
-        return self._guard(self._torch.cuda.Event, enable_timing=True)
+        event = self._try(self._torch.cuda.Event, enable_timing=True)
+        self.record(event)  # makes it: torch does that at the first record, which would be between two stamps
+        return event
 
     def record(self, event: Any) -> None:
-        event.record(self._stream)
+        self._try(event.record, self._stream)  # told where, so that nothing is done beside it
 
     def elapsed(self, first: Any, last: Any) -> float:
-        return float(self._guard(first.elapsed_time, last)) / 1e3
+        return float(self._try(first.elapsed_time, last)) / 1e3
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        graph = self._torch.cuda.CUDAGraph()
+        graph = self._try(self._torch.cuda.CUDAGraph)
 
         def record() -> None:
-            with self._torch.cuda.graph(graph, stream=self._stream):
+            # As trtexec: what other threads do meanwhile is no part of it and does not end it.
+            with self._torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 work()
 
         self._guard(record)
-        replay: Callable[[], None] = graph.replay
+
+        def replay() -> None:
+            if TorchCuda._current is self:  # inside of `on_stream`: the launch is timed, and nothing is done beside it
+                self._try(graph.replay)
+            else:
+                self._guard(graph.replay)
+
         return replay
 
+    def release(self) -> None:
+        """torch keeps what it was given back for itself; TensorRT, in the same process, takes from the card."""
+        self._guard(self._torch.cuda.empty_cache)
+
     def _guard(self, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """Do it on our stream."""
+        with self.on_stream():
+            return self._try(call, *arguments, **named)
+
+    def _try(self, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         try:
             return call(*arguments, **named)
-        except self._torch.cuda.OutOfMemoryError as error:
-            raise CudaProblem("oom", f"out of memory on the card: {_first(error)}", False) from error
-        except RuntimeError as error:
+        except RuntimeError as error:  # also torch.cuda.OutOfMemoryError
+            cuda_events.refuse_broken(error)
+            if isinstance(error, self._torch.cuda.OutOfMemoryError) or cuda_events.is_full(str(error)):
+                raise CudaProblem("oom", f"out of memory on the card: {_first(error)}", False) from error
             raise CudaProblem("crash", f"CUDA failed: {_first(error)}", False) from error
 
 
 class BoundCuda:
-    """CUDA by NVIDIA's `cuda-bindings`."""
+    """CUDA by NVIDIA's `cuda-bindings`. Every call is told its stream."""
 
     def __init__(self, runtime: Any) -> None:
         self._cuda = runtime
         self._ask(runtime.cudaSetDevice, 0)
-        self._stream = self._ask(runtime.cudaStreamCreateWithFlags, runtime.cudaStreamNonBlocking)
-        self.stream = int(self._stream)
+        stream = self._ask(runtime.cudaStreamCreateWithFlags, runtime.cudaStreamNonBlocking)
+        self._stream = _Owner(runtime.cudaStreamDestroy, stream)
+        self.stream = int(stream)
+
+    def on_stream(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing to do here."""
+        return contextlib.nullcontext()
 
     def buffer(self, size: int) -> _Memory:
         pointer = int(self._ask(self._cuda.cudaMalloc, max(size, 1)))
@@ -219,40 +271,41 @@ class BoundCuda:
         self._copy(pinned, buffer, self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost)
 
     def synchronize(self) -> None:
-        self._ask(self._cuda.cudaStreamSynchronize, self._stream)
+        self._ask(self._cuda.cudaStreamSynchronize, self._stream.what)
 
     def event(self) -> Any:
-        return self._ask(self._cuda.cudaEventCreate)
+        return _Owner(self._cuda.cudaEventDestroy, self._ask(self._cuda.cudaEventCreate))
 
     def record(self, event: Any) -> None:
-        self._ask(self._cuda.cudaEventRecord, event, self._stream)
+        self._ask(self._cuda.cudaEventRecord, event.what, self._stream.what)
 
     def elapsed(self, first: Any, last: Any) -> float:
-        return float(self._ask(self._cuda.cudaEventElapsedTime, first, last)) / 1e3
+        return float(self._ask(self._cuda.cudaEventElapsedTime, first.what, last.what)) / 1e3
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        cuda = self._cuda
-        self._ask(
-            cuda.cudaStreamBeginCapture, self._stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        )
+        cuda, stream = self._cuda, self._stream.what
+        self._ask(cuda.cudaStreamBeginCapture, stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
         try:
             work()
         except BaseException:
-            cuda.cudaStreamEndCapture(self._stream)  # or nothing else could run on the stream
+            broken = cuda.cudaStreamEndCapture(stream)[1]  # or nothing else could run on the stream
+            if broken is not None and int(broken):
+                cuda.cudaGraphDestroy(broken)
             cuda.cudaGetLastError()
             raise
-        graph = self._ask(cuda.cudaStreamEndCapture, self._stream)
-        ready = self._ask(cuda.cudaGraphInstantiate, graph, 0)
-        self._ask(cuda.cudaGraphDestroy, graph)
-        owner = _Owner(cuda.cudaGraphExecDestroy, ready)
+        graph = _Owner(cuda.cudaGraphDestroy, self._ask(cuda.cudaStreamEndCapture, stream))
+        owner = _Owner(cuda.cudaGraphExecDestroy, self._ask(cuda.cudaGraphInstantiate, graph.what, 0))
 
         def replay() -> None:
-            self._ask(cuda.cudaGraphLaunch, owner.what, self._stream)
+            self._ask(cuda.cudaGraphLaunch, owner.what, self._stream.what)
 
         return replay
 
+    def release(self) -> None:
+        """Nothing is kept here."""
+
     def _copy(self, to: _Memory, of: _Memory, kind: Any) -> None:
-        self._ask(self._cuda.cudaMemcpyAsync, to.pointer, of.pointer, of.size, kind, self._stream)
+        self._ask(self._cuda.cudaMemcpyAsync, to.pointer, of.pointer, of.size, kind, self._stream.what)
 
     def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
         code, *rest = call(*arguments)
@@ -262,7 +315,9 @@ class BoundCuda:
             text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
             if int(code) == _OUT_OF_MEMORY:
                 raise CudaProblem("oom", f"out of memory on the card: {text}", False)
-            raise CudaProblem("crash", f"CUDA failed: {text} ({call.__name__})", False)
+            problem = CudaProblem("crash", f"CUDA failed: {text} ({call.__name__})", False)
+            cuda_events.refuse_broken(problem)
+            raise problem
         return rest[0] if rest else None
 
 

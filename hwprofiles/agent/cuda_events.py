@@ -26,7 +26,10 @@ _FATAL = (
     "misaligned address",
     "illegal instruction",
 )
-_FULL = ("out of memory", "allocate memory", "bad_alloc", "alloc_failed", "memory allocation")
+_FULL = (
+    *("out of memory", "outofmemory", "insufficient memory", "allocate memory", "failed to allocate"),
+    *("bad_alloc", "alloc_failed", "memory allocation"),
+)
 
 
 class CardBroken(BaseException):
@@ -77,6 +80,13 @@ class Clock:
             self._do("cudaEventElapsedTime", ctypes.byref(between), self._events[start], self._events[end])
             found.append(max(between.value / 1e3, RESOLUTION))
         return found
+
+    def close(self) -> None:
+        """Give stream and events back; whoever was given `stream` must be gone."""
+        for event in self._events:
+            self._do("cudaEventDestroy", event)
+        self._events = []
+        self._do("cudaStreamDestroy", ctypes.c_void_p(self.stream))
 
     def _do(self, name: str, *arguments: Any) -> None:
         """Call it. Raises RuntimeError with CUDA's words."""

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 PACKAGE = "nvidia-ml-py>=13.580,<14"
+OF_PROCESS = "nvml:process"  # who told the bytes that a process holds
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h, nvmlClocksEventReasons).
 _REASONS = {
@@ -118,8 +119,9 @@ class Card:
 
         Of the latter only a difference means something. The former is None where the driver does not tell processes
         apart: in containers, with MIG, on Windows; it may be known before a process uses the card and not afterwards.
+        Where the driver lists others and not `pid` it is 0: that process uses no card yet, or is not shown.
         """
-        return {"nvml:process": self._process_bytes(pid), "nvml:device": self._device_bytes()}
+        return {OF_PROCESS: self._process_bytes(pid), "nvml:device": self._device_bytes()}
 
     def _process_bytes(self, pid: int) -> int | None:
         processes = self._processes()
@@ -194,10 +196,13 @@ def pick(nvml: Any, index: int = 0, uuid: str = "") -> Card:
     """`open_card` with the library given and started."""
     try:
         wanted = _visible(index)
-        for name in [name for name in (uuid, wanted) if name and isinstance(name, str)]:
+        # A MIG instance has a UUID of its own, which CUDA spells as a card's. The environment knows it as NVML does,
+        # and comes first: old drivers tell CUDA the UUID of the whole card.
+        names = [wanted if isinstance(wanted, str) else "", uuid.replace("GPU-", "MIG-", 1), uuid]
+        for name in filter(None, names):
             handle = _by_uuid(nvml, name)
-            if handle is not None:  # CUDA tells a MIG instance's UUID in another form than NVML
-                return Card(nvml, handle)
+            if handle is not None:
+                return Card(nvml, _part(nvml, handle))
         if isinstance(wanted, str):
             raise NvmlProblem(f"the driver shows no card {wanted}; nvidia-smi -L lists them")
         count = nvml.nvmlDeviceGetCount()
@@ -207,7 +212,7 @@ def pick(nvml: Any, index: int = 0, uuid: str = "") -> Card:
             )
         if wanted >= count:
             raise NvmlProblem(f"card {wanted} was asked for, but the driver shows {count}; count from 0")
-        return Card(nvml, nvml.nvmlDeviceGetHandleByIndex(wanted))
+        return Card(nvml, _part(nvml, nvml.nvmlDeviceGetHandleByIndex(wanted)))
     except nvml.NVMLError as error:
         raise NvmlProblem(_why(error)) from error
 
@@ -349,10 +354,32 @@ def _by_uuid(nvml: Any, uuid: str) -> Any:
         return nvml.nvmlDeviceGetHandleByUUID(uuid)
     except nvml.NVMLError:
         for number in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(number)
-            if _text(nvml.nvmlDeviceGetUUID(handle)).startswith(uuid):
-                return handle
+            whole = nvml.nvmlDeviceGetHandleByIndex(number)
+            for handle in [whole, *_parts(nvml, whole)]:
+                if _text(nvml.nvmlDeviceGetUUID(handle)).startswith(uuid):
+                    return handle
     return None
+
+
+def _part(nvml: Any, handle: Any) -> Any:
+    """The MIG instance that CUDA uses of a card that is named whole: the first. The card itself where it has none."""
+    return next(iter(_parts(nvml, handle)), handle)
+
+
+def _parts(nvml: Any, handle: Any) -> list[Any]:
+    """A card's MIG instances; none where it is not divided, or is one itself."""
+    found = []
+    try:
+        if nvml.nvmlDeviceIsMigDeviceHandle(handle) or not nvml.nvmlDeviceGetMigMode(handle)[0]:
+            return []
+        for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            try:
+                found.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number))
+            except nvml.NVMLError:
+                continue  # the numbers have gaps
+    except (AttributeError, nvml.NVMLError):  # an old package; a card that cannot be divided
+        return []
+    return found
 
 
 def _why(error: Any) -> str:

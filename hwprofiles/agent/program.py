@@ -246,7 +246,7 @@ class Agent:
 
     def _open(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
         # The handle's old session goes first: two at once would double the peak for nothing.
-        self._sessions.pop(request["handle"], None)
+        self._drop(request["handle"])
         timing.move_memory(request.get("padding", 0))
         start = time.perf_counter()
         options = {**self._options, "shapes": request.get("shapes") or []}
@@ -256,7 +256,7 @@ class Agent:
         return {"seconds": seconds, "inputs": session.inputs, "outputs": session.outputs}, {}
 
     def _close(self, request: dict[str, Any], _: list[timing.Feed]) -> Reply:
-        self._sessions.pop(request["handle"], None)
+        self._drop(request["handle"])
         return {}, {}
 
     def _warm(self, request: dict[str, Any], feeds: list[timing.Feed]) -> Reply:
@@ -390,6 +390,12 @@ class Agent:
         if stored is None:
             return unpack(request.get("feeds", 0), frames.unpack_arrays(request.get("arrays", []), payload))
         return self._stored.read(stored, request["feeds"], self._blob)
+
+    def _drop(self, handle: str) -> None:
+        """Let go of a session, if there is one. Some have to give back what the next one needs."""
+        session = self._sessions.pop(handle, None)
+        if hasattr(session, "close"):
+            session.close()
 
     def _session(self, handle: str) -> Any:
         if handle not in self._sessions:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprofiles.errors import BadProfile
-from hwprofiles.runtimes.onnxruntime import OnnxRuntime
+from hwprofiles.runtimes.installing import apart
 from hwprofiles.target import Target
 
 _PLAIN = "hwprofiles.runtimes.onnxruntime_backend"
@@ -48,13 +48,10 @@ class OnnxRuntimeCuda:
 
     def install_hint(self, target: Target) -> str:
         """For a local target without an interpreter of its own: never into ours, whose onnxruntime would be lost."""
+        command = apart(target, "ort-gpu", lambda pip: f"{pip} numpy {_NVML} {_PACKAGE}")
         if target.transport == "local" and target.python is None:
-            return (
-                f"python3 -m venv ~/ort-gpu && ~/ort-gpu/bin/pip install numpy {_NVML} {_PACKAGE}, and set `python` of "
-                "the target to ~/ort-gpu/bin/python (one environment holds only one onnxruntime, and ours has another)"
-            )
-        hint = OnnxRuntime().install_hint(target.model_copy(update={"provider": PROVIDER}))
-        return hint.replace("pip install numpy ", f"pip install numpy {_NVML} ")
+            return f"{command} (one environment holds only one onnxruntime, and ours has another)"
+        return f"{command} (one environment holds only one onnxruntime: uninstall any other there first)"
 
 
 def _flag(target: Target, name: str) -> bool:

@@ -144,6 +144,15 @@ class Session:
         """What a person should know of this session."""
         return [*self._notes, *self._launching]
 
+    def close(self) -> None:
+        """Give back the stream and its events, after what was put on them."""
+        self._bound, self._feeds, self._captured = [], [], []
+        self._session = None
+        clock, self._clock = self._clock, None
+        if clock is not None:
+            with contextlib.suppress(RuntimeError):
+                clock.close()
+
     def run(self, feed: Feed) -> list[Any]:
         """One inference with its copies; the outputs in the order of `outputs`."""
         return list(self._guarded(self._session.run, None, feed, self._settings(_CALM)))

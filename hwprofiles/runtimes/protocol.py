@@ -78,6 +78,12 @@ class Runtime(Protocol):
         """What installs the runtime for the target's interpreter: a command, or a sentence with one."""
 
 
+def builds_engines(runtime: Runtime) -> bool:
+    """Whether it builds an engine from a model, and can say `another_build(target) -> Target | None` of it: the target
+    with engines of another build. A runtime that runs models as they are has no such method."""
+    return hasattr(runtime, "another_build")
+
+
 def shipped(runtime: Runtime) -> Mapping[str, str]:
     """Sources that travel beside the device side, by dotted name; a runtime need not have any."""
     modules = getattr(runtime, "modules", None)

@@ -17,14 +17,13 @@ Options of the target that count here, beside those of its transport:
 from __future__ import annotations
 
 import difflib
-import shlex
-import sys
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
 
 from hwprofiles.errors import BadProfile
+from hwprofiles.runtimes.installing import apart
 from hwprofiles.target import Target
 
 _MODULES = (
@@ -57,8 +56,9 @@ class TensorRt:
     name: ClassVar[str] = "tensorrt"
     provider: ClassVar[str] = "TensorRT"
     builds: ClassVar[int] = 3
+    environment: ClassVar[str] = "trt"  # of its own, in the user's home, where install_hint advises one
     packages: ClassVar[str] = "'tensorrt-cu13>=11.4,<12' --extra-index-url https://pypi.nvidia.com"
-    origin: ClassVar[str] = "the libraries come from NVIDIA's own package index; PyPI has stubs that fetch them there"
+    origin: ClassVar[str] = "the libraries come from NVIDIA's own package index"
 
     def backend(self) -> str:
         return _source("tensorrt_backend")
@@ -88,17 +88,20 @@ class TensorRt:
     def files(self, target: Target) -> dict[str, Path]:
         return {}
 
+    def another_build(self, target: Target) -> Target | None:
+        """The same target with engines of another build: from another builder level, so that nothing timed or cached
+        for this one is used. None where each build is the same."""
+        other = 3 if target.options.get("builder_level", 3) == 2 else 2
+        return target.model_copy(update={"options": {**target.options, "builder_level": other}})
+
     def address_space(self, target: Target) -> int:
         """No limit: CUDA reserves tens of gigabytes of addresses that it never uses."""
         return 0
 
     def install_hint(self, target: Target) -> str:
-        python = target.python or (sys.executable if target.transport == "local" else "python3")
-        command = f"{shlex.quote(python)} -m pip install numpy nvidia-ml-py cuda-bindings {self.packages}"
-        host = target.options.get("host")
-        if target.transport == "ssh" and isinstance(host, str):
-            command = f"ssh {shlex.quote(host)} {shlex.quote(command)}"
-        return f"{command} ({self.origin})"
+        """For a local target without an interpreter of its own: an environment beside ours, and the target on it."""
+        packages = f"numpy nvidia-ml-py cuda-bindings {self.packages}"
+        return f"{apart(target, self.environment, lambda pip: f'{pip} {packages}')} ({self.origin})"
 
     def _refuse_unknown(self, target: Target) -> None:
         """Refuse what is no option of ours, or nearly one. Other transports than the local one have their own."""
@@ -116,9 +119,13 @@ class TensorRtRtx(TensorRt):
 
     name: ClassVar[str] = "tensorrt-rtx"
     provider: ClassVar[str] = "TensorRT-RTX"
+    environment: ClassVar[str] = "trt-rtx"
     builds: ClassVar[int] = 1  # it times no kernels when it builds: each build is the same
     packages: ClassVar[str] = "'tensorrt-rtx-cu13-libs>=1.7.1,<2' 'tensorrt-rtx-cu13-bindings>=1.7.1,<2'"
     origin: ClassVar[str] = "from PyPI"
+
+    def another_build(self, target: Target) -> Target | None:
+        return None
 
 
 def _source(name: str) -> str:

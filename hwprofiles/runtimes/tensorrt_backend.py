@@ -10,8 +10,9 @@ and so is the host's time of asking.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hwprofiles.runtimes.tensorrt_opened import Opened, TensorRtProblem
 Feed = dict[str, Any]
 
 _LEAST_CUDA = 13000  # TensorRT 11 and TensorRT-RTX 1.7 are built with CUDA 13
+_BY_CHANCE = frozenset({"oom", "timeout", "crash"})  # kinds of a failed build after which another may succeed
 _SETS = 256 << 20  # bytes of buffers that inputs are spread over, beyond the first two sets
 
 ERRORS: tuple[type[Exception], ...] = (TensorRtProblem, BuildProblem, cuda.CudaProblem, MemoryError)
@@ -120,6 +122,7 @@ class Session:
     def __init__(self, path: str, options: dict[str, Any], engine: tensorrt_engines.Engine | None = None) -> None:
         self._path, self._given = path, engine
         self._product, self._provider = options["runtime"], options["provider"]
+        self._engine: tensorrt_engines.Engine | None = None
         self._engines = _open_engines(options)
         self._trt = _load(options)
         self._cuda: Any = None  # not before the engine is built: until then the card's memory is the builder's
@@ -135,7 +138,7 @@ class Session:
         self._shapes: dict[str, list[list[int]]] = {}
         if options.get("shapes"):
             self._open(tensorrt_engines.ranges(options["shapes"]))
-            self.inputs, self.outputs = self._engine.inputs, self._engine.outputs
+            self.inputs, self.outputs = self._built().inputs, self._built().outputs
         else:
             told = self._engines.describe(path)
             self.inputs, self.outputs = told["inputs"], told["outputs"]
@@ -143,7 +146,12 @@ class Session:
     @property
     def notes(self) -> list[str]:
         """What a person should know of this session."""
-        return [*self._engines.notes, *self._notes, *self._launching]
+        failed = [] if self._engine is None else self._engine.failed
+        return [*self._engines.notes, *failed, *self._notes, *self._launching]
+
+    def close(self) -> None:
+        """Give the card's memory back, also what torch would keep of it for itself."""
+        self._drop()
 
     def run(self, feed: Feed) -> list[Any]:
         """One inference; the outputs in the order of `outputs`."""
@@ -173,22 +181,22 @@ class Session:
     def accelerator_memory(self, feed: Feed) -> dict[str, int | None]:
         """Bytes of the plan, of its weights, and of what the engine reserves for activations."""
         self._fit([feed])
-        return {"plan": len(self._engine.plan), **self._ready().memory()}
+        return {"plan": len(self._built().plan), **self._ready().memory()}
 
     def builds(self) -> list[dict[str, Any]]:
         """Every build that was tried for this engine; the first is the one that runs."""
-        return self._engine.builds
+        return self._built().builds
 
     def engine(self) -> bytes:
         """The plan that really runs."""
         self._ready()
-        return self._engine.plan
+        return self._built().plan
 
     def layers(self, feed: Feed, runs: int) -> list[dict[str, Any]]:
         """Every layer of the engine as a Kernel. Their seconds are from runs that the profiler watches, one by one."""
         self._fit([feed])
         opened = self._ready()
-        found = opened.layers() or self._engine.layers
+        found = opened.layers() or self._built().layers
         if not found:
             raise TensorRtProblem("unsupported", f"{self._provider} does not tell the layers of its engine")
         self._run(feed)  # what is loaded at the first run must not count as a layer's time
@@ -197,7 +205,7 @@ class Session:
             self._run(feed)
         seconds = {name: total / runs for name, total in totals.items()}
         return [
-            tensorrt_layers.kernel(told, self._provider, self._engine.types, seconds.get(str(told.get("Name")), 0.0))
+            tensorrt_layers.kernel(told, self._provider, self._built().types, seconds.get(str(told.get("Name")), 0.0))
             for told in found
         ]
 
@@ -206,28 +214,39 @@ class Session:
             raise TensorRtProblem("bad_model", "the model was opened without the shapes of its inputs")
         return self._opened
 
+    def _built(self) -> tensorrt_engines.Engine:
+        self._ready()
+        assert self._engine is not None
+        return self._engine
+
+    def _drop(self) -> None:
+        """Let go of everything on the card: buffers and graphs before the engine whose they are."""
+        self._sets, self._loaded, self._timer, self._opened = [], None, None, None
+        if self._cuda is not None:
+            self._cuda.release()
+
     def _open(self, shapes: dict[str, list[list[int]]]) -> None:
         """Get the engine for these shapes and load it; build it anew if what the cache had is of another version."""
-        self._sets, self._loaded, self._opened = [], None, None
+        self._drop()  # until it is built the card's memory is the builder's
         self._engine = self._given or self._engines.get(self._path, shapes)
         self._given = None  # other shapes want another one
         self._cuda = self._cuda or cuda.open_cuda()
         start = time.perf_counter()
         try:
-            self._opened = self._load_engine()
+            self._opened = self._load(self._engine)
         except TensorRtProblem as error:
             if self._engine.seconds or error.kind != "unavailable":
                 raise
             why = f"the engine in the cache could not be loaded and was built anew: {error}"
             self._engine = self._engines.again(self._path, shapes, why)
             start = time.perf_counter()
-            self._opened = self._load_engine()
+            self._opened = self._load(self._engine)
         self.load_seconds = time.perf_counter() - start
         self._shapes = shapes
         self.first_seconds = 0.0
 
-    def _load_engine(self) -> Opened:
-        return Opened(self._trt, self._engine.plan, self._product, self._engine.kernels)
+    def _load(self, engine: tensorrt_engines.Engine) -> Opened:
+        return Opened(self._trt, engine.plan, self._product, engine.kernels)
 
     def _fit(self, feeds: list[Feed]) -> None:
         """See that the engine takes these feeds. Raises `BuildProblem` if the model does not."""
@@ -329,33 +348,61 @@ class Session:
 def prepare(path: str, options: dict[str, Any], count: int, feeds: list[Feed]) -> None:
     """Build `count` times with every kernel timed anew, and keep the fastest: builders choose by noisy times.
 
-    Once is enough: what was measured must be what is exported, however often it is measured.
+    Once is enough: what was measured must be what is exported, however often it is measured. A build that fails, or
+    whose engine does not run, is told with the others; only where all of them fail there is none. Raises one of
+    `ERRORS`, of the last build that failed.
     """
     engines = _open_engines(options)
     shapes = tensorrt_engines.ranges(options["shapes"])
     there = engines.known(path, shapes)
-    if there is not None and len(there.builds) >= count:
+    if there is not None and len(there.builds) + len(there.failed) >= count:
         return
-    tried = [engines.build(path, shapes, fresh=True) for _ in range(count)]
-    for number, built in enumerate(tried):
+    tried: dict[int, tensorrt_engines.Engine] = {}
+    failed: dict[int, Exception] = {}
+    for number in range(count):
+        try:
+            built = engines.build(path, shapes, fresh=True)
+        except BuildProblem as error:
+            failed[number] = error
+            if not tried and error.kind not in _BY_CHANCE:
+                break  # it is the model, or the machine: the next build would end likewise
+            continue
         built.kernels = Path(options["scratch"]) / f"build-{number}.kernels"  # what RTX compiles, for its next opening
+        tried[number] = built
 
-    def opening(built: tensorrt_engines.Engine) -> Callable[[int], list[float]]:
-        return partial(Session(path, options, built).sample, feeds)
+    @contextlib.contextmanager
+    def opening(built: tensorrt_engines.Engine) -> Iterator[Callable[[int], list[float]]]:
+        session = Session(path, options, built)
+        try:
+            yield partial(session.sample, feeds)
+        finally:
+            session.close()
 
-    latencies = tensorrt_timing.compare([partial(opening, built) for built in tried])
-    for built, latency in zip(tried, latencies):  # noqa: B905  (Python 3.9; equally long)
-        built.builds[0]["latency"] = latency
+    found = tensorrt_timing.compare([partial(opening, built) for built in tried.values()], ERRORS)
+    for number, latency in zip(list(tried), found):  # noqa: B905  (Python 3.9; equally long)
+        built = tried[number]
         if built.kernels is not None:
             built.kernels.unlink(missing_ok=True)
-    engines.choose(path, shapes, sorted(tried, key=lambda built: float(built.builds[0]["latency"])))
+        if isinstance(latency, Exception):
+            failed[number] = latency
+            del tried[number]
+        else:
+            built.builds[0]["latency"] = latency
+    if not tried:
+        raise failed[max(failed)]
+    told = [f"build {number + 1} of {count} failed, the others were compared: {failed[number]}" for number in failed]
+    engines.choose(path, shapes, sorted(tried.values(), key=lambda built: float(built.builds[0]["latency"])), told)
 
 
 def kernels(path: str, options: dict[str, Any], feed: Feed, runs: int, scratch: str) -> list[dict[str, Any]]:
     """Every layer of the engine, with the type it really computes in; see `tensorrt_layers.kernel`."""
     del scratch
     shapes = [{name: list(value.shape) for name, value in feed.items()}]
-    return Session(path, {**options, "shapes": shapes}).layers(feed, runs)
+    session = Session(path, {**options, "shapes": shapes})
+    try:
+        return session.layers(feed, runs)
+    finally:
+        session.close()
 
 
 def classify(error: Exception, stage: str) -> str:

@@ -34,13 +34,18 @@ class Buffers:
         self._outputs: list[tuple[str, Any, Any, tuple[int, ...], str]] = []  # and element type
         engine, context = opened.engine, opened.context
         for name in opened.inputs():
+            if name not in feed:
+                raise TensorRtProblem("bad_model", f"the model takes {name!r}; it was given {', '.join(feed)}")
             data = typed(feed[name], name, engine.get_tensor_dtype(name).name)
             here = cuda.pinned(data.nbytes)
             here.array[:] = data.reshape(-1).view(numpy.uint8)
             self._inputs.append((name, here, cuda.buffer(data.nbytes), tuple(data.shape)))
             if not context.set_input_shape(name, tuple(data.shape)):
                 raise TensorRtProblem("bad_model", f"input {name!r} may not be {list(data.shape)}: {opened.last()}")
-        missing = context.infer_shapes()
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:  # its bindings raise here, unlike elsewhere
+            raise TensorRtProblem("bad_model", f"no shapes of outputs for these inputs: {opened.last()}") from error
         if missing:
             raise TensorRtProblem("bad_model", f"the shapes of the inputs do not decide on {', '.join(missing)}")
         for name in opened.outputs():

@@ -12,12 +12,15 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hwprofiles.agent import cuda_events
 from hwprofiles.runtimes import tensorrt_layers
 
 _MODULES = {"tensorrt": ("tensorrt", "tensorrt_bindings"), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
@@ -25,7 +28,8 @@ _LINE = 600  # characters of a message
 _KEPT = 20  # messages of the log
 
 # What a builder's log says when it is not the model's fault, or not only.
-_OOM = ("out of memory", "outofmemory", "insufficient memory", "failed to allocate", "bad_alloc")
+_NO_ROOM = re.compile(r"cuda initialization failure with error: 2\b")  # cudaErrorMemoryAllocation
+_GAVE_UP = "could not find any implementation"  # the last line where every kernel failed, each for its own reason
 _NO_CARD = ("cudaerror 35", "cudaerror 100", "cuda initialization failure", "no cuda-capable device")
 
 
@@ -92,7 +96,8 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     try:
         builder = trt.Builder(log)
     except (TypeError, RuntimeError) as error:  # a null pointer in its bindings
-        raise BuildProblem("unavailable", f"no builder: {_said(log) or error}") from error
+        kind = "oom" if is_full(log.errors) else "unavailable"
+        raise BuildProblem(kind, f"no builder: {_said(log) or error}") from error
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(typed)
     if network is None:
@@ -123,10 +128,12 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     result["seconds"] = time.perf_counter() - start
     if request.get("load"):
         _load_plan(trt, log, plan)
-    Path(request["plan"]).write_bytes(memoryview(plan))
+    try:
+        Path(request["plan"]).write_bytes(memoryview(plan))
+    except OSError as error:
+        raise BuildProblem("disk", f"the engine cannot be written: {error.strerror}; free some space there") from error
     if cache is not None:
-        cache = config.get_timing_cache()
-        save(Path(request["timing_cache"]), memoryview(cache.serialize()))
+        _keep_timings(config, Path(request["timing_cache"]), notes)
     result["layers"] = [layer for text in log.layers for layer in tensorrt_layers.logged(text)]
     notes += [" ".join(text.split())[:200] for text in log.warned[:3]]
     return result
@@ -144,7 +151,8 @@ def _load_plan(trt: Any, log: Any, plan: Any) -> None:
     engine = runtime.deserialize_cuda_engine(plan)
     context = None if engine is None else engine.create_execution_context()
     if context is None:
-        raise BuildProblem("unavailable", f"the engine that was built cannot be loaded: {_said(log)}")
+        kind = "oom" if is_full(log.errors) else "unavailable"
+        raise BuildProblem(kind, f"the engine that was built cannot be loaded: {_said(log)}")
 
 
 def _configure(trt: Any, config: Any, request: dict[str, Any], notes: list[str]) -> None:
@@ -210,6 +218,19 @@ def _attach_timing_cache(config: Any, path: str, notes: list[str]) -> Any:
     return None
 
 
+def _keep_timings(config: Any, path: Path, notes: list[str]) -> None:
+    """Write the timing cache. The engine is there without it: what cannot be kept is a note."""
+    cache = config.get_timing_cache()
+    blob = None if cache is None else cache.serialize()
+    if blob is None:
+        notes.append("the timing cache was not kept: TensorRT gives none")
+        return
+    try:
+        save(path, memoryview(blob))
+    except OSError as error:
+        notes.append(f"the timing cache was not kept: {error.strerror} ({path.parent})")
+
+
 def _refusal(trt: Any, parser: Any, log: Any) -> BuildProblem:
     """What the parser says of the first node that it refuses."""
     unsupported = {code for name, code in trt.ErrorCode.__members__.items() if name.startswith("UNSUPPORTED")}
@@ -224,10 +245,16 @@ def _refusal(trt: Any, parser: Any, log: Any) -> BuildProblem:
 def _no_engine(log: Any) -> BuildProblem:
     said = _said(log) or "it does not say why"
     text = said.lower()
-    if any(word in text for word in _NO_CARD):
+    full = is_full([said]) or (_GAVE_UP in text and is_full(log.errors))
+    if not full and any(word in text for word in _NO_CARD):
         return BuildProblem("unavailable", f"TensorRT's builder found no card: {said}")
-    kind = "oom" if any(word in text for word in _OOM) else "unsupported"
+    kind = "oom" if full else "unsupported"
     return BuildProblem(kind, f"TensorRT's builder made no engine: {said}")
+
+
+def is_full(texts: Iterable[str]) -> bool:
+    """Whether one of these messages of TensorRT says that there was no memory for something."""
+    return any(cuda_events.is_full(text) or _NO_ROOM.search(text.lower()) for text in texts)
 
 
 def _types(network: Any) -> dict[str, str]:
@@ -258,8 +285,12 @@ def _said(log: Any) -> str:
 def save(path: Path, data: Any) -> None:
     """Write a file whole or not at all: a neighbour may be reading it. Raises OSError."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)  # on a disk that is full a piece of it would stay
+        raise
 
 
 def main() -> None:

@@ -35,8 +35,8 @@ class Engine:
     """A plan with what is known of it. `seconds` that building took; 0 where it came out of the cache.
 
     `inputs`, `outputs`: ports of the model; `types`: ONNX node -> layer type; `layers`: as the builder logged them;
-    `builds`: `hwprofiles.measurement.Build` of each build that was tried, this one first; `kernels`: where TensorRT-RTX
-    may keep what it compiles for it.
+    `builds`: `hwprofiles.measurement.Build` of each build that was tried, this one first; `failed`: why others of them
+    came to nothing; `kernels`: where TensorRT-RTX may keep what it compiles for it.
     """
 
     def __init__(self, plan: bytes, facts: Mapping[str, Any], seconds: float) -> None:
@@ -48,6 +48,7 @@ class Engine:
         self.types: dict[str, str] = dict(facts["types"])
         self.layers: list[dict[str, Any]] = list(facts["layers"])
         self.builds: list[dict[str, Any]] = list(facts.get("builds", ()))
+        self.failed: list[str] = list(facts.get("failed", ()))
         self.kernels: Path | None = None
 
 
@@ -91,9 +92,13 @@ class Engines:
         self._note(why)
         return self._keep(self._key(model, shapes), self.build(model, shapes))
 
-    def choose(self, model: str, shapes: Mapping[str, list[list[int]]], engines: list[Engine]) -> None:
-        """Keep the first of these builds as the engine of the model, with a record of all of them."""
+    def choose(
+        self, model: str, shapes: Mapping[str, list[list[int]]], engines: list[Engine], failed: Iterable[str] = ()
+    ) -> None:
+        """Keep the first of these builds as the engine of the model, with a record of all of them, and of those that
+        `failed`, in words."""
         first = engines[0]
+        first.failed = list(failed)
         first.builds = [build for engine in engines for build in engine.builds[:1]]
         self._keep(self._key(model, shapes), first)
 
@@ -140,14 +145,12 @@ class Engines:
         if self._folder is None:
             return engine
         engine.kernels = self._folder / f"{key}.kernels"
-        facts = {name: getattr(engine, name) for name in ("digest", "inputs", "outputs", "types", "layers", "builds")}
+        names = ("digest", "inputs", "outputs", "types", "layers", "builds", "failed")
+        facts = {name: getattr(engine, name) for name in names}
         try:
             self._make_room(len(engine.plan))
             for suffix, data in ((".engine", engine.plan), (".json", json.dumps(facts).encode())):
-                handle, part = tempfile.mkstemp(dir=str(self._folder), suffix=".part")
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                Path(part).replace(self._folder / (key + suffix))
+                tensorrt_build.save(self._folder / (key + suffix), data)
         except OSError as error:
             self._note(f"the engine was not kept: {error.strerror}")
         return engine

@@ -12,6 +12,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from hwprofiles.agent import cuda_events
 from hwprofiles.runtimes import tensorrt_build, tensorrt_layers
 
 
@@ -29,24 +30,30 @@ class Opened:
 
     `kernels`: file of what RTX has compiled for the engine; None keeps nothing.
 
-    Raises `TensorRtProblem` for a plan that cannot be loaded ("unavailable") or has no room ("oom").
+    Raises `TensorRtProblem` for a plan that cannot be loaded ("unavailable") or has no room ("oom"), and `CardBroken`
+    where TensorRT says that the card's context is lost.
     """
 
     def __init__(self, trt: Any, plan: bytes, product: str, kernels: Path | None = None) -> None:
         self._trt = trt
         self._product = product
         self._log = tensorrt_build.messages(trt)
-        runtime = trt.Runtime(self._log)
+        self._looked = 0  # messages that were there before what is done now
+        try:
+            runtime = trt.Runtime(self._log)
+        except (TypeError, RuntimeError) as error:  # a null pointer in its bindings
+            raise self._problem("unavailable", f"{product} has no runtime here ({error})") from error
         self.engine = runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
-            raise TensorRtProblem("unavailable", f"{product} does not load the engine: {self.last()}")
+            raise self._problem("unavailable", f"{product} does not load the engine")
         self._runtime = runtime  # must live as long as the engine
         self._kernels = kernels
         self._known = b""  # what lies in the file
         self.runtime_cache: Any = None
+        self._looked = len(self._log.errors)
         self.context = self._make_context()
         if self.context is None:
-            raise TensorRtProblem(self._kind("oom"), f"no execution context: {self.last()}")
+            raise self._problem("unavailable", f"{product} makes no execution context of the engine")
 
     def _make_context(self) -> Any:
         if self._product != "tensorrt-rtx":
@@ -77,8 +84,9 @@ class Opened:
 
     def start(self, stream: int) -> None:
         """Put one inference on the stream."""
+        self._looked = len(self._log.errors)
         if not self.context.execute_async_v3(stream):
-            raise TensorRtProblem(self._kind("crash"), f"the inference was refused: {self.last()}")
+            raise self._problem("crash", "the inference was refused")
 
     def may_be_captured(self, stream: int) -> bool:
         """Whether a CUDA graph of the next inference can be captured; only RTX tells beforehand."""
@@ -116,13 +124,17 @@ class Opened:
         """What TensorRT said last."""
         return " ".join(self._log.errors[-1].split()) if self._log.errors else "it does not say why"
 
+    def _problem(self, otherwise: str, what: str) -> TensorRtProblem:
+        """Of the kind "oom" where TensorRT has just said so, else of the kind `otherwise`."""
+        said = self._log.errors[self._looked :]
+        problem = TensorRtProblem("oom" if tensorrt_build.is_full(said) else otherwise, f"{what}: {self.last()}")
+        for text in said:
+            cuda_events.refuse_broken(RuntimeError(text))
+        return problem
+
     def _names(self, mode: Any) -> list[str]:
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         return [name for name in names if self.engine.get_tensor_mode(name) == mode]
-
-    def _kind(self, otherwise: str) -> str:
-        text = " ".join(self._log.errors[-3:]).lower()
-        return "oom" if "memory" in text and ("out of" in text or "alloc" in text) else otherwise
 
 
 def _profiler(trt: Any) -> Any:

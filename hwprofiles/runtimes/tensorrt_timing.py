@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from hwprofiles.agent import card_block, cuda_events
@@ -37,13 +38,16 @@ class Timer:
         """About `count` inferences, by all of `starts` in turn; see `card_block.time_block`."""
         replays = max(1, self.replays)
         samples = max(1, count // replays)
-        told = card_block.time_block(
-            samples,
-            _CHUNK,
-            lambda part: self._on_card(starts, part, replays),
-            lambda some: card_block.asking(lambda index: starts[index % len(starts)](), self._card.synchronize, some),
-            with_copies,
-        )
+        with self._card.on_stream():
+            told = card_block.time_block(
+                samples,
+                _CHUNK,
+                lambda part: self._on_card(starts, part, replays),
+                lambda some: card_block.asking(
+                    lambda index: starts[index % len(starts)](), self._card.synchronize, some
+                ),
+                with_copies,
+            )
         told["inferences"] += samples * (replays - 1)
         if not self.replays and len(told["wall"]) >= _KNOWN:
             typical = statistics.median(told["wall"])
@@ -66,22 +70,32 @@ class Timer:
         return [max(self._card.elapsed(*pair), cuda_events.RESOLUTION) / replays for pair in pairs]
 
 
-def compare(openings: Sequence[Callable[[], Callable[[int], list[float]]]]) -> list[float]:
-    """Median seconds of one inference of each engine.
+def compare(
+    openings: Sequence[Callable[[], AbstractContextManager[Callable[[int], list[float]]]]],
+    survived: tuple[type[Exception], ...],
+) -> list[float | Exception]:
+    """Median seconds of one inference of each engine, or which of the errors `survived` it ended with: the others are
+    timed all the same.
 
-    Each of `openings` loads an engine and gives what takes so many samples of it. Only one is loaded at a time: all
-    together might not fit on the card. They are timed in rounds, forwards and backwards in turn, so that a card that
-    warms up meanwhile favours none, and each one only after its own inferences have been the card's load for `_LOAD`.
+    Each of `openings` loads an engine, gives what takes so many samples of it, and lets go of it. Only one is loaded at
+    a time: all together might not fit on the card. They are timed in rounds, forwards and backwards in turn, so that a
+    card that warms up meanwhile favours none, and each one only after its own inferences have been the card's load for
+    `_LOAD`.
     """
     found: list[list[float]] = [[] for _ in openings]
+    failed: dict[int, Exception] = {}
     for number in range(_ROUNDS):
         order = list(range(len(openings)))
         for index in order if number % 2 == 0 else reversed(order):
-            sample = openings[index]()
-            began = time.perf_counter()
-            sample(_SAMPLES)
-            while time.perf_counter() - began < _LOAD:
-                sample(_SAMPLES)
-            found[index] += sample(_SAMPLES)
-            del sample  # with the engine, before the next one is loaded
-    return [statistics.median(samples) for samples in found]
+            if index in failed:
+                continue
+            try:
+                with openings[index]() as sample:
+                    began = time.perf_counter()
+                    sample(_SAMPLES)
+                    while time.perf_counter() - began < _LOAD:
+                        sample(_SAMPLES)
+                    found[index] += sample(_SAMPLES)
+            except survived as error:
+                failed[index] = error.with_traceback(None)  # its frames hold the engine, and that the card's memory
+    return [failed.get(index) or statistics.median(samples) for index, samples in enumerate(found)]

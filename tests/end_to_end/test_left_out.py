@@ -71,12 +71,14 @@ def test_an_absent_target_is_left_out_with_what_names_it(machine: Machine) -> No
     limits = {"latency_ratio@other": 0.9, "latency_ratio@local": 50.0}
     summary, said = run(machine, constraints=limits, finalists={"count": 1})
     assert summary.trials == 2 and not summary.gone and summary.finalists
-    (line,) = said
-    assert line.startswith("target other is LEFT OUT of this study: ") and "no route to host" in line
-    assert "with it go constraint latency_ratio@other; it goes on with local." in line and "\n" not in line
+    line, keys, advice = said
+    assert line.startswith("target other is LEFT OUT of this study: ") and line.endswith("; it goes on with local")
+    assert keys == "  with it go constraint latency_ratio@other" and "\n" not in "".join(said)
+    assert "`autotune targets probe other --folder FOLDER-OF-THE-STUDY`" in advice and "begin with another" in advice
     found = recorded(machine)
     assert found["targets"] == ["local"] and found["constraints"] == {"latency_ratio@local": 50.0}
-    assert [each["target"] for each in found["left_out"]] == ["other"]
+    (left,) = found["left_out"]
+    assert left["target"] == "other" and "no route to host" in left["why"], "the whole reason is kept"
     assert all("@other" not in key for trial in trials_of(machine) for key in trial.metrics)
 
 
@@ -107,7 +109,7 @@ def test_when_it_is_back_the_study_says_that_it_was_begun_without_it(machine: Ma
 def test_the_first_target_is_left_out_and_the_next_one_judges(machine: Machine) -> None:
     machine.switch_off(abruptly=False)
     summary, said = run(machine, targets=("other", "local"))
-    assert summary.trials == 2 and "answers and sizes without @target are those of local" in said[0]
+    assert summary.trials == 2 and "answers and sizes without @target are those of local" in said[1]
     assert {each.target for trial in trials_of(machine) for each in trial.evaluations} == {"local"}
 
 
@@ -115,7 +117,7 @@ def test_a_runtime_that_segfaults_on_the_model_is_left_out(machine: Machine) -> 
     (machine.folder / "crashes.py").write_text(CRASHES)
     (machine.folder / "other.toml").write_text(RUNNER.format(python=sys.executable, folder=machine.folder))
     summary, said = run(machine)
-    assert summary.trials == 2 and len(said) == 1
+    assert summary.trials == 2 and len(said) == 3, "without keys of its own: the default objectives do not name it"
     assert said[0].startswith("target other is LEFT OUT of this study: ") and "SIGSEGV" in said[0]
     with study(machine, targets=("other",)) as alone, pytest.raises((TargetUnavailable, DeviceFailure)):
         alone.run()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -242,3 +244,76 @@ def test_release(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["list", "show", "probe", "add", "remove", "release", "bundle"])
 def test_help_has_an_example(run: Run, command: str) -> None:
     assert f"Example: autotune targets {command}" in run(command, "--help")[0]
+
+
+def test_force_changes_a_target_and_keeps_what_it_is(run: Run) -> None:
+    """A GPU target that is given its interpreter later stays one: its advice is followed as it is printed."""
+    _, err = run("add", "card", "--like", "h200", "--set", "options.tf32=false")
+    assert "autotune targets add card --force ...; what you do not name stays as it is" in err
+    _, err = run("add", "card", "--force", "--set", "python=/opt/gpu/python")
+    assert "changed: python (none -> /opt/gpu/python)" in err.splitlines()
+    card, template = find_target("card"), find_target("h200")
+    assert (card.runtime, card.provider, card.dialect) == (template.runtime, template.provider, template.dialect)
+    assert card.declares == template.declares and card.options == {"tf32": False}
+    assert read(run, "add", "card", "--force", "--set", "threads=2")["changed"] == ["threads (1 -> 2)"]
+    assert "nothing changed" in run("add", "card", "--force")[1]
+    _, err = run("add", "card", "--like", "local", "--force")
+    assert "runtime (onnxruntime-cuda -> onnxruntime)" in err and "python (/opt/gpu/python -> none)" in err
+    assert find_target("card") == find_target("local").model_copy(update={"name": "card"})
+
+
+def test_add_without_a_template_begins_with_the_one_of_that_name(run: Run) -> None:
+    run("add", "h200-tensorrt", "--set", "python=/opt/trt/python")
+    assert find_target("h200-tensorrt").runtime == "tensorrt"
+    run("add", "mine")
+    assert find_target("mine") == find_target("local").model_copy(update={"name": "mine"})
+
+
+def test_force_does_not_guess_what_a_broken_profile_was(run: Run) -> None:
+    profile(user_folder(), "card", "runtime = = 1")
+    assert "write it anew with --like TEMPLATE --force" in run("add", "card", "--force", code=2)[1]
+    run("add", "card", "--force", "--like", "h200")
+    assert find_target("card").runtime == "onnxruntime-cuda"
+
+
+def test_probe_without_a_name_goes_over_the_users_own(run: Run, tmp_path: Path) -> None:
+    """What hangs, what is not there, what cannot be read and what works, side by side, and no probing of kernels."""
+    out, err = run("probe")
+    assert "you have no targets of your own" in err and not out
+    bare = tmp_path / "bare" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    run("add", "works", "--set", "declares.cores=4096")
+    run("add", "card", "--like", "h200", "--set", f"python={bare}")
+    run("add", "twin", "--like", "card")
+    profile(user_folder(), "broken", "threads = = 1")
+    profile(tmp_path / "study", "board", 'transport = "nowhere"')
+    told = {look["name"]: look for look in read(run, "probe", "--folder", tmp_path / "study")["targets"]}
+    assert set(told) == {"works", "card", "twin", "broken", "board"}
+    assert {name for name, look in told.items() if look["there"]} == {"works"}
+    assert told["works"]["found"].startswith("onnxruntime 1.") and "cores DIFFERS" in told["works"]["differs"][0]
+    assert told["broken"]["missing"] == "cannot be read" and "unknown transport" in told["board"]["missing"]
+    assert f"{bare} -m pip install numpy 'nvidia-ml-py" in told["card"]["problem"]
+    out, err = run("probe")
+    row = next(line for line in out.splitlines() if line.startswith(" card "))
+    assert " no " in row and "pip install" not in row
+    assert sum(line.startswith("card, twin: ") and "pip install" in line for line in out.splitlines()) == 1
+    assert "local" not in out and "capabilities" not in out
+    assert not (Path(os.environ["XDG_CACHE_HOME"]) / "hw-autotune" / "probes").exists()
+
+
+@pytest.mark.parametrize(("request_seconds", "said"), [(1.0, "within 1 s"), (99.0, "no answer within 3 s")])
+def test_probe_of_all_is_not_held_up_by_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_seconds: float, said: str
+) -> None:
+    """An interpreter that says nothing is given up by the limit of its request, and at last by that of its target."""
+    monkeypatch.setattr("autotune.cli.targets_survey.REQUEST", request_seconds)
+    monkeypatch.setattr("autotune.cli.targets_survey.PATIENCE", 3.0 if request_seconds == 99.0 else 60.0)
+    (tmp_path / "python").write_text("#!/bin/sh\nexec sleep 9\n")
+    (tmp_path / "python").chmod(0o755)
+    run("add", "mute", "--set", f"python={tmp_path / 'python'}")
+    (look,) = read(run, "probe")["targets"]
+    assert look["name"] == "mute" and not look["there"] and said in look["problem"]
+
+
+def test_probe_of_one_takes_no_all(run: Run) -> None:
+    assert "leave one of the two out" in run("probe", "local", "--all", code=2)[1]

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
 
 from autotune.api import choose
-from autotune.api.tables import as_text, front_html, front_table, legend, value_text, with_recommended
+from autotune.api.tables import (
+    as_text,
+    front_html,
+    front_table,
+    legend,
+    slices_table,
+    value_text,
+    verdict_data,
+    with_recommended,
+)
 from autotune.api.watch import ProgressView, best_text, clock
+from autotune.cli.front import point
+from autotune.cli.judged import verdict_table
 from autotune.config import StudyConfig
 from autotune.errors import UsageError
+from autotune.evaluation import Evaluation, SliceResult
 from autotune.keys import MetricKey, parse_key
 from autotune.search.progress import Progress
 from autotune.trial import Trial, Value
+from hwprofiles.measurement import Estimate
 from tests.unit.search.test_drift import measurement
 
 LOCAL = {"target": "local"}
@@ -104,6 +118,52 @@ def test_what_is_recommended_stands_in_the_table() -> None:
     assert [each.number for each in rows] == [1, 2, 3]
     assert "★ 2" in as_text(front_table(rows, rows, CONFIG, choice.recommended, columns=110), 110)
     assert with_recommended(rows, verified) == rows and with_recommended(rows, None) == rows
+
+
+def judged_trial(number: int, *verdicts: str, heldout: Sequence[str] = ()) -> Trial:
+    def evaluation(dataset: str, words: Sequence[str]) -> Evaluation:
+        at = Estimate(value=0.0, low=-0.01, high=0.01)
+        rows = [
+            SliceResult(
+                name=f"s{i}", n=300, original=at, candidate=at, drop=at, shrunk_drop=0.0, flips_worse=0,
+                flips_better=0, verdict=word,
+            )
+            for i, word in enumerate(words)
+        ]  # fmt: skip
+        return Evaluation(
+            artifact="a", dataset=dataset, dataset_digest="d", metric="accuracy", target="local", n=300,
+            slices=tuple(rows), worst_slice="s0", worst_drop=at, limit=0.01,
+        )  # fmt: skip
+
+    seen = [evaluation("search", verdicts), *([evaluation("heldout", heldout)] if heldout else [])]
+    return trial(number, 250, 0.8, 0.005).model_copy(update={"evaluations": tuple(seen)})
+
+
+def test_what_no_held_out_data_confirmed_is_no_pass() -> None:
+    """A recipe that passes on the data it was chosen by may be undecided on others."""
+    searched, confirmed = judged_trial(1, "pass", "pass"), judged_trial(2, "pass", heldout=["pass", "pass"])
+    lucky, lossy = judged_trial(3, "pass", "pass", heldout=["pass", "undecided"]), judged_trial(4, "fail", "pass")
+    vague = judged_trial(5, "pass", "undecided")
+    for each, word, data in (
+        (searched, "looks like pass", "search"),
+        (confirmed, "pass", "heldout"),
+        (lucky, "undecided", "heldout"),
+        (lossy, "looks like fail", "search"),
+        (vague, "undecided", "search"),
+    ):
+        assert verdict_data(each) == {"verdict": word, "judged_on": data}
+        assert point(each)["verdict"] == word
+    assert verdict_data(judged_trial(0, "pass")) == {"verdict": "original", "judged_on": None}
+    assert verdict_data(ORIGINAL.model_copy(update={"number": 9})) == {"verdict": "complete", "judged_on": None}
+    for columns, shown in ((80, "looks like"), (120, "looks like pass")):
+        text = as_text(front_table([searched], [ORIGINAL, searched], CONFIG, None, columns=columns), columns)
+        assert shown in text and max(map(len, text.splitlines())) <= columns
+    assert "ooks like: by the search data alone" in legend([searched], None, [ORIGINAL, searched], CONFIG)
+    assert "looks like" not in legend([confirmed], None, [ORIGINAL, confirmed], CONFIG).lower()
+    table = as_text(verdict_table(searched.evaluations[0], columns=120, looks=True), 120)
+    assert table.count("looks like pass") == 2
+    assert "looks like" not in as_text(verdict_table(searched.evaluations[0], columns=120), 120), "as `judge` has it"
+    assert "looks like pass" in as_text(slices_table(searched.evaluations[0], columns=120), 120)
 
 
 def test_a_tie_is_called_a_tie() -> None:

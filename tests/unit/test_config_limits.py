@@ -52,6 +52,10 @@ def test_a_budget_is_read_with_its_units(tmp_path: Path) -> None:
         ('"latency_p90@local"', '"latency_p90"', 8, "needs a target; write latency_p90@TARGET"),
         ('"latency_p90@local"', '"latency_p90@rpi5"', 8, "names a target that is not in targets; known: local"),
         ('"drop/night" = "2pt"', '"drop/night" = "-2pt"', 10, "asks for more than the original has"),
+        ('"drop/night" = "2pt"', '"drop/night" = "0pt"', 10, "cannot be shown by any number of samples"),
+        ('"drop/worst" = "1pt"', '"drop/worst" = 0', 9, "give the smallest loss that matters, e.g. 0.1pt"),
+        ('"drop/worst" = "1pt"', '"drop/worst" = "-1pt"', 9, "give the smallest loss that matters, e.g. 0.1pt"),
+        ('size_bytes = "10MB"  ', '"drop/worst" = "0pt"', 5, "drop/worst of at most 0 pt cannot be shown"),
         ('"drop/night" = "2pt"', '"drop/night" = 2', 10, "limits nothing; 2 percentage points are written 2pt"),
         ('"drop/night"', '"size_bytes/night"', 10, "size_bytes has no slices"),
         ('accuracy = "90%"', "accuracy = 90", 11, "cannot be met; 90 percent are written 90%"),
@@ -133,6 +137,9 @@ def test_a_limit_without_a_target_is_meant_for_all_of_them(tmp_path: Path) -> No
         ("--max-p90 8ms@locl", r"^--max-p90 8ms@locl: the study has no target 'locl'; did you mean 'local'"),
         ("--min-p90 8ms", "^--min-p90 8ms: "),
         ("--max-drop 2", "^--max-drop 2: .*2 percentage points are written 2pt"),
+        ("--max-drop 0pt", "^--max-drop 0pt: drop/worst of at most 0 pt cannot be shown by any number of samples"),
+        ("--max-drop 1e-9pt", "^--max-drop 1e-9pt: .* give the smallest loss that matters, e.g. 0.1pt"),
+        ("--max-drop -1pt", "^--max-drop -1pt: .*asks for more than the original has; give the smallest loss"),
         ("--max-f1 90%", "^--max-f1 90%: larger is better for f1; use --min"),
     ],
 )
@@ -193,6 +200,7 @@ def test_a_budget_in_python() -> None:
     assert found == {"size_bytes": 5e6, "latency_p90@local": 0.008, "drop/worst": 0.01}
     for wrong, hint in (
         ({"size_bytes": -1}, "budget 'size_bytes': size_bytes of at most -1 B cannot be met"),
+        ({"drop/worst": 0}, "budget 'drop/worst': drop/worst of at most 0 pt cannot be shown"),
         ({"latency_p90": "8ms", "latency_p90@local": "9ms"}, "is limited twice"),
         ({"latency_p90@rpi": "8ms"}, "the study has no target 'rpi'"),
     ):
@@ -206,6 +214,8 @@ def test_optimize_refuses_limits_before_it_looks_at_anything() -> None:
         ({"budget": {"size_bytes": "0MB"}}, "budget 'size_bytes': size_bytes of at most 0 B cannot be met"),
         ({"budget": {"latency_p90": "8ms"}, "targets": ["nowhere"]}, "unknown target 'nowhere'"),
         ({"constraints": {"drop/worst": 2}}, "constraints: drop/worst of at most 200.0 pt limits nothing"),
+        ({"constraints": {"drop/night": "0pt"}}, "constraints: drop/night of at most 0 pt cannot be shown"),
+        ({"budget": {"drop": 0}}, "budget 'drop': drop of at most 0 pt cannot be shown"),
         ({"bugdet": {}}, "no option 'bugdet'; did you mean 'budget'"),
     ):
         with pytest.raises((UsageError, UnknownTarget), match=hint):

@@ -8,9 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from autotune.config import StudyConfig, families_of, load_study, without, worth_telling
-from autotune.config.leaving_out import announced
+from autotune.config.leaving_out import announced, in_short
 from autotune.errors import ConfigError
 from hwprofiles.errors import TargetUnavailable
+from hwprofiles.registry import find_target
 from hwprofiles.target import Target
 
 CPU = Target(name="cpu")
@@ -59,8 +60,23 @@ def test_keys_about_it_go_and_are_named() -> None:
         "target pi was left out of this study: asleep; with it went objective latency_ratio@pi, constraint "
         "memory_peak@pi, budget latency_p90@pi"
     )
-    assert "answers and sizes" not in announced(told, left, "cpu")
-    assert "answers and sizes without @target are those of cpu" in announced(told, left, "pi")
+    first, keys_gone, advice = announced(told, left, [CPU, PI])
+    assert first == "target pi is LEFT OUT of this study: asleep; it goes on with cpu"
+    assert keys_gone == f"  with it go {', '.join(told.keys)}"
+    assert "`autotune targets probe pi --folder FOLDER-OF-THE-STUDY`" in advice, "no profile of that name is known"
+    assert announced(told, left, [PI, CPU])[1].endswith("answers and sizes without @target are those of cpu")
+
+
+def test_what_is_said_is_short_and_what_is_recorded_is_whole() -> None:
+    """The reason of a card that is absent has several hundred characters, most of them what to install."""
+    why = f"no driver here: libcuda.so.1 is not there; install it; and {'x' * 500}; try: pip install"
+    card = find_target("h200")
+    left = without(study(CPU, card), [CPU, card], {"h200": why})
+    first, *others = announced(left.left_out[0], left, [CPU, card])
+    assert first.endswith(": no driver here: libcuda.so.1 is not there; it goes on with cpu")
+    assert all(len(line) < 250 for line in (first, *others)) and left.left_out[0].why == why
+    assert "`autotune targets probe h200`; to have it in, end this" in others[-1]
+    assert len(in_short("y " * 1000)) <= 160
 
 
 def test_one_family_that_is_left_needs_no_target_in_its_keys() -> None:

@@ -68,3 +68,13 @@ def test_wrong_options_are_told_in_one_line(table: str, said: str, tmp_path: Pat
         load_study(str(study(tmp_path, table)))
     message = str(caught.value)
     assert said in message and "\n" not in message and "__init__" not in message and ": technique " not in message
+
+
+def test_sparsify_alone_is_searched_for_what_it_gains(tmp_path: Path) -> None:
+    def objectives(tables: str) -> list[str]:
+        return [str(key) for key in load_study(str(study(tmp_path, tables))).config.objective_keys]
+
+    plain = ["size_bytes", "latency_ratio@local", "drop/worst"]
+    assert objectives("[techniques.sparsify]") == [plain[0], "download_bytes", *plain[1:]]
+    assert objectives("[techniques.prune]") == plain
+    assert objectives('[techniques.sparsify]\n[search]\nobjectives = ["size_bytes"]') == ["size_bytes"]

@@ -113,3 +113,30 @@ def test_drop_scale_is_monotone_and_steps_at_the_limit(limit: float) -> None:
 def test_text_for_plotly_is_inert_and_cut_before_it_is_escaped() -> None:
     assert palette.plain('<a href="x">&') == '&lt;a href="x"&gt;&amp;'
     assert palette.plain("&&&&", 3) == "&amp;&amp;…"
+
+
+def test_the_scale_of_drops_holds_without_room_below_the_limit() -> None:
+    """A study of an earlier version may have a limit of 0."""
+    assert [palette.drop_position(drop, 0.0, 0.04) for drop in (-0.1, 0.0, 0.01, 0.04)] == [0.0, 0.0, 0.75, 1.0]
+    assert palette.drop_position(0.0, 0.0, 0.0) == 0.0
+    positions, labels = palette.drop_ticks(0.0, 0.04)
+    assert labels[0] == "0 (limit)" and positions[0] == 0.0 and len(positions) == len(labels) == len({*positions})
+
+
+def test_pages_of_a_limit_of_zero_can_be_drawn(view: StudyView) -> None:
+    front = front_info(view, "local", None)._replace(limit=0.0)
+    assert len(drop_figure(front).data) > 1
+    assert slice_figure(slice_map(view, None)._replace(limit=0.0), None).data
+
+
+def test_what_search_data_say_is_marked_as_such(view: StudyView) -> None:
+    info = slice_map(view, view.finalists[0].number)
+    figure = slice_figure(info, None).to_plotly_json()["data"][0]
+    claims = 0
+    for row, texts in enumerate(figure["text"]):
+        for column, text, hover in zip(info.columns, texts, figure["hovertext"][row], strict=True):
+            result = column.results[row]
+            looks = result is not None and result.verdict in ("pass", "fail") and column.dataset != "heldout"
+            assert ("≈" in text) == looks == ("by search data alone" in hover)
+            claims += looks
+    assert claims and {column.dataset for column in info.columns} == {"search", "heldout"}

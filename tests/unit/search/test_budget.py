@@ -9,7 +9,7 @@ import pytest
 from autotune.config import StudyConfig
 from autotune.errors import Infeasible, UsageError
 from autotune.keys import MetricKey
-from autotune.search.budget import Aim, aim, best, check_budget, check_early, smallest_size
+from autotune.search.budget import Aim, aim, best, check_budget, check_early, filtered, modelled, smallest_size
 from autotune.trial import Trial, Value
 from hwprofiles.scenario import Scenario
 
@@ -104,6 +104,31 @@ def test_what_cannot_be_solved_for_is_said() -> None:
     assert elsewhere.unsolved == ("latency_p50@rpi5",)
     unknown = aim(config({"latency_p90@local": 0.01}), KEYS, {})
     assert unknown.unsolved == ("latency_p90@local",) and unknown.limits == {}
+
+
+def test_costs_that_are_no_objectives_are_learnt_beside_them() -> None:
+    limited = {"memory_peak@local": 2e6, "latency_p50@local": 0.008, "latency_p50@rpi5": 0.01, "accuracy": 0.9}
+    asked = config(limited | {"latency_p90@rpi5": 0.02}, targets=("local", "rpi5"))
+    memory, far = MetricKey("memory_peak", None, "local"), MetricKey("latency_p50", None, "rpi5")
+    assert modelled(asked, KEYS) == (*KEYS, memory, far), "a time on local is one already, and one view of rpi5 will do"
+    assert aim(asked, modelled(asked, KEYS), trial(0).metrics).limits[3] == 2e6
+    assert modelled(config({}, constraints=limited), KEYS) == tuple(KEYS), "a constraint is no budget"
+    stock = config(limited, search={"sampler": "tpe"})
+    assert modelled(stock, KEYS) == tuple(KEYS), "others cannot be told of a limit"
+
+
+def test_what_is_only_filtered_by_is_said_beforehand() -> None:
+    memory, metric = {"memory_peak@local": 2e6}, {"accuracy": 0.94}
+    assert filtered(config(memory), trial(0).metrics) == []
+    assert filtered(config(memory | metric), trial(0).metrics) == [
+        "accuracy is not solved for, as no model of the search predicts it: what was measured is filtered by it; to "
+        "search for it, name it in [search] objectives"
+    ]
+    (both,) = filtered(config({**metric, "flips": 0.1}), trial(0).metrics)
+    assert both.startswith("accuracy, flips are not solved for, as no model of the search predicts them")
+    assert filtered(config({"size_bytes": 4e5}, constraints=metric), trial(0).metrics) == [], (
+        "constraints always filter"
+    )
 
 
 def test_constraints_count_too_and_the_tighter_wins() -> None:

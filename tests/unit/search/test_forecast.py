@@ -7,8 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from autotune.search.effort import Effort
-from autotune.search.forecast import AHEAD, LEAST, SMALL, Forecast, forecast, normalised
+from autotune.config import SearchTable
+from autotune.search.effort import Effort, before_the_end
+from autotune.search.forecast import AHEAD, LEAST, SMALL, Forecast, duration, forecast, normalised
 
 
 def closing(trials: int, constant: float, seed: int) -> list[float]:
@@ -84,6 +85,11 @@ def test_the_same_history_gives_the_same_forecast() -> None:
 
 def test_words() -> None:
     assert str(Forecast(20, 0.008, 0.0, 0.021, 0.7)) == "20 more trials would bring about +0.8 % (0.0 to 2.1)"
+    timed = str(Forecast(20, 0.008, 0.0, 0.021, 0.7, 360.0))
+    assert timed == "20 more trials (about 6 min) would bring about +0.8 % (0.0 to 2.1)"
+    told = forecast([0.1] * (LEAST + 1), 10, seconds_each=4.0)
+    assert told is not None and told.seconds == 40.0
+    assert [duration(seconds) for seconds in (40, 360, 7500)] == ["40 s", "6 min", "2 h 5 min"]
     assert normalised(6.0, [2.0, 3.0, 2.0]) == pytest.approx(0.5)
 
 
@@ -99,3 +105,14 @@ def test_why_a_search_ends() -> None:
     assert late.why_spent(3) == "the time of 1 h is over" and late.trials_left(3, 10.0) == 0
     assert Effort(40, 1.0, begun - 3500).trials_left(3, 10.0) in (9, 10)
     assert patient.trials_left(3, 10.0) == 37 and patient.trials_left(50, 0.0) == 0
+
+
+def test_a_search_that_ends_before_anything_can_be_foreseen_says_so() -> None:
+    (said,) = before_the_end(SearchTable(trials=24, until_stable=True))
+    assert "looks back on 31 trials" in said and "this study has 24 in all; it needs at least 32" in said
+    assert before_the_end(SearchTable(trials=24)) == [] == before_the_end(SearchTable(trials=32, until_stable=True))
+    flat = [0.1] * 31
+    for trials, ends in ((31, False), (32, True)):  # what is said is true: 31 are the first that can end a search
+        effort = Effort(trials, None, time.monotonic(), until_stable=True)
+        early = [n for n in range(trials) if effort.spent(n, forecast(flat[:n], AHEAD))]
+        assert (early != []) == ends == (before_the_end(SearchTable(trials=trials, until_stable=True)) == [])

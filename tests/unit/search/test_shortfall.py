@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from autotune.config import StudyConfig
 from autotune.keys import MetricKey
+from autotune.search.budget import modelled
 from autotune.search.shortfall import (
     Predicted,
     Shortfall,
@@ -118,7 +119,9 @@ def test_the_best_in_the_budget_with_its_margins() -> None:
         "best in the budget: trial 1, with the best drop/worst of all that are within it",
         "  drop/worst 0.2 pt, at most 1.0 pt: 0.8 pt to spare",
         "  size_bytes 400 kB, at most 400 kB: 0 B to spare",
+        "  as searched: held-out data, which did not choose it, may say otherwise",
     ]
+    assert not found.as_json()["confirmed"]
     cheap = outcome(TRIALS, config(worst=0.02))
     assert isinstance(cheap, Within) and cheap.trial.number == 2 and cheap.made_best == ""
     assert cheap.lines[0] == "best in the budget: trial 2, the cheapest of all that are within it"
@@ -144,6 +147,7 @@ def test_finalists_come_first() -> None:
     verified = trial(2, values(3e5, 0.007, 0.005), final=True)
     found = outcome([TRIALS[0], TRIALS[1], verified], config(size=4e5))
     assert isinstance(found, Within) and found.trial.number == 2
+    assert found.as_json()["confirmed"] and not any("as searched" in line for line in found.lines)
 
 
 def test_what_scripts_read() -> None:
@@ -222,7 +226,25 @@ def test_kernels_are_timed_on_one_target_alone() -> None:
     found = outcome(trials, both)
     assert isinstance(found, Shortfall)
     assert found.lines[-1] == "  (kernels are timed on local alone, not on rpi5)"
-    assert "not solved for, as no objective stands for it: flips" in found.lines
+    said = "not solved for, only filtered by, as no model predicts it: flips; nearest trial 1 has flips 0.0 pt"
+    assert said in found.lines
+    assert found.unsolved == ("flips",), "a time on another target is learnt, although it is no objective"
+
+
+def test_no_recipe_is_promised_within_limits_that_no_model_predicts() -> None:
+    """A model that knows nothing of a limit has recipes for whatever is asked of it."""
+    trials = [t.model_copy(update={"metrics": {**t.metrics, "accuracy": Value.exact(0.7)}}) for t in TRIALS]
+    there = Predicted(values={"size_bytes": 2e5}, feasible=True)
+    found = outcome(trials, StudyConfig(name="small", budget={"accuracy": 0.999}), there)
+    assert isinstance(found, Shortfall) and found.unsolved == ("accuracy",)
+    text = " ".join(found.lines)
+    assert "more trials may find it" not in text and "within the limits" not in text
+    assert "predicts a recipe within the other limits (size_bytes 200 kB), but nothing of accuracy" in text
+    assert (
+        f"no model predicts it: accuracy; nearest trial {found.explanation.nearest.number} has accuracy 70.0 %" in text
+    )
+    size = outcome(TRIALS, config(size=1e4), there)
+    assert isinstance(size, Shortfall) and "more trials may find it" in str(size), "all limits are predicted there"
 
 
 # ---- what the model says
@@ -252,6 +274,33 @@ def test_the_model_is_asked_what_a_budget_needs() -> None:
     assert none is not None and not none.feasible
     by = none.excess["size_bytes"]
     assert by is not None and by == pytest.approx(26, abs=8), "58 bytes lose half a point"
+
+
+def test_a_cost_that_is_no_objective_is_learnt_and_solved_for() -> None:
+    """Memory beside size and drop: of six layers the odd ones take none however they are compressed."""
+    names = [f"l{i}" for i in range(6)]
+    space: dict[str, BaseDistribution] = {name: CategoricalDistribution(["none", "int8"]) for name in names}
+    memory = MetricKey("memory_peak", None, "local")
+    limited = StudyConfig(name="small", budget={"memory_peak@local": 44.0})
+    learnt = modelled(limited, [OBJECTIVES[0], OBJECTIVES[2]])
+    assert learnt == (OBJECTIVES[0], OBJECTIVES[2], memory)
+    sampler = SurrogateSampler(seed=0, space=space, worst_objective=1)
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
+    for _ in range(24):
+        asked = study.ask(space)
+        kept = [asked.params[name] == "none" for name in names]
+        drop = 0.01 * (6 - sum(kept))
+        asked.set_user_attr("drop", {"night": drop})
+        asked.set_user_attr("damage", {"night": drop})
+        study.tell(asked, [10.0 + sum(kept), drop, 30.0 + 10.0 * sum(kept[::2])])
+    baseline = {"memory_peak@local": Value.exact(60.0), "size_bytes": Value.exact(16.0), "drop/worst": Value.exact(0.0)}
+    there = ask_model(sampler, study, limited, learnt, baseline)
+    assert there is not None and there.feasible
+    assert there.values["memory_peak@local"] <= 44
+    assert there.values["drop/worst"] == pytest.approx(0.02, abs=0.008), "two layers of three, and no others"
+    none = ask_model(sampler, study, StudyConfig(name="small", budget={"memory_peak@local": 10.0}), learnt, baseline)
+    assert none is not None and not none.feasible
+    assert none.excess["memory_peak@local"] == pytest.approx(20.0, abs=4.0)
 
 
 def test_what_a_solver_found_in_metric_keys(tmp_path: Path) -> None:

@@ -104,7 +104,6 @@ def test_a_sample_without_the_column_is_in_its_complement_only_by_the_sign() -> 
         ("blur(1) & noise(2)", "no sample is made by both blur(1) and noise(2)"),
         ("blur(1) | a=1", "joins perturbed samples and samples as they were given; declare two slices"),
         ("!blur(1)", "'!' of a perturbation is no slice"),
-        ("blur()", "expected a value before ')' at character 6"),
         ("blur(1, 2)", "the perturbation 'blur' has one strength; write e.g. blur(2)"),
         ("font size (mm)", "'font size' is no name of a perturbation at character 1"),
         ("bands(a)", "bands need a column and a count of 2 to 20; write e.g. bands(length, 3)"),
