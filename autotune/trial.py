@@ -44,7 +44,7 @@ class LayerOutcome(_Record):
     layer: str
     asked: str  # the recipe's choice, "none" where the recipe is silent
     ran: str  # e.g. "QLinearConv", "MatMulNBits 4 bit", "Conv float32"
-    honoured: bool  # the kernels that ran are those of the choice
+    honoured: bool | None  # the kernels that ran are those of the choice; None: the runtime does not tell it apart
     seconds: float  # time of this layer's kernels in one profiled inference
     note: str = ""
 

@@ -295,14 +295,16 @@ def layers_table(layers: Sequence[LayerOutcome], *, columns: int) -> Table:
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for outcome in layers:
-        remark = outcome.note if outcome.honoured else f"not as asked{': ' + outcome.note if outcome.note else ''}"
+        remark = outcome.note
+        if outcome.honoured is False:
+            remark = f"not as asked{': ' + outcome.note if outcome.note else ''}"
         table.add_row(
             outcome.layer,
             outcome.asked,
             outcome.ran,
             format_amount(outcome.seconds, parse_key("latency_p50@t")),
             remark,
-            style="" if outcome.honoured else "yellow",
+            style="yellow" if outcome.honoured is False else "",
         )
     return table
 

@@ -189,9 +189,9 @@ def _probe_choice(
     for outcome, where in zip(anywhere, there, strict=True):
         if outcome.layer not in decisions:
             continue
-        if not outcome.honoured:
+        if outcome.honoured is False:
             found.refused[outcome.layer, choice] = f"{outcome.ran} ran instead"
-        elif (where.ran, where.honoured) != (outcome.ran, True):
+        elif (where.ran, where.honoured) != (outcome.ran, outcome.honoured):
             # The runtime put the layer, or a part of it, on the CPU in silence.
             found.refused[outcome.layer, choice] = f"{outcome.ran} did not run on {wanted}"
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import onnx
 
@@ -43,6 +43,8 @@ _HOPS = 4
 # that are in it, with this between them.
 _AND = " + "
 _ANY = "*"
+# Types of a kernel with several products in it, the narrowest first: which of them got which is not told.
+_INSIDE = "+"
 
 
 def layer_outcomes(
@@ -58,13 +60,18 @@ def layer_outcomes(
     found: dict[str, list[Kernel]] = {layer.name: [] for layer in layers}
     anything = frozenset().union(*expected.values()) | _MISTAKES
     by_precision = any(name.startswith(_ANY) for name in anything)
+    mixed: set[int] = set()  # kernels that hold layers of different requests, by `id`
     for kernel in kernels:
         if kernel.op not in anything and not by_precision:
             continue
-        for layer_name in _attributed(kernel.node, names, tensors):
+        inside = _attributed(kernel.node, names, tensors)
+        if len({expected[name] for name in inside if _ANY not in expected[name]}) > 1 and len(_types(kernel.op)) > 1:
+            mixed.add(id(kernel))
+        for layer_name in inside:
             found[layer_name].append(kernel)
     return tuple(
-        _outcome(layer, decisions.get(layer.name, "none"), expected[layer.name], found[layer.name]) for layer in layers
+        _outcome(layer, decisions.get(layer.name, "none"), expected[layer.name], found[layer.name], mixed)
+        for layer in layers
     )
 
 
@@ -93,25 +100,42 @@ _MISTAKES = frozenset(
 )
 
 
-def _outcome(layer: Layer, asked: str, expected: frozenset[str], kernels: Iterable[Kernel]) -> LayerOutcome:
+def _outcome(
+    layer: Layer, asked: str, expected: frozenset[str], kernels: Iterable[Kernel], mixed: Container[int]
+) -> LayerOutcome:
     ran = list(kernels)
     if not ran:
         note = "no kernel of this layer was seen; it may be fused into another or lie on a path that was not taken"
         return LayerOutcome(layer=layer.name, asked=asked, ran="not seen", honoured=False, seconds=0.0, note=note)
-    ops = sorted({kernel.op for kernel in ran})
-    honoured = _honoured(ops, expected)
+    regions = [kernel for kernel in ran if id(kernel) in mixed]
+    ops = {kernel.op for kernel in ran if id(kernel) not in mixed}
+    honoured: bool | None = bool(ops) and _honoured(ops, expected)
     note = "" if honoured else f"expected {' or '.join(sorted(expected))}"
-    seconds = sum(kernel.seconds for kernel in ran)
+    if not honoured and any(f"{_ANY}:{kind}" in expected for kernel in regions for kind in _types(kernel.op)):
+        honoured = None
+        note = "the runtime compiled layers of different requests into one, and does not tell which got which type"
+    told = [*ops, *(f"in a fused region ({', '.join(_types(kernel.op))} inside)" for kernel in regions)]
     return LayerOutcome(
-        layer=layer.name, asked=asked, ran=" + ".join(ops), honoured=honoured, seconds=seconds, note=note
+        layer=layer.name,
+        asked=asked,
+        ran=" + ".join(sorted(set(told))),
+        honoured=honoured,
+        seconds=sum(kernel.seconds for kernel in ran),
+        note=note,
     )
 
 
 def _honoured(ops: Iterable[str], expected: frozenset[str]) -> bool:
-    """Kernels by name: all of them must be expected. By precision ("*:int8"): one is enough, for others may convert."""
+    """Kernels by name: all of them must be expected. By precision ("*:int8"): one is enough, for others may convert;
+    of a kernel with several products the narrowest type counts, for all in it were asked for the same."""
     if any(name.startswith(_ANY) for name in expected):
-        return _ANY in expected or any(f"{_ANY}:{op.rpartition(':')[2]}" in expected for op in ops)
+        return _ANY in expected or any(f"{_ANY}:{_types(op)[0]}" in expected for op in ops)
     return set(ops) <= expected
+
+
+def _types(op: str) -> list[str]:
+    """Of a kernel's "<kind>:<types>"."""
+    return op.rpartition(":")[2].split(_INSIDE)
 
 
 def _owners(artifact: onnx.ModelProto, layers: Sequence[Layer]) -> tuple[dict[str, str], dict[str, str]]:

@@ -152,7 +152,8 @@ class _Bound:
                 self._call(*self._values)
         _cuda.current_stream().wait_stream(aside)
         graph = _cuda.CUDAGraph()
-        with _cuda.graph(graph):
+        # A capture that fails does not put back the stream that was current: the events would be on another one.
+        with _cuda.stream(_cuda.current_stream()), _cuda.graph(graph):
             self._kept = self._call(*self._values)
         self.replay = graph.replay
 

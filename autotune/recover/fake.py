@@ -9,7 +9,7 @@ the order in which integers are added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import onnx
@@ -17,50 +17,37 @@ import torch
 
 from autotune.compress.calibration import Range
 from autotune.compress.dialects import ort_cpu_outliers as outliers
-from autotune.compress.dialects.sixteen import ComputesInSixteen
 from autotune.errors import TrialFailure, UsageError, did_you_mean
 from autotune.layers import Layer
 from autotune.recover import fake_sixteen
 from autotune.recover import rounding as values
 from autotune.recover.compensating import Compensated
+from autotune.recover.formats import Formats
 from autotune.recover.graph import Change, OnnxModule
 from autotune.recover.operators.node import Tensor
 from autotune.techniques.nodes import attribute
 from autotune.techniques.quantize import parse_choice
-from autotune.techniques.rounding import NEAREST, NF4, Rounding
+from autotune.techniques.rounding import NF4, Rounding
 from hwprofiles.errors import Failure
 
-Ranges = Mapping[str, Range | tuple[float, float]]
 _FUSED_ACTIVATIONS = ("Relu", "Clip")
 _CARDS_ONLY = ("bfloat16", "fp8-static", "nvfp4")
 _SEARCH_EVERY = 16  # runs between two searches for the clipping factors of blocks
 
 
-def attach(
-    module: OnnxModule,
-    graph: onnx.GraphProto,
-    layers: Iterable[Layer],
-    decisions: Mapping[str, str],
-    ranges: Ranges,
-    roundings: Mapping[str, Rounding] = {},
-    dialect: object = None,
-) -> None:
-    """Put the quantisers that `decisions` (layer -> choice of `quantize`) ask for into the module of `graph`.
-
-    `roundings` is {layer: how its weight is rounded, and what it reads}; to nearest where nothing is said. A `dialect`
-    that computes in 16 bit (`dialects.sixteen.ComputesInSixteen`) says itself what is rounded.
+def attach(module: OnnxModule, graph: onnx.GraphProto, formats: Formats) -> None:
+    """Put the quantisers that `formats` ask for into the module of `graph`.
 
     Raises `UsageError` for an unknown layer or choice, `TrialFailure` where a static choice has no calibrated range,
     where nothing is known about what a layer with outliers reads, and for formats that only cards compute in.
     """
-    known = {layer.name: layer for layer in layers}
+    known, decisions, dialect = formats.named, formats.chosen, formats.sixteen
     nodes = {node.name: node for node in graph.node}
-    decisions = {name: choice for name, choice in decisions.items() if choice != "none"}
     for name in decisions.keys() - known.keys():
         raise UsageError(f"recover: no layer is named {name!r}; " + did_you_mean(name, known))
-    if isinstance(dialect, ComputesInSixteen):
+    if dialect is not None:
         tables = {name for name in decisions if known[name].op == "Gather" and _rows(known[name], nodes)}
-        fake_sixteen.attach(module, graph, known, tables, decisions, ranges, roundings, dialect)
+        fake_sixteen.attach(module, graph, formats, dialect, tables)
         return
     static: dict[str, Layer] = {}
     for name, choice in decisions.items():
@@ -71,7 +58,7 @@ def attach(
             for node in layer.nodes if not module.settled(layer.weight) else ():
                 module.on_write(nodes[node].output[0], _gathered(choice))
             continue
-        rounding = roundings.get(name, NEAREST)
+        rounding = formats.rounding(layer)
         if choice == outliers.CHOICE:
             _attach_outliers(module, layer, rounding)
             continue
@@ -84,7 +71,7 @@ def attach(
                 module.on_read(node, 0, values.dynamic_uint8)
         elif choice == "int8-static":
             static[name] = layer
-    _attach_static(module, graph, nodes, static, ranges)
+    _attach_static(module, graph, nodes, static, formats)
 
 
 def _weight(layer: Layer, choice: str, rounding: Rounding) -> _Weight | Compensated:
@@ -200,7 +187,7 @@ def _attach_static(
     graph: onnx.GraphProto,
     nodes: Mapping[str, onnx.NodeProto],
     static: Mapping[str, Layer],
-    ranges: Ranges,
+    formats: Formats,
 ) -> None:
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -210,7 +197,7 @@ def _attach_static(
     for layer in static.values():
         for name in layer.nodes:
             node = nodes[name]
-            scale, zero = _scale(ranges, node.input[0], layer)
+            scale, zero = _scale(formats.range_of(node.input[0], layer))
             module.on_read(name, 0, _activation(scale, zero))
             if layer.op != "Conv":
                 continue
@@ -220,18 +207,11 @@ def _attach_static(
             following = readers.get(tensor, [])
             if tensor not in outputs and len(following) == 1 and following[0].op_type in _FUSED_ACTIVATIONS:
                 tensor = following[0].output[0]
-            module.on_write(tensor, _activation(*_scale(ranges, tensor, layer)))
+            module.on_write(tensor, _activation(*_scale(formats.range_of(tensor, layer))))
 
 
-def _scale(ranges: Ranges, tensor: str, layer: Layer) -> tuple[float, int]:
-    found = ranges.get(tensor)
-    if found is None:
-        message = (
-            f"layer {layer.name!r}: activation {tensor!r} has no calibrated range; calibrate this structure before "
-            "recovery or leave the layer out of int8-static"
-        )
-        raise TrialFailure(Failure(kind="unsupported", stage="recover", message=message))
-    scale, zero = (found if isinstance(found, Range) else Range(*found)).uint8()
+def _scale(known: Range) -> tuple[float, int]:
+    scale, zero = known.uint8()
     return float(scale), int(zero)
 
 

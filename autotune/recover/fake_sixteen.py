@@ -6,44 +6,39 @@ always rounded again where the next layer reads it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 import torch
 
-from autotune.compress.calibration import Range
 from autotune.compress.dialects.sixteen import ComputesInSixteen, Sixteen, Static
-from autotune.errors import TrialFailure
 from autotune.layers import Layer
 from autotune.recover import rounding as values
 from autotune.recover.compensating import Compensated
+from autotune.recover.formats import Formats
 from autotune.recover.graph import Change, OnnxModule
 from autotune.recover.operators.node import Tensor
 from autotune.recover.packed import nearest
-from autotune.techniques.rounding import NEAREST, Grid, Rounding, to_nearest
-from hwprofiles.errors import Failure
+from autotune.techniques.rounding import Grid, Rounding, to_nearest
 
-Ranges = Mapping[str, Range | tuple[float, float]]
 _STATIC = {"int8": values.static_int8, "e4m3": values.static_e4m3, "e2m1-blocks": values.blocks_e2m1}
 
 
 def attach(
     module: OnnxModule,
     graph: onnx.GraphProto,
-    layers: Mapping[str, Layer],
-    looked_up: Collection[str],
-    decisions: Mapping[str, str],
-    ranges: Ranges,
-    roundings: Mapping[str, Rounding],
+    formats: Formats,
     dialect: ComputesInSixteen,
+    looked_up: Collection[str],
 ) -> None:
-    """Put the quantisers of `decisions` (layer -> choice) into the module of `graph`.
+    """Put the quantisers that `formats` ask for into the module of `graph`, as `dialect` computes.
 
     `looked_up` are the layers that are tables of rows, of which only those that are read need be rounded.
 
     Raises `TrialFailure` for a choice that cannot be trained with, and for a static one without a calibrated range.
     """
+    layers, decisions = formats.named, formats.chosen
     nodes = {node.name: node for node in graph.node}
     for name, choice in decisions.items():
         layer, made = layers[name], dialect.sixteen(layers[name], choice)
@@ -58,21 +53,21 @@ def attach(
         elif module.packed(layer.weight):
             module.derive(layer.weight, layer.nodes, _merged(layer, made))
         else:
-            module.derive(layer.weight, layer.nodes, _weight(layer, choice, made, roundings.get(name, NEAREST)))
+            module.derive(layer.weight, layer.nodes, _weight(layer, choice, made, formats.rounding(layer)))
         for node in layer.nodes:
             module.on_write(nodes[node].output[0], last)
             if layer.op == "Gather":
                 continue
             source = nodes[node].input[0]
-            module.on_read(node, 0, _read(made, _static(made, ranges, source, layer)))
+            module.on_read(node, 0, _read(made, _static(made, formats, source, layer)))
             if len(nodes[node].input) > 2 and nodes[node].input[2]:
                 module.on_read(node, 2, last)
     outputs = {value.name for value in graph.output}
-    sums = dialect.quantised_sums(list(graph.node), outputs, ranges.keys(), layers, decisions)
+    sums = dialect.quantised_sums(list(graph.node), outputs, formats.ranges.keys(), layers, decisions)
     for (node, tensor), (choice, layer) in sums.items():
         made = dialect.sixteen(layer, choice)
         place = list(nodes[node].input).index(tensor)
-        module.on_read(node, place, _read(made, _static(made, ranges, tensor, layer)))
+        module.on_read(node, place, _read(made, _static(made, formats, tensor, layer)))
 
 
 def _narrow(made: Sixteen) -> Change:
@@ -116,18 +111,11 @@ def _in_rows(found: Tensor, grid: Grid, block: int) -> Tensor:
     return values.straight_through(found, rounded.reshape(found.shape))
 
 
-def _static(made: Sixteen, ranges: Ranges, tensor: str, layer: Layer) -> tuple[Static, float] | None:
+def _static(made: Sixteen, formats: Formats, tensor: str, layer: Layer) -> tuple[Static, float] | None:
     """The static format of an activation and its scale."""
     if made.activation is None:
         return None
-    found = ranges.get(tensor)
-    if found is None:
-        message = (
-            f"layer {layer.name!r}: activation {tensor!r} has no calibrated range; calibrate this structure before "
-            "recovery or leave the layer out of static choices"
-        )
-        raise TrialFailure(Failure(kind="unsupported", stage="recover", message=message))
-    return made.activation, made.activation.scale(found if isinstance(found, Range) else Range(*found))
+    return made.activation, made.activation.scale(formats.range_of(tensor, layer))
 
 
 def _read(made: Sixteen, static: tuple[Static, float] | None) -> Change:

@@ -7,8 +7,6 @@ the first rounding took: the base is what the recipe ships.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import numpy as np
 import torch
 
@@ -17,41 +15,36 @@ from autotune.compress.dialects.ort_cpu_weights import grid_of
 from autotune.compress.dialects.sixteen import ComputesInSixteen
 from autotune.layers import Layer
 from autotune.recover import rounding as values
+from autotune.recover.formats import Formats
 from autotune.recover.graph import OnnxModule, Packed
 from autotune.recover.packed import PackedHalf, levels_of
-from autotune.techniques.rounding import NEAREST, Rounding
 
 _SIXTEEN = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def freeze(
-    module: OnnxModule,
-    layers: Iterable[Layer],
-    decisions: Mapping[str, str],
-    roundings: Mapping[str, Rounding],
-    dialect: object,
-) -> None:
-    """Hold the weights of `decisions` (layer -> choice of `quantize`) as their formats do; see `fake.attach`.
+def freeze(module: OnnxModule, formats: Formats) -> None:
+    """Hold the weights of layers with a format as that format does; see `fake.attach`.
 
     Left whole, in float32, is what would be another weight if it were rounded twice, because its scales are not found
     from what it is rounded to: weights rounded with compensation (GPTQ). So are layers with outliers in float32, and
     weights that other nodes read as well.
     """
-    for layer in layers:
-        choice, rounding = decisions.get(layer.name, "none"), roundings.get(layer.name, NEAREST)
+    for layer in formats.layers:
+        choice, rounding = formats.decisions.get(layer.name, "none"), formats.rounding(layer)
         compensated = rounding.method != "nearest" and rounding.moments is not None and choice not in _SIXTEEN
         if choice in ("none", outliers.CHOICE) or compensated or layer.weight not in module.weights:
             continue
         if module.readers(layer.weight) <= set(layer.nodes):
-            module.pack(layer.weight, _packed(layer, choice, module.weights[layer.weight].detach(), dialect))
+            weight = module.weights[layer.weight].detach()
+            module.pack(layer.weight, _packed(layer, choice, weight, formats.sixteen))
 
 
-def _packed(layer: Layer, choice: str, weight: torch.Tensor, dialect: object) -> Packed:
+def _packed(layer: Layer, choice: str, weight: torch.Tensor, dialect: ComputesInSixteen | None) -> Packed:
     if choice in _SIXTEEN:
         rounded = values.half(weight) if choice == "float16" else weight
         return PackedHalf(rounded.to(_SIXTEEN[choice]))
     array: np.ndarray = weight.numpy()
-    if not isinstance(dialect, ComputesInSixteen):
+    if dialect is None:
         return levels_of(layer, array, *grid_of(layer, choice))
     made = dialect.sixteen(layer, choice)
     grid = made.grid if made.fits is None else made.fits(array)

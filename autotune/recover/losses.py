@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from autotune.errors import DataError, UsageError
 from autotune.layers import Layer
 from autotune.recover.operators.node import Tensor
-from autotune.recover.settings import Compare
+from autotune.recover.settings import Compare, HardLoss
 from autotune.techniques.nodes import attribute
 
 Kind = Literal["logits", "probabilities", "chances", "numbers"]
@@ -174,8 +174,6 @@ def feature_loss(names: Iterable[str], student: Tensors, teacher: Tensors, count
 
 
 # -- labels
-
-HardLoss = Callable[[Tensors, tuple[Any, ...]], Tensor]
 
 
 def cross_entropy(outputs: Iterable[Output]) -> HardLoss:

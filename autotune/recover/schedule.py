@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from time import monotonic
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from autotune.errors import TrialFailure
 from autotune.recover.batching import Batch
-from autotune.recover.settings import Progress, Settings
+from autotune.recover.nonfinite import NotFinite
+from autotune.recover.settings import Progress, Settings, Watch
 
 _WARM_UP = 0.05  # of all steps, while the rate rises
 _MOST_WARM_UP = 100  # steps; where the time ends it, steps may be any large number
@@ -24,11 +24,11 @@ State = TypeVar("State")
 
 
 class Pupil(Protocol[State]):
-    """What learns: see `loop`."""
+    """What learns: see `pupil`. Losses that are not finite are raised as `NotFinite`."""
 
-    def learn(self, step: int, batches: list[Batch], rate: float) -> float: ...
+    def learn(self, batches: list[Batch], rate: float) -> float: ...
 
-    def validate(self, step: int) -> float: ...
+    def validate(self) -> float: ...
 
     def state(self) -> State: ...
 
@@ -67,6 +67,45 @@ class Clock:
         return full * (_LEAST_RATE + (1 - _LEAST_RATE) * (1 + math.cos(math.pi * done)) / 2)
 
 
+class Steps(Generic[State]):
+    """The steps of a training, tries among them: counted, and told to `watch`."""
+
+    def __init__(
+        self, pupil: Pupil[State], clock: Clock, lessons: Iterator[list[Batch]], watch: Watch | None = None
+    ) -> None:
+        self.pupil, self.clock, self.taken = pupil, clock, 0
+        self._lessons, self._watch = lessons, watch
+
+    def lesson(self) -> list[Batch]:
+        """What the next step can be taken with."""
+        return next(self._lessons)
+
+    def take(self, lesson: list[Batch], rate: float) -> float:
+        """The loss of one step. One that breaks down is counted as well."""
+        self.taken += 1
+        return self.pupil.learn(lesson, rate)
+
+    def tell(self, loss: float, validation: float | None = None) -> None:
+        """What came of the step that was taken last."""
+        if self._watch is not None:
+            self._watch(Progress(self.taken, self.clock.seconds(), loss, validation))
+
+
+class Found(NamedTuple):
+    """Validation and mean loss of what came of tries; NaN where nothing is known."""
+
+    validation: float
+    loss: float
+
+
+class Tried(NamedTuple, Generic[State]):
+    """The same of one try, and what the pupil then was. Infinite where it led to numbers that are not finite."""
+
+    validation: float
+    loss: float
+    state: State
+
+
 class RateTest(Generic[State]):
     """Finds the rate by taking a few steps at some rates, all from the same weights and with the same samples, and
     looking at validation (after the range test of Smith 2017, arXiv 1506.01186).
@@ -76,21 +115,11 @@ class RateTest(Generic[State]):
     the first step, there are none.
     """
 
-    def __init__(
-        self,
-        pupil: Pupil[State],
-        clock: Clock,
-        settings: Settings,
-        data: Iterator[list[Batch]],
-        watch: Callable[[Progress], None] | None,
-    ) -> None:
-        self._pupil, self._clock, self._settings, self._watch = pupil, clock, settings, watch
-        self._data = data
-        self._step = 0
+    def __init__(self, steps: Steps[State], settings: Settings) -> None:
+        self._steps, self._pupil, self._clock, self._settings = steps, steps.pupil, steps.clock, settings
 
-    def run(self, start: float) -> tuple[int, float, float]:
-        """(steps that were taken, mean loss and validation of what the pupil then is). `start` is the validation loss
-        before.
+    def run(self, start: float) -> Found:
+        """What the pupil becomes. `start` is the validation loss before.
 
         The clock is told the rate that was best, and the pupil is what it became at it; where nothing was better than
         `start`, the clock is told the lowest rate and the pupil is as it was.
@@ -98,56 +127,45 @@ class RateTest(Generic[State]):
         settings, clock = self._settings, self._clock
         given = settings.learning_rate is not None or settings.relative_rate is not None
         if given or len(_RATES) * _TRY > _MOST_TIME * settings.steps:
-            return 0, math.nan, start
+            return Found(start, math.nan)
         begin, before = self._pupil.state(), clock.seconds()
-        lessons = [next(self._data) for _ in range(_TRY)]
+        lessons = [self._steps.lesson() for _ in range(_TRY)]
         loss = self._learn(lessons[0], _RATES[_FIRST])
         if (clock.seconds() - before) * _TRY * len(_RATES) > _MOST_TIME * 60 * settings.minutes:
-            return self._step, loss, math.nan  # no more than the first step of an ordinary training
+            return Found(math.nan, loss)  # no more than the first step of an ordinary training
         tried = {_FIRST: self._try(begin, lessons, _FIRST)}
         at = self._climb(begin, lessons, tried, _FIRST, 1)
         if at == _FIRST:
             at = self._climb(begin, lessons, tried, _FIRST, -1)
-        value, loss, state = tried[at]
-        if not value < start:
+        if not tried[at].validation < start:
             self._pupil.restore(begin)
             clock.full = _RATES[0]
-            return self._step, math.nan, start
-        self._pupil.restore(state)
+            return Found(start, math.nan)
+        self._pupil.restore(tried[at].state)
         clock.full = _RATES[at]
-        return self._step, loss, value
+        return Found(tried[at].validation, tried[at].loss)
 
     def _climb(
-        self,
-        begin: State,
-        lessons: list[list[Batch]],
-        tried: dict[int, tuple[float, float, State]],
-        at: int,
-        direction: int,
+        self, begin: State, lessons: list[list[Batch]], tried: dict[int, Tried[State]], at: int, direction: int
     ) -> int:
         """Number of the best rate from `at` on in one direction."""
         while 0 <= at + direction < len(_RATES):
             tried[at + direction] = self._try(begin, lessons, at + direction)
-            if not tried[at + direction][0] < tried[at][0]:
+            if not tried[at + direction].validation < tried[at].validation:
                 break
             at += direction
         return at
 
-    def _try(self, begin: State, lessons: list[list[Batch]], at: int) -> tuple[float, float, State]:
-        """(validation, mean loss, what the pupil is) after some steps from the beginning; infinite where they lead to
-        numbers that are not finite."""
+    def _try(self, begin: State, lessons: list[list[Batch]], at: int) -> Tried[State]:
+        """Some steps from the beginning."""
         self._pupil.restore(begin)
         try:
-            losses = [self._learn(batches, _RATES[at]) for batches in lessons]
-            return self._pupil.validate(self._step), sum(losses) / len(losses), self._pupil.state()
-        except TrialFailure as failure:
-            if failure.failure.kind != "nonfinite":
-                raise
-            return math.inf, math.nan, begin
+            losses = [self._learn(lesson, _RATES[at]) for lesson in lessons]
+            return Tried(self._pupil.validate(), sum(losses) / len(losses), self._pupil.state())
+        except NotFinite:
+            return Tried(math.inf, math.nan, begin)
 
-    def _learn(self, batches: list[Batch], rate: float) -> float:
-        self._step += 1
-        loss = self._pupil.learn(self._step, batches, rate)
-        if self._watch is not None:
-            self._watch(Progress(self._step, self._clock.seconds(), loss))
+    def _learn(self, lesson: list[Batch], rate: float) -> float:
+        loss = self._steps.take(lesson, rate)
+        self._steps.tell(loss)
         return loss

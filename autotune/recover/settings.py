@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from autotune.errors import UsageError
 
+if TYPE_CHECKING:
+    import torch
+
+# Outputs by name and the labels of a batch -> one loss per sample [samples], or their mean.
+HardLoss = Callable[[Mapping[str, "torch.Tensor"], tuple[Any, ...]], "torch.Tensor"]
+Watch = Callable[["Progress"], None]
 Trains = Literal["all", "norms-and-biases"]
 Compare = Literal["auto", "distributions", "numbers"]
 
@@ -92,11 +98,12 @@ class Progress:
 class Checkpoint:
     """The student at its best so far.
 
-    `step` 0 is the student as it was given. `loss` is the mean training loss since the last look (NaN at step 0),
-    `validation` the mean distillation loss of the validation samples, with the fake quantisers in place. `tensors` are
-    the constants that training changes, float32, by their names and in their shapes in the student's graph; adapters
-    are merged. The layers' weights are not rounded: the dialect does that when it writes the artifact. What
-    adapters lie over is rounded already, so with them it is what the dialect would make of the student.
+    `step` 0 is the student as it was given. `loss` is the mean training loss since validation last gained
+    `Settings.least_gain` (NaN at step 0), `validation` the mean distillation loss of the validation samples, with the
+    fake quantisers in place. `tensors` are the constants that training changes, float32, by their names and in their
+    shapes in the student's graph; adapters are merged. The layers' weights are not rounded: the dialect does that when
+    it writes the artifact. What adapters lie over is rounded already, so with them it is what the dialect would make of
+    the student.
     """
 
     step: int

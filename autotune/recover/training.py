@@ -1,57 +1,39 @@
 """Recovery by training: the compressed graph learns from the original, step by step.
 
-`Settings`, `Progress` and `Checkpoint` can be had without torch, which is only loaded by `recover` itself.
+`Formats`, `Settings`, `Progress` and `Checkpoint` can be had without torch, which is only loaded by `recover` itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
 
 import onnx
 
-from autotune.compress.calibration import Range
-from autotune.layers import Layer
 from autotune.recover.batching import Batch
-from autotune.recover.settings import Checkpoint, Progress, Settings
-from autotune.techniques.rounding import Rounding
+from autotune.recover.formats import Formats
+from autotune.recover.settings import Checkpoint, HardLoss, Progress, Settings, Watch
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["Checkpoint", "HardLoss", "Progress", "Settings", "recover"]
-
-# Outputs by name and the labels of a batch -> one loss per sample [samples], or their mean.
-HardLoss = Callable[[Mapping[str, "torch.Tensor"], tuple[Any, ...]], "torch.Tensor"]
-Watch = Callable[[Progress], None]
+__all__ = ["Checkpoint", "Formats", "HardLoss", "Progress", "Settings", "Watch", "recover"]
 
 
 def recover(
     student: onnx.ModelProto,
     teacher: onnx.ModelProto,
-    layers: Iterable[Layer],
-    decisions: Mapping[str, str],
-    ranges: Mapping[str, Range | tuple[float, float]],
+    formats: Formats,
     batches: Iterable[Batch],
     validation: Iterable[Batch],
     settings: Settings,
     *,
     watch: Watch | None = None,
     hard_loss: HardLoss | None = None,
-    roundings: Mapping[str, Rounding] = {},
-    dialect: object = None,
     before: int = 0,
 ) -> Iterator[Checkpoint]:
-    """Train the float graph `student` so that, once `decisions` are written, it answers like `teacher`.
+    """Train the float graph `student` so that, once its `formats` are written, it answers like `teacher`.
 
-    `layers` are the student's (`Source.layers`), `decisions` is {layer: choice of `quantize`} and `ranges` holds the
-    calibrated ranges of the activations that static choices read. `batches` and `validation` are iterated anew for
-    every epoch (`batching.Batches`). `watch` is called after every step. `hard_loss` computes the task's loss where
-    `settings.hard` is not 0; None: cross entropy of a single output of logits or probabilities with integer labels.
-    `roundings` says how a layer's weight is rounded, where that is not to nearest, and what the layer reads; their bias
-    correction is left out, because training finds the biases. `dialect` is what the artifact is written in: one that is
-    a `dialects.sixteen.ComputesInSixteen` says how layers round; None and all others round as on the CPU.
-    `before` is the number of steps that earlier calls took: a message counts them.
+    `batches` and `validation` are iterated anew for every epoch (`batching.Batches`). `watch` is called after every
+    step. `hard_loss` computes the task's loss where `settings.hard` is not 0; None: cross entropy of a single output of
+    logits or probabilities with integer labels. `before` is the number of steps that earlier calls took: a message
+    counts them.
 
     Yields the student as it was given (step 0), then a checkpoint whenever validation has improved.
 
@@ -65,15 +47,11 @@ def recover(
     return train(
         student,
         teacher,
-        layers,
-        decisions,
-        ranges,
+        formats,
         batches,
         validation,
         settings,
         watch=watch,
         hard_loss=hard_loss,
-        roundings=roundings,
-        dialect=dialect,
         before=before,
     )

@@ -63,6 +63,11 @@ def modelled(config: StudyConfig, objectives: Sequence[MetricKey]) -> tuple[Metr
 
 def filtered(config: StudyConfig, baseline: Mapping[str, Value]) -> list[str]:
     """One sentence on the limits of the budget that decide what ships, but are not searched for; none without any."""
+    if config.budget and config.search.sampler != "surrogate":
+        return [
+            f"the budget is not solved for: sampler {config.search.sampler!r} knows no limits, so what was measured is "
+            "filtered by them; the sampler 'surrogate' solves for them"
+        ]
     wanted = aim(config, modelled(config, config.objective_keys), baseline)
     named = [text for text in wanted.unsolved if text in config.budget]
     if not named:

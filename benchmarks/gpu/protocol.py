@@ -87,7 +87,9 @@ def finished(earlier: Path | None, runtime: str) -> list[dict[str, Any]]:
 def write(out: Path, result: dict[str, Any], todo: list[tuple[str, str, str]]) -> None:
     """What there is up to now, with what was not run by name; whole or not at all."""
     result["summary"] = summary(result["cases"])
-    result["not_run"] = [f"{size} {kind} {mode}: no time was left" for size, kind, mode in todo]
+    result.pop("unfinished", None)
+    if todo:
+        result["unfinished"] = [f"{size} {kind} {mode}: no time was left" for size, kind, mode in todo]
     bad = [*result["summary"]["not_as_wanted"], *result["summary"]["failed"]]
     if bad:
         result["failed"] = f"{len(bad)} of {len(result['cases'])} cases: {'; '.join(bad)}"[:600]

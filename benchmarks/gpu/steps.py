@@ -14,6 +14,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+from outcomes import Outcome, of_step
+
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans below us become our children, whatever session they are in
 _GRACE = 10.0  # seconds to stop by oneself, each time that it is asked to
 
@@ -24,8 +26,8 @@ def adopt() -> None:
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
 
-def run(command: list[str], folder: Path, variables: dict[str, str], out: Path, limit: float) -> dict[str, Any]:
-    """Run it for at most `limit` seconds; what it wrote into `out`, also where it failed or was ended."""
+def run(command: list[str], folder: Path, variables: dict[str, str], out: Path, limit: float) -> Outcome:
+    """Run it for at most `limit` seconds; with what it wrote into `out`, also where it failed or was ended."""
     began = time.monotonic()
     out.unlink(missing_ok=True)
     log = out.with_suffix(".log")
@@ -54,10 +56,9 @@ def run(command: list[str], folder: Path, variables: dict[str, str], out: Path, 
             failed = f"{failed}; {out.name} cannot be read: {error}".removeprefix("; ")
     elif not failed:
         failed = f"it wrote no result: {_last(log)}"
-    if failed and "failed" not in found and "not run" not in found:
-        found["failed"] = failed
+    if failed and "failed" not in found and "not_run" not in found:
         found["said"] = log.read_text(errors="replace")[-2000:]
-    return {**found, "seconds": round(time.monotonic() - began, 1)}
+    return of_step({**found, "seconds": round(time.monotonic() - began, 1)}, failed)
 
 
 def tests(report: Path) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def tests(report: Path) -> dict[str, Any]:
         found["failed"] = f"{len(found['failures'])} of {len(cases)} tests"
     elif not found["passed"]:
         reasons = sorted(found["skipped"]) or ["pytest found none"]
-        found["not run"] = f"every test was skipped: {reasons[0]}"
+        found["not_run"] = f"every test was skipped: {reasons[0]}"
     return found
 
 

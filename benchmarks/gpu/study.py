@@ -62,7 +62,7 @@ def main() -> int:
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
     profile = {"copy of": arguments.instead} if arguments.instead else wanted(arguments.step)
-    if "not run" in profile:
+    if "not_run" in profile:
         arguments.out.write_text(json.dumps(profile))
         return 0
     folder = prepare(arguments, profile)
@@ -109,7 +109,7 @@ def missing(found: dict[str, Any], trials: int, step: str) -> dict[str, str]:
     if "cut short" in found["run"] or (isinstance(done, int) and done < trials):
         left["search"] = f"{done if isinstance(done, int) else 'some'} of {trials} trials"
     if step != "comparison" and "said" not in found.get("parity", {}):
-        left["parity"] = str(found.get("parity", {}).get("not run", "it has no answer"))
+        left["parity"] = str(found.get("parity", {}).get("not_run", "it has no answer"))
     return left
 
 
@@ -122,7 +122,7 @@ def wanted(step: str) -> dict[str, Any]:
         python = os.environ.get(f"HW_AUTOTUNE_{name}_PYTHON")
         if python:
             return {**profile, "python": python, "timeout": 900.0}
-    return {"not run": "neither TensorRT (its libraries are on NVIDIA's own index only) nor TensorRT-RTX is installed"}
+    return {"not_run": "neither TensorRT (its libraries are on NVIDIA's own index only) nor TensorRT-RTX is installed"}
 
 
 def prepare(arguments: argparse.Namespace, profile: dict[str, Any]) -> Path:
@@ -177,7 +177,7 @@ def autotune(*words: str, deadline: float = float("inf")) -> dict[str, Any]:
     told: dict[str, Any] = {"command": " ".join(words)}
     left = deadline - time.monotonic()
     if left < 5:
-        return {**told, "not run": "no time was left"}
+        return {**told, "not_run": "no time was left"}
     process = subprocess.Popen(
         [sys.executable, "-m", "autotune.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

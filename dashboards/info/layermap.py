@@ -57,11 +57,11 @@ def layer_map(view: StudyView) -> LayerMap:
                 time_share=seconds / time_total if seconds is not None and time_total else None,
                 choices=tuple(table.get(layer.name, NONE) for table in asked),
                 ran=tuple(outcome.ran if outcome else "" for outcome in outcomes),
-                mismatched=tuple(outcome is not None and not outcome.honoured for outcome in outcomes),
+                mismatched=tuple(outcome is not None and outcome.honoured is False for outcome in outcomes),
             )
         )
     present = {choice for row in rows for choice in row.choices}
-    mismatches = tuple((t.number, o) for t in view.trials for o in t.layers if not o.honoured)
+    mismatches = tuple((t.number, o) for t in view.trials for o in t.layers if o.honoured is False)
     return LayerMap(
         trials=tuple(trial.number for trial in view.shown),
         rows=tuple(rows),

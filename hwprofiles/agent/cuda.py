@@ -116,9 +116,9 @@ def open_cuda() -> Any:
     Both put everything on a stream of their own, whose number is `stream`, and have: `buffer(size)` of the card and
     `pinned(size)` of this machine, each with `pointer`, the latter with `array` (numpy, uint8); `upload(buffer,
     pinned)`, `download(pinned, buffer)`, `synchronize()`, `event()`, `record(event)`, `elapsed(first, last)` in
-    seconds, `capture(work)`, which gives a function that replays what `work` put on the stream, `on_stream()`, a context
-    in which replays need not look for the stream, and `release()`, which gives memory that nobody uses any more back to
-    the card. All of them raise `CudaProblem`, and `cuda_events.CardBroken` where the card's context is lost.
+    seconds; `capture(work)`, which gives a function that replays what `work` put on the stream; `on_stream()`, a
+    context in which replays need not look for the stream; `release()`, which gives memory that nobody uses any more
+    back to the card. All of them raise `CudaProblem`, and `cuda_events.CardBroken` where the card's context is lost.
     """
     try:
         torch = importlib.import_module("torch")

@@ -263,7 +263,7 @@ def _types(network: Any) -> dict[str, str]:
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         for node in tensorrt_layers.nodes_of({"Metadata": layer.metadata}):
-            heavy = layer.type.name in ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM")
+            heavy = layer.type.name in tensorrt_layers.PRODUCTS
             if heavy or node not in found:
                 found[node] = layer.type.name
     return found

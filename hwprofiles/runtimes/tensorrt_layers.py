@@ -40,6 +40,9 @@ _TYPES = (
 _BITS = {"fp4": 4, "int4": 4, "fp8": 8, "int8": 8, "uint8": 8, "float16": 16, "bfloat16": 16, "float32": 32}
 _INDICES = frozenset({"int32", "int64", "bool"})
 
+# Layer types of a network that multiply matrices: what is asked for a layer of a model is asked for one of these.
+PRODUCTS = frozenset({"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM"})
+
 # Layer types of a network, by what they are called in ONNX; the first that a fused layer has names it.
 _HEAVY = {
     "CONVOLUTION": "Conv",
@@ -58,8 +61,11 @@ _HEAVY = {
 
 
 def inspected(text: str) -> list[dict[str, Any]]:
-    """Layers of the inspector's JSON. Empty where the engine was built without their details."""
-    layers = json.loads(text).get("Layers", [])
+    """Layers of the inspector's JSON. Empty where the engine was built without their details, or it is no JSON."""
+    try:
+        layers = json.loads(text).get("Layers", [])
+    except (ValueError, TypeError, AttributeError):  # none at all, or a name of a layer that was not escaped
+        return []
     return [layer for layer in layers if isinstance(layer, dict)]
 
 
@@ -84,14 +90,16 @@ def kernel(layer: Mapping[str, Any], provider: str, types: Mapping[str, str], se
     """One layer of an engine as a `hwprofiles.measurement.Kernel`.
 
     `node`: the names of its ONNX nodes, with " + " between them; its own name where it has none. `op`: what it is, and
-    the narrowest type that it reads, weights or activations: "Conv:int8", "MatMul:int4". `types`: ONNX node -> layer
-    type of the network.
+    the narrowest type that it reads, weights or activations: "Conv:int8", "MatMul:int4". One with several products in
+    it (a region that Myelin compiled, as it does with transformers) has all of its types, the narrowest first, for
+    nothing tells which product got which: "MatMul:int8+float16". `types`: ONNX node -> layer type of the network.
     """
     nodes = nodes_of(layer)
+    several = sum(types.get(node) in PRODUCTS for node in nodes) > 1
     inputs = [*_tensors(layer, "Inputs"), *_tensors(layer, "Constants")]
     return {
         "node": " + ".join(nodes) or str(layer.get("Name", "")),
-        "op": f"{_kind(layer, nodes, types)}:{precision(layer)}",
+        "op": f"{_kind(layer, nodes, types)}:{'+'.join(precisions(layer)) if several else precision(layer)}",
         "provider": provider,
         "seconds": seconds,
         "inputs": [_spell(tensor) for tensor in inputs],
@@ -106,11 +114,16 @@ def nodes_of(layer: Mapping[str, Any]) -> list[str]:
 
 def precision(layer: Mapping[str, Any]) -> str:
     """The narrowest floating-point or quantised type that it reads; what it writes where it reads none of them."""
+    return precisions(layer)[0]
+
+
+def precisions(layer: Mapping[str, Any]) -> list[str]:
+    """All such types, the narrowest first; never empty."""
     for group in (("Inputs", "Constants"), ("Outputs",)):
         kinds = {_type(tensor) for key in group for tensor in _tensors(layer, key)} - _INDICES - {""}
         if kinds:
-            return min(sorted(kinds), key=lambda kind: _BITS[kind])
-    return next(iter(sorted({_type(tensor) for tensor in _tensors(layer, "Inputs")} - {""})), "unknown")
+            return sorted(kinds, key=lambda kind: (_BITS[kind], kind))
+    return sorted({_type(tensor) for tensor in _tensors(layer, "Inputs")} - {""})[:1] or ["unknown"]
 
 
 def _kind(layer: Mapping[str, Any], nodes: Iterable[str], types: Mapping[str, str]) -> str:

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from autotune.errors import UsageError
+from autotune.search.shortfall import kept_predicted
+from autotune.store import open_store
 from tests.end_to_end.test_cli import autotune, new_study
+from tests.end_to_end.tiny import config, open_study
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,54 @@ def test_a_size_that_no_recipe_can_have_is_told_before_anything_is_searched(sear
     assert "limits nothing: the original takes" in " ".join(
         autotune("check", "tiny", "--store", tmp_path / "other.db", folder=_with_room(folder)).stdout.split()
     )
+
+
+def test_a_budget_on_memory_is_learnt_and_answered_by_the_model(searched: Path) -> None:
+    """No recipe comes near a megabyte, and nobody says that one might."""
+    answer = autotune("run", "tiny", "--max-memory", "1MB", "--trials", "5", folder=searched, code=3)
+    assert "no trial reaches memory_peak@local" in answer.stderr.splitlines()[-1]
+    assert "more trials may find it" not in answer.stdout and "not solved for" not in answer.stdout
+    with open_store(searched / "autotune-runs" / "tiny" / "store.db", "tiny", must_exist=True) as store:
+        prediction, least = kept_predicted(store), min(t.metrics["memory_peak@local"].value for t in store.trials())
+    assert prediction is not None and not prediction.feasible
+    assert prediction.excess["memory_peak@local"] == pytest.approx(least - 1e6, rel=0.2)
+    assert "by the model of the search one limit would have to give: memory_peak@local by " in answer.stdout
+
+
+def test_a_budget_that_no_model_predicts_is_said_to_be_filtered_by(searched: Path) -> None:
+    words = ("--max-size", "60kB", "--max-drop", "90pt", "--min-accuracy", "99.99%", "--trials", "5")
+    answer = autotune("run", "tiny", *words, folder=searched, code=3)
+    assert "accuracy is not solved for, as no model of the search predicts it" in " ".join(answer.stderr.split())
+    assert "more trials may find it" not in answer.stdout
+    assert "not solved for, only filtered by, as no model predicts it: accuracy; nearest trial " in answer.stdout
+
+
+def test_a_limit_of_no_loss_is_refused_by_every_command_before_anything_runs(searched: Path, tmp_path: Path) -> None:
+    said = "drop/worst of at most 0 pt cannot be shown by any number of samples"
+    answer = autotune("run", "tiny", "--max-drop", "0pt", folder=searched, code=2)
+    assert answer.stderr.startswith(f"autotune: --max-drop 0pt: {said}") and len(answer.stderr.splitlines()) == 1
+    for table in ("budget", "constraints"):
+        folder = tmp_path / table
+        folder.mkdir()
+        new_study(folder, more=f'\n[{table}]\n"drop/worst" = "0pt"\n')
+        for command in ("check", "run"):
+            answer = autotune(command, "tiny", folder=folder, code=2)
+            assert f"{table}.drop/worst: {said}" in answer.stderr and len(answer.stderr.splitlines()) == 1
+    with pytest.raises(UsageError, match=said):
+        open_study(tmp_path / "store.db", config(budget={"drop/worst": 0.0}))
+
+
+def test_what_lost_nothing_as_measured_can_be_asked_for_afterwards(searched: Path) -> None:
+    """`front` filters what is there by what was measured."""
+    front = json.loads(autotune("front", "tiny", "--max", "drop/worst=0pt", "--json", folder=searched).stdout)["front"]
+    assert front and all(point["metrics"]["drop/worst"]["value"] <= 0 for point in front)
+
+
+def test_a_search_that_is_too_short_to_be_stable_says_so(searched: Path) -> None:
+    words = ("--max-size", "40kB", "--max-drop", "90pt", "--trials", "5", "--until-stable")
+    said = " ".join(autotune("run", "tiny", *words, folder=searched).stderr.split())
+    assert "until_stable (--until-stable) changes nothing here: it looks back on 31 trials" in said
+    assert "this study has 5 in all; it needs at least 32" in said
 
 
 def _with_room(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from pathlib import Path
@@ -25,12 +26,16 @@ from autotune import Dataset, Sample, Workload
 WEIGHTS = np.random.default_rng(5).normal(size=(6, 3)).astype(np.float32)
 
 
+def columns(index):
+    return {"half": "ab"[index % 2], "rare": "yes" if index < 30 else "no"}
+
+
 def data(name, seed):
     rng = np.random.default_rng(seed)
     samples = []
     for index in range(400):
         x = rng.normal(size=(1, 6)).astype(np.float32)
-        samples.append(Sample(f"{name}{index}", {"x": x}, int((x @ WEIGHTS).argmax()), {"half": "ab"[index % 2]}))
+        samples.append(Sample(f"{name}{index}", {"x": x}, int((x @ WEIGHTS).argmax()), columns(index)))
     return Dataset(name, samples)
 
 
@@ -43,6 +48,17 @@ def workload():
         decode=lambda outputs: [int(row.argmax()) for row in outputs["y"]],
         slices=["half"],
     )
+
+
+def judged_only():
+    import dataclasses
+    heldout = data("heldout", 2)
+    slices = {"rare": "rare", "first": lambda sample: sample.inputs["x"][0, 0] > 0}
+    return dataclasses.replace(workload(), search=heldout, calibration=[], slices=slices, metric=lambda p, y: right(p, y))
+
+
+def right(predictions, labels):
+    return sum(p == y for p, y in zip(predictions, labels, strict=True)) / len(labels)
 
 
 def broken_metric():
@@ -144,10 +160,47 @@ def test_a_slice_may_have_a_limit_of_its_own(folder: Path, capsys: pytest.Captur
     assert found["evaluations"][0]["dataset"] == "search"
 
 
+def test_a_slice_that_is_too_small_is_named_and_passes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what only a search needs (calibration, a search set of other samples, a metric's name) is not asked for."""
+    small = ["--limit", "5pt", "--no-noise"]
+    assert run(folder, "same.onnx", *small, "--json", function="judged_only") == 0
+    found = json.loads(capsys.readouterr().out)
+    told = "all 6 slices that could be judged certainly lose no more than allowed"
+    assert told in found["sentences"][0]
+    assert found["sentences"][0].endswith(
+        "; not judged: rare: rare=yes has 30 samples of the 100 that a verdict needs."
+    )
+    names = [each["name"] for each in found["evaluations"][0]["slices"]]
+    assert names[:4] == ["all", "rare: rare=no", "rare: rare=yes", "first"] and found["asked"] == ["first"]
+    for which in ("original", "candidate"):
+        model = folder / ("original.onnx" if which == "original" else "same.onnx")
+        assert found[f"{which}_digest"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    code = hashlib.sha256((folder / "task.py").read_bytes()).hexdigest()
+    assert found["code"] == {"decode": code, "metric metric": code}
+    assert found["evaluations"][0]["metric"] == "metric" and len(found["evaluations"][0]["dataset_digest"]) == 64
+
+    for more in (["--slices", "rare=yes"], ["--slices", "rare"], ["--max", "drop/rare: rare=yes=30pt"]):
+        assert run(folder, "same.onnx", *small, *more, function="judged_only") == 3
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "none fails; the data do not decide for rare" in shown
+        assert "(30 samples of the 100 that a verdict needs)" in shown
+    assert run(folder, "same.onnx", *small, "--slices", "rare=yes", "--allow-undecided", function="judged_only") == 0
+
+
+def test_a_function_of_the_workload_can_be_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--slices", "first() & half=a", "--slices", "!first()", "--limit", "9pt", "--no-noise", "--floor", "50"]
+    assert run(folder, "same.onnx", *more, "--json", function="judged_only") == 0
+    names = [each["name"] for each in json.loads(capsys.readouterr().out)["evaluations"][0]["slices"]]
+    assert names[:3] == ["all", "first() & half=a", "!first()"]
+
+
 def test_other_slices_perturbations_and_both_data_sets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = run(folder, "same.onnx", "--slices", "label", "--set", "both", "--limit", "9pt", "--no-noise", "--json")
     found = json.loads(capsys.readouterr().out)
     assert code == 0 and [e["dataset"] for e in found["evaluations"]] == ["search", "heldout"]
+    assert "all 7 slices of the search data and all 7 slices of the held-out data" in found["sentences"][0]
     names = [result["name"] for result in found["evaluations"][1]["slices"]]
     assert "label=1" in names and "half=a" not in names
 
@@ -178,8 +231,11 @@ def test_what_cannot_be_judged_is_said_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(folder, candidate, *more, function=function) == code
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("autotune:")]
+    told = capsys.readouterr().err
+    lines = [line for line in told.splitlines() if line.startswith("autotune:")]
     assert len(lines) == 1 and said in lines[0]
+    late = ("broken_metric", "other_outputs", "long_labels")
+    assert ("both models answer" in told) == (function in late or candidate == "task.py"), "names before any model runs"
 
 
 def test_a_target_that_is_not_there(folder: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from autotune.errors import DataError, DiskError, UsageError
 from autotune.recipe import Recipe
 from autotune.store import Store, open_store
 from autotune.trial import Trial, Value
-from autotune.workload import Dataset, Sample, Workload
+from autotune.workload import Dataset, Sample, Workload, inputs_digest
 
 
 def model_bytes() -> bytes:
@@ -79,6 +80,8 @@ def test_what_is_in_it(store: Store, tmp_path: Path) -> None:
     assert json.loads((folder / "recipe.json").read_text()) == trial.recipe
     assert manifest["metrics"]["final"]["drop/worst"] == {"value": 0.0, "low": -0.1, "high": 0.1}
     assert manifest["data"]["heldout"] == {"digest": workload().heldout.digest(), "samples": 3}
+    assert manifest["data"]["calibration"] == {"digest": inputs_digest(workload().calibration), "samples": 3}
+    assert manifest["code"] == {"decode": sha256(Path(__file__).read_bytes()).hexdigest()}
     assert manifest["command"] == "autotune export 'studies/small one' 1 bundle"
     assert manifest["versions"]["onnxruntime"] and manifest["workload_digest"] == "d" * 64
     assert set(manifest["files"]) == {

@@ -268,7 +268,6 @@ def test_the_task_is_run_and_announced(tmp_path: Path) -> None:
         ('astype("float32")', "tolist()", "must be a numpy array, not list"),
         ('{"x": rng', '{"x" if _ else "z": rng', "has the inputs x, the samples before have z"),
         ('decode=lambda outputs: outputs["y"].argmax(-1).tolist()', "decode=3", "decode must be a function"),
-        ('slices=("even",)', "metric=lambda p, l: 0.0", "must be usable in metric keys"),
         ('slices=("even",)', "metric=3", "metric must be a name or a function"),
     ],
 )

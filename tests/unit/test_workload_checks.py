@@ -60,6 +60,8 @@ def test_what_is_fine() -> None:
     check_workload(workload(metric={"accuracy": "accuracy", "mine": score}))
     check_workload(workload(samples(0, label=LABELS), samples(1, label=LABELS), metric=TASKS))
     check_workload(workload(metric=functools.partial(score)))
+    check_workload(workload(metric=lambda predictions, labels: 1.0))
+    check_workload(workload(slices={"late": lambda sample: sample.metadata["length"] > 30, "serif": "font=serif"}))
     check_workload(
         workload(
             slices=[
@@ -86,7 +88,6 @@ def test_what_is_fine() -> None:
         ("metric", {"good": Task("a", 3)}, "w: metric 'good': must be a name or a function"),  # type: ignore[arg-type]
         ("metric", {"good": Task(3)}, "the task of metric 'good' needs a key, a text, not 3"),  # type: ignore[arg-type]
         ("metric", Task("digit"), "w: metric must be a name or a function"),
-        ("metric", lambda p, y: 1.0, "the metric's name '<lambda>' must be usable in metric keys"),
         ("confidence", 0.9, "confidence must be a function of a batch's outputs, not 0.9"),
         ("encode", "utf-8", "encode must be a function of a text, not 'utf-8'"),
         ("perturbations", [score], "perturbations must be a dictionary of name -> function"),
@@ -108,7 +109,9 @@ def test_what_is_not(option: str, value: Any, message: str) -> None:
     ("declarations", "message"),
     [
         ("font", "slices are 'font', one text; give a list of declarations"),
-        ([3], "slice 3 is neither a text nor a Declaration"),
+        ([3], "slice 3 is neither a text nor a Declaration nor a function of a sample"),
+        (3, "slices are 3; give a list of declarations, or a dictionary of name -> declaration"),
+        (["late()"], "slice late(): there is no function 'late'; the workload declares none"),
         (["font & & length<3"], "slice 'font & & length<3': expected a column at character 8"),
         (["bluur(2)"], "unknown perturbation 'bluur'; did you mean 'blur'?"),
         (["jpeg(0)"], "perturbation jpeg(0): the strength must be a number from 1 to 95"),

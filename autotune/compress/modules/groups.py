@@ -39,6 +39,9 @@ class ModuleGroups:
             self._known[seed] = self._found(self._layers[seed], seed)
         return self._known[seed]
 
+    def settle(self, group: Group) -> None:
+        """See the protocol. A module leaves no choice of ways."""
+
     def _found(self, layer: Layer, seed: Port) -> Group:
         size = self.graph.size(seed) or 0
         alone = Group({seed: np.arange(size)}, size, frozenset(), ())

@@ -17,6 +17,7 @@ from autotune.config import RecoverTable
 from autotune.layers import Layer
 from autotune.recipe import Recipe
 from autotune.recover.batching import Batches, joinable
+from autotune.recover.formats import Formats
 from autotune.recover.settings import Checkpoint, Progress, Settings
 from autotune.recover.training import recover
 from autotune.search.recovery import data
@@ -111,15 +112,17 @@ class Training:
         yield from recover(
             student.take(),
             onnx.load_from_string(self.assembler.assemble(Recipe())),
-            student.layers,
-            {layer: choice for layer, (choice, _) in student.formats.items()},
-            student.ranges,
+            Formats(
+                student.layers,
+                {layer: choice for layer, (choice, _) in student.formats.items()},
+                student.ranges,
+                {layer: rounding for layer, (_, rounding) in student.formats.items()},
+                self.assembler.dialect,
+            ),
             Batches(fit, settings.batch, seed=settings.seed, weights=weights, joinable=together),
             Batches(held, settings.batch, weights=weights, shuffle=False, joinable=together),
             settings,
             watch=watch,
             hard_loss=self.workload.loss,
-            roundings={layer: rounding for layer, (_, rounding) in student.formats.items()},
-            dialect=self.assembler.dialect,
             before=before,
         )

@@ -89,6 +89,20 @@ class Graph:
     def is_constant(self, tensor: str) -> bool:
         return self.origin.get(tensor, tensor) in self.tensors
 
+    def is_fixed(self, tensor: str) -> bool:
+        """Whether a tensor is a constant, or computed from constants alone (a table that is stored in another type)."""
+        waiting, seen = [tensor], {tensor}
+        while waiting:
+            name = waiting.pop()
+            if self.is_constant(name):
+                continue
+            number = self.producer.get(name)
+            if number is None or not self.inputs[number]:
+                return False
+            waiting += [each for each in self.inputs[number] if each and each not in seen]
+            seen.update(self.inputs[number])
+        return True
+
     def constant(self, tensor: str) -> np.ndarray | None:
         """The value of a constant, None for an activation."""
         found = self.tensors.get(self.origin.get(tensor, tensor))

@@ -94,11 +94,13 @@ def _made(plan: Plan, graph: Graph, group: Group) -> np.ndarray:
 def strongest(scores: np.ndarray, group: Group, count: int) -> np.ndarray:
     """bool `[classes]`: True for the `count` classes with the highest scores, the first ones where scores are equal.
 
-    No tensor becomes empty: of the classes that a part of the group holds (as behind a Split) the best one stays.
+    No tensor becomes empty: of the classes that a part of the group holds (as behind a Split) the best one stays, also
+    where another group holds the rest of that part.
     """
     order = np.argsort(-scores, kind="stable")
     rank = np.argsort(order, kind="stable")
-    needed = {int(order[rank[classes].min()]) for classes in group.classes.values() if (classes >= 0).all()}
+    held = (classes[classes >= 0] for classes in group.classes.values())
+    needed = {int(order[rank[classes].min()]) for classes in held if len(classes)}
     chosen = np.zeros(len(scores), bool)
     chosen[list(needed)] = True
     for number in order:

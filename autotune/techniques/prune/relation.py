@@ -11,7 +11,8 @@ import onnx
 from autotune.techniques.prune.graph import Graph, Port
 
 HEADS = "heads"  # a batch axis of a product of two activations
-NORM = "norm"  # a normalisation takes its statistics across it
+NORM = "norm"  # a normalisation takes its statistics across it: after a cut those of what is left
+TABLE = "table"  # the columns of a table whose rows are looked up at run time
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Way:
 
     ties: list[Tie] = field(default_factory=list)
     ports: dict[Port, set[str]] = field(default_factory=dict)  # port -> tags
+    factor: int = 0  # of a Reshape's: how many positions of their own it leaves
 
     def tie(self, a: Port, b: Port, at_a: np.ndarray, at_b: np.ndarray) -> None:
         self.ties.append(Tie(a, b, at_a, at_b))

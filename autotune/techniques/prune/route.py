@@ -24,6 +24,10 @@ class Groups(Protocol):
         """The group of what a layer makes. Its `stops` say why it cannot be cut, where it cannot."""
         ...
 
+    def settle(self, group: Group) -> None:
+        """The group may be cut: those that are found from now on must be such that they can be cut with it."""
+        ...
+
 
 class ModuleRoute(Protocol):
     """Cuts the module that a model was exported from (`autotune.compress.module_route.ModuleCuts`)."""

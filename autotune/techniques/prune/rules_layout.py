@@ -6,7 +6,7 @@ import numpy as np
 
 from autotune.techniques.nodes import attribute, integer, text
 from autotune.techniques.prune.graph import Size, slices
-from autotune.techniques.prune.relation import Relation, Rule
+from autotune.techniques.prune.relation import TABLE, Relation, Rule
 
 
 def _transpose(relation: Relation) -> None:
@@ -100,6 +100,8 @@ def _gather(relation: Relation) -> None:
     for axis in range(ranks[0]):
         if axis != along:
             relation.same((x, axis), (relation.out, axis if axis < along else axis + ranks[1] - 1))
+            if (x, axis) in relation.always.ports and not graph.is_constant(at) and graph.is_fixed(x):
+                relation.always.allow((x, axis), TABLE)
     for axis in range(ranks[1]):
         if graph.is_constant(at):
             break

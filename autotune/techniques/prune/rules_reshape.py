@@ -134,7 +134,7 @@ def _ways(ports: tuple[list[Port], list[Port]], sizes: list[list[int]]) -> list[
     for small, large in reversed(list(pairwise(borders))):
         sides = [_at(ports[which], sizes[which], small, large) for which in (0, 1)]
         (a, at_a, first_a), (b, at_b, first_b) = sides
-        way = Way()
+        way = Way(factor=large // small)
         way.tie(a, b, np.arange(len(at_a)), first_b[at_a])
         way.tie(a, b, first_a[at_b], np.arange(len(at_b)))
         ways.append(way)

@@ -34,7 +34,9 @@ from autotune.techniques.prune.graph import Graph, Port
 from autotune.techniques.prune.importance import importance, strongest
 from autotune.techniques.prune.route import ROUTES, Groups, ModuleRoute, Route
 from autotune.techniques.prune.spread import Analysis
-from autotune.techniques.prune.units import KINDS, Kind, Lead, Unit, kept, kind_of, label, made_by, refusal, units_of
+from autotune.techniques.prune.units import (
+    KINDS, Kind, Lead, Leads, Unit, apart, kept, kind_of, label, leads, made_by, refusal, units_of,
+)  # fmt: skip
 
 OUT = "out"
 
@@ -79,6 +81,7 @@ class Prune:
         self._why = ""
         self._kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind in kinds)
         self._units: tuple[Unit, ...] = ()
+        self._leads: Leads | None = None
         self.route = route
         self.stage: Stage = "prune" if route == "graph" else "torch"
         self._module: ModuleRoute | None = None
@@ -103,9 +106,9 @@ class Prune:
         """What else, beside its name, says what a choice does to a model: a study must not change it on the way."""
         return {"route": self.route, "round_to": str(self._multiple.number) + (" or less" if self._auto else "")}
 
-    def _groups(self, graph: Graph) -> Groups:
+    def _groups(self, graph: Graph, known: Leads | None = None) -> Groups:
         if self.route == "graph":
-            return Analysis(graph)
+            return Analysis(graph, known.ways if known is not None else None)
         return self._of_module().groups(graph)
 
     def _of_module(self) -> ModuleRoute:
@@ -122,7 +125,9 @@ class Prune:
         Raises `UsageError` where `route` asks for a module, and the model is none.
         """
         graph = Graph(plan)
-        units, skipped = units_of(self._groups(graph), self._kinds, tuple(self._shares.values()), self._multiple)
+        groups = self._groups(graph)
+        self._leads = leads(groups)
+        units, skipped = units_of(groups, self._leads, self._kinds, tuple(self._shares.values()), self._multiple)
         if "blocks" in self._kinds:
             units += [
                 Unit(block.layers[0], "blocks", len(block.layers), block.layers, (OUT,)) for block in blocks_of(graph)
@@ -216,21 +221,25 @@ class Prune:
         self, graph: Graph, plan: Plan, decisions: Mapping[str, str]
     ) -> tuple[dict[str, np.ndarray], dict[Port, np.ndarray]]:
         """(leading layer -> positions that go, port -> what stays of it), of what changes."""
-        groups = self._groups(graph)
+        known = self._leads or leads(self._groups(graph))
+        groups = self._groups(graph, known)
         keep: dict[Port, np.ndarray] = {}
         removed: dict[str, np.ndarray] = {}
+        decided: list[Lead] = []
         for name in (name for name in graph.layers if name in decisions):
             share = self._share(name, decisions[name])
             made = made_by(graph.layers[name])
-            group = groups.group(made)
-            first = next(n for n, layer in graph.layers.items() if made_by(layer) in group.classes)
+            first = known.leader.get(name, name)
             if first != name:
                 raise failure(f"layer {name!r} is cut together with layer {first!r}; decide there")
+            group = apart(groups.group(made), decided)
             lead = Lead(graph.layers[name], group)
             reason, kind = refusal(lead), kind_of(lead)
             if reason is not None or kind is None:
                 why = "it is no unit" if reason is None else reason.reason
                 raise failure(f"layer {name!r} cannot take {decisions[name]}: {why}")
+            groups.settle(group)
+            decided.append(lead)
             count = kept(group, made, share, self._multiple, kind)
             stays = strongest(importance(plan, graph, group), group, count)
             for port, classes in group.classes.items():

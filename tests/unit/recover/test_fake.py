@@ -19,6 +19,7 @@ from autotune.errors import TrialFailure, UsageError
 from autotune.layers import Layer
 from autotune.recipe import Recipe
 from autotune.recover import compensating, fake, rounding
+from autotune.recover.formats import Formats
 from autotune.recover.graph import OnnxModule
 from autotune.techniques import rounding as written
 from autotune.techniques.matrices import from_matrix
@@ -55,7 +56,8 @@ def test_the_student_computes_what_its_artifact_does(name: str, choice: str, tmp
         pytest.skip(f"no layer of {name} takes {choice}")
     student = onnx.load_from_string(made.assemble(Recipe()))
     module = OnnxModule(student)
-    fake.attach(module, student.graph, made.source.layers.values(), decisions, made.ranges[Recipe().digest])
+    formats = Formats(tuple(made.source.layers.values()), decisions, made.ranges[Recipe().digest])
+    fake.attach(module, student.graph, formats)
     artifact = run(made.assemble(Recipe({"quantize": decisions})), feeds, optimised=True)
     original = run(student, feeds)
     for output, tensor in module(tensors(feeds)).items():
@@ -112,7 +114,7 @@ def test_gradients_pass_through_rounding_and_stop_where_a_range_clips() -> None:
 def test_scales_follow_the_weights_while_training() -> None:
     model, layer = mlp()
     module = OnnxModule(model)
-    fake.attach(module, model.graph, [layer], {layer.name: "w2-b32"}, {})
+    fake.attach(module, model.graph, Formats((layer,), {layer.name: "w2-b32"}))
     feeds = tensors(zoo.feeds(model))
     before = module(feeds)["y"].detach()
     with torch.no_grad():
@@ -126,14 +128,14 @@ def test_scales_follow_the_weights_while_training() -> None:
 def test_a_static_choice_without_a_range_names_the_activation() -> None:
     model, layer = mlp()
     with pytest.raises(TrialFailure, match="'x' has no calibrated range"):
-        fake.attach(OnnxModule(model), model.graph, [layer], {layer.name: "int8-static"}, {})
+        fake.attach(OnnxModule(model), model.graph, Formats((layer,), {layer.name: "int8-static"}))
 
 
 @pytest.mark.parametrize("choice", NEED_MOMENTS)
 def test_choices_that_depend_on_what_was_read_say_so(choice: str) -> None:
     model, layer = mlp()
     with pytest.raises(TrialFailure, match="what it reads is not known"):
-        fake.attach(OnnxModule(model), model.graph, [layer], {layer.name: choice}, {})
+        fake.attach(OnnxModule(model), model.graph, Formats((layer,), {layer.name: choice}))
 
 
 # -- what depends on the calibration data
@@ -170,8 +172,8 @@ def test_compensated_weights_are_those_of_the_artifact(name: str, choice: str, t
         pytest.skip(f"no layer of {name} takes {choice}")
     student = onnx.load_from_string(made.assemble(Recipe()))
     module = OnnxModule(student)
-    layers, ranges = made.source.layers.values(), made.ranges[Recipe().digest]
-    fake.attach(module, student.graph, layers, decisions, ranges, roundings(made, "gptq"))
+    layers, ranges = tuple(made.source.layers.values()), made.ranges[Recipe().digest]
+    fake.attach(module, student.graph, Formats(layers, decisions, ranges, roundings(made, "gptq")))
     recipe = Recipe({"quantize": decisions})
     artifact = run(made.assemble(recipe), feeds, optimised=True)
     for output, tensor in module(tensors(feeds)).items():
@@ -188,7 +190,7 @@ def test_compensation_makes_a_difference_that_training_sees(tmp_path: Path) -> N
     student = onnx.load_from_string(made.assemble(Recipe()))
     artifact = run(made.assemble(Recipe({"quantize": decisions})), feeds)
     module = OnnxModule(student)
-    fake.attach(module, student.graph, made.source.layers.values(), decisions, {})
+    fake.attach(module, student.graph, Formats(tuple(made.source.layers.values()), decisions))
     for output, tensor in module(tensors(feeds)).items():
         assert error(tensor.detach().numpy(), artifact[output]) > 0.01
 
@@ -212,7 +214,8 @@ def test_outliers_stay_as_they_are(method: Method, tmp_path: Path) -> None:
     assert len(decisions) == 2
     student = onnx.load_from_string(made.assemble(Recipe()))
     module = OnnxModule(student)
-    fake.attach(module, student.graph, made.source.layers.values(), decisions, {}, roundings(made, method))
+    layers = tuple(made.source.layers.values())
+    fake.attach(module, student.graph, Formats(layers, decisions, {}, roundings(made, method)))
     artifact = run(made.assemble(Recipe({"quantize": decisions})), feeds, optimised=True)["y"]
     plain = run(made.assemble(Recipe({"quantize": dict.fromkeys(decisions, "int8-dynamic")})), feeds)["y"]
     found = module(tensors(feeds))["y"].detach().numpy()
@@ -254,12 +257,12 @@ def test_compensated_weights_are_trained_between_two_roundings(tmp_path: Path, m
 def test_formats_of_cards_are_refused(choice: str) -> None:
     model, layer = mlp()
     with pytest.raises(TrialFailure, match="computed on cards only"):
-        fake.attach(OnnxModule(model), model.graph, [layer], {layer.name: choice}, {})
+        fake.attach(OnnxModule(model), model.graph, Formats((layer,), {layer.name: choice}))
 
 
 def test_unknown_names_get_the_nearest() -> None:
     model, layer = mlp()
     with pytest.raises(UsageError, match="did you mean"):
-        fake.attach(OnnxModule(model), model.graph, [layer], {layer.name + "x": "w8-load"}, {})
+        fake.attach(OnnxModule(model), model.graph, Formats((layer,), {layer.name + "x": "w8-load"}))
     with pytest.raises(UsageError, match="w9000"):
-        fake.attach(OnnxModule(model), model.graph, [layer], {layer.name: "fp8-w9000"}, {})
+        fake.attach(OnnxModule(model), model.graph, Formats((layer,), {layer.name: "fp8-w9000"}))

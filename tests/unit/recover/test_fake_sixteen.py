@@ -25,6 +25,7 @@ from autotune.errors import TrialFailure, UsageError
 from autotune.recipe import Recipe
 from autotune.recover import fake, rounding
 from autotune.recover.batching import Batch
+from autotune.recover.formats import Formats
 from autotune.recover.graph import OnnxModule
 from autotune.recover.settings import Settings
 from autotune.recover.training import recover
@@ -71,7 +72,8 @@ def student_of(
     module = OnnxModule(student)
     known = roundings(made, method) if method != "nearest" else dict.fromkeys(decisions, NEAREST)
     ranges = made.ranges[Recipe().digest]
-    fake.attach(module, student.graph, made.source.layers.values(), decisions, ranges, known, dialect)
+    layers = tuple(made.source.layers.values())
+    fake.attach(module, student.graph, Formats(layers, decisions, ranges, known, dialect))
     return module
 
 
@@ -202,11 +204,12 @@ def test_a_training_begins_with_the_rounding_of_its_dialect(tmp_path: Path) -> N
     original = onnx.load_from_string(made.assemble(Recipe()))
     batch = Batch(feeds, (None,) * 4, np.ones(4, np.float32))
     decisions = dict.fromkeys(made.source.layers, "fp8-static")
-    ranges, layers = made.ranges[Recipe().digest], made.source.layers.values()
+    ranges, layers = made.ranges[Recipe().digest], tuple(made.source.layers.values())
     how = Settings(steps=2, relative_rate=0.01, evaluate_every=1, compare="numbers")
 
-    def first(dialect: Dialect, formats: dict[str, str]) -> float:
-        run = recover(original, original, layers, formats, ranges, [batch], [batch], how, dialect=dialect)
+    def first(dialect: Dialect, chosen: dict[str, str]) -> float:
+        formats = Formats(layers, chosen, ranges, dialect=dialect)
+        run = recover(original, original, formats, [batch], [batch], how)
         return next(iter(run)).validation
 
     assert first(TensorRt(), {}) < 1e-9 < first(TensorRt(), decisions)

@@ -17,6 +17,7 @@ from autotune.compress.dialects.protocol import Dialect
 from autotune.compress.dialects.tensorrt import TensorRt
 from autotune.recipe import Recipe
 from autotune.recover import fake, frozen, weights
+from autotune.recover.formats import Formats
 from autotune.recover.graph import OnnxModule
 from autotune.recover.packed import PackedHalf, PackedLevels, levels_of
 from autotune.recover.settings import Settings
@@ -59,15 +60,16 @@ def attached(
     folder.mkdir(exist_ok=True)
     made = knowing(model, zoo.feeds(model, size=4), folder, method)
     card = made.sibling(dialect)
-    layers = list(made.source.layers.values())
+    layers = tuple(made.source.layers.values())
     decisions = {layer.name: choice for layer in layers if card.offers(layer, choice)}
     known = roundings(made, method) if method != "nearest" else {}
+    formats = Formats(layers, decisions, made.ranges[Recipe().digest], known, dialect)
     student = onnx.load_from_string(made.assemble(Recipe()))
     module = OnnxModule(student)
     parameters = weights.prepare(module, layers, Settings(lora_rank=rank)).parameters if rank else []
     if rank:
-        frozen.freeze(module, layers, decisions, known, dialect)
-    fake.attach(module, student.graph, layers, decisions, made.ranges[Recipe().digest], known, dialect)
+        frozen.freeze(module, formats)
+    fake.attach(module, student.graph, formats)
     return module, parameters
 
 

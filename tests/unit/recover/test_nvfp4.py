@@ -16,6 +16,7 @@ from autotune.compress.dialects.tensorrt import TensorRt
 from autotune.compress.zoo.graph import Graph
 from autotune.recipe import Recipe
 from autotune.recover import fake, rounding
+from autotune.recover.formats import Formats
 from autotune.recover.graph import OnnxModule
 from tests.unit.recover.reference import tensors
 from tests.unit.recover.test_fake import error, knowing
@@ -71,7 +72,7 @@ def test_the_student_computes_with_the_numbers_of_its_artifact(transposed: bool,
     student = onnx.load_from_string(made.assemble(Recipe()))
     module = OnnxModule(student)
     ranges = made.ranges[Recipe().digest]
-    fake.attach(module, student.graph, [layer], decisions, ranges, {}, TensorRt())
+    fake.attach(module, student.graph, Formats((layer,), decisions, ranges, dialect=TensorRt()))
     (answer,) = module(tensors(feeds)).values()
     source = student.graph.node[0].input[0]
     found = ranges[source]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,12 @@ import onnx
 import pytest
 import torch
 
-from autotune.errors import TrialFailure, UsageError
+from autotune.errors import UsageError
 from autotune.recover.batching import Batch
 from autotune.recover.descent import Descent
-from autotune.recover.schedule import Clock, RateTest
+from autotune.recover.nonfinite import NotFinite
+from autotune.recover.schedule import Clock, RateTest, Steps
 from autotune.recover.settings import Progress, Settings
-from hwprofiles.errors import Failure
 from tests.unit.recover.digit_net import with_tensors
 from tests.unit.recover.test_training import SHORT, trained, weights_of, zeroed
 
@@ -30,13 +31,13 @@ class Hill:
         self.best, self.breaks_at = best, breaks_at
         self.rates: tuple[float, ...] = ()
 
-    def learn(self, step: int, batches: list[Batch], rate: float) -> float:
+    def learn(self, batches: list[Batch], rate: float) -> float:
         if rate >= self.breaks_at:
-            raise TrialFailure(Failure(kind="nonfinite", stage="recover", message="too high"))
+            raise NotFinite("loss", math.nan)
         self.rates = (*self.rates, rate)
         return 1.0
 
-    def validate(self, step: int) -> float:
+    def validate(self) -> float:
         return abs(float(np.log(self.rates[-1] / self.best)))
 
     def state(self) -> tuple[float, ...]:
@@ -50,8 +51,9 @@ def outcome(pupil: Hill, start: float = 9.0, **changes: Any) -> tuple[float, int
     """(the rate, steps, validation, what was told)."""
     settings, told = replace(FREE, **changes), list[Progress]()
     clock = Clock(settings)
-    step, _, value = RateTest(pupil, clock, settings, iter(lambda: BATCHES, None), told.append).run(start)
-    return clock.full, step, value, told
+    steps = Steps(pupil, clock, iter(lambda: BATCHES, None), told.append)
+    value = RateTest(steps, settings).run(start).validation
+    return clock.full, steps.taken, value, told
 
 
 @pytest.mark.parametrize("best", [0.001, 0.003, 0.01, 0.03])

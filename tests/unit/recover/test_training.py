@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from autotune.errors import DataError, TrialFailure, UsageError
 from autotune.recipe import Recipe
 from autotune.recover.batching import Batch, Batches
-from autotune.recover.fake import Ranges
+from autotune.recover.formats import Formats, Ranges
 from autotune.recover.training import Checkpoint, Progress, Settings, recover
 from autotune.workload import Dataset
 from tests.unit import zoo
@@ -42,7 +42,7 @@ def trained(
     found = digits()
     return list(
         recover(
-            student, found.ingested.model, found.ingested.inspection.layers, decisions, ranges or {},
+            student, found.ingested.model, Formats(found.ingested.inspection.layers, decisions, ranges or {}),
             Batches(found.train, settings.batch), Batches(found.validation, 300, shuffle=False), settings, **more,
         )
     )  # fmt: skip
@@ -231,7 +231,7 @@ def test_a_learning_rate_that_is_too_high_fails_with_the_step_and_keeps_what_was
     checkpoints: list[Checkpoint] = []
     with pytest.raises(TrialFailure, match=r"at step [12]; lower learning_rate \(now 1e\+30\)") as caught:
         for checkpoint in recover(
-            zeroed(0.8), found.ingested.model, found.ingested.inspection.layers, {}, {},
+            zeroed(0.8), found.ingested.model, Formats(found.ingested.inspection.layers),
             Batches(found.train, 64), Batches(found.validation, 300), settings,
         ):  # fmt: skip
             checkpoints.append(checkpoint)
@@ -294,7 +294,7 @@ def test_samples_of_weight_zero_teach_nothing() -> None:
         layers, validation = found.ingested.inspection.layers, Batches(found.validation, 300)
         settings = replace(SHORT, steps=5, **change)
         model = found.ingested.model
-        return dict([*recover(zeroed(0.9), model, layers, {}, {}, batches, validation, settings)][-1].tensors)
+        return dict([*recover(zeroed(0.9), model, Formats(layers), batches, validation, settings)][-1].tensors)
 
     expected = last(halves, batch=32)
     for name, array in last(weighed, batch=64).items():
@@ -311,7 +311,7 @@ def test_samples_that_cannot_be_joined_are_added_up() -> None:
         batches: list[Batch] = list(Batches(found.train, size, shuffle=False))[: 320 // size]
         layers = found.ingested.inspection.layers
         validation = Batches(found.validation, 300)
-        return [*recover(zeroed(0.8), found.ingested.model, layers, {}, {}, batches, validation, settings)][-1]
+        return [*recover(zeroed(0.8), found.ingested.model, Formats(layers), batches, validation, settings)][-1]
 
     one, many = last(1), last(32)
     assert one.step == many.step == 6
@@ -337,7 +337,7 @@ def test_the_original_is_asked_once_about_each_sample(monkeypatch: pytest.Monkey
         asked.clear()
         layers, model = found.ingested.inspection.layers, found.ingested.model
         validation, settings = Batches(found.validation, 300), replace(SHORT, steps=8, batch=32)
-        return [*recover(zeroed(0.9), model, layers, {}, {}, batches, validation, settings)][-1].tensors
+        return [*recover(zeroed(0.9), model, Formats(layers), batches, validation, settings)][-1].tensors
 
     batches = list(Batches(few, 32))
     once = last(batches)
@@ -410,11 +410,11 @@ def test_data_that_does_not_fit_is_told_in_one_line() -> None:
     batch = next(iter(Batches(found.train, 8)))
     wrong = Batch({"picture": batch.inputs["image"]}, batch.labels, batch.weights)
     with pytest.raises(DataError, match="lack the input 'image'"):
-        next(recover(model, model, layers, {}, {}, [batch], [wrong], SHORT))
+        next(recover(model, model, Formats(layers), [batch], [wrong], SHORT))
     with pytest.raises(UsageError, match="no validation samples"):
-        next(recover(model, model, layers, {}, {}, [batch], [], SHORT))
+        next(recover(model, model, Formats(layers), [batch], [], SHORT))
     with pytest.raises(UsageError, match="no training samples"):
-        list(recover(model, model, layers, {}, {}, [], [batch], SHORT))
+        list(recover(model, model, Formats(layers), [], [batch], SHORT))
     with pytest.raises(UsageError, match="hard needs one integer label"):
         texts = Batch(batch.inputs, ("a",) * 8, batch.weights)
-        list(recover(model, model, layers, {}, {}, [texts], [batch], replace(SHORT, hard=1.0)))
+        list(recover(model, model, Formats(layers), [texts], [batch], replace(SHORT, hard=1.0)))

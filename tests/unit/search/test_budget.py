@@ -126,6 +126,9 @@ def test_what_is_only_filtered_by_is_said_beforehand() -> None:
     ]
     (both,) = filtered(config({**metric, "flips": 0.1}), trial(0).metrics)
     assert both.startswith("accuracy, flips are not solved for, as no model of the search predicts them")
+    (stock,) = filtered(config({"size_bytes": 4e5}, search={"sampler": "tpe"}), trial(0).metrics)
+    assert stock.startswith("the budget is not solved for: sampler 'tpe' knows no limits")
+    assert filtered(config({}, search={"sampler": "tpe"}), trial(0).metrics) == []
     assert filtered(config({"size_bytes": 4e5}, constraints=metric), trial(0).metrics) == [], (
         "constraints always filter"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from hwprofiles.runtimes import (
 from hwprofiles.runtimes.conformance import _MODEL
 from hwprofiles.runtimes.tensorrt import TensorRtRtx
 from hwprofiles.target import Target
-from tests.unit.hwprofiles.tensorrt.simulated_card import WEIGHTS, Card, Cuda
+from tests.unit.hwprofiles.tensorrt.simulated_card import WEIGHTS, Card
+from tests.unit.hwprofiles.tensorrt.simulated_cuda import Bindings, Torch
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install '.[dev]'")
 
@@ -38,15 +40,21 @@ OPTIONS = TensorRtRtx().options(Target(name="x", runtime="tensorrt-rtx"))
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a session on a card; every engine is built at most once per test."""
+    """Makes a session on a card, by torch or by `bindings`; every engine is built at most once per test."""
     (tmp_path / "model.onnx").write_bytes(_MODEL)
     monkeypatch.setattr(tensorrt_engines, "cache_folder", lambda: tmp_path / "engines")
 
-    def make(card: Card, shapes: list[dict[str, list[int]]], **changes: Any) -> tensorrt_backend.Session:
+    torches: dict[Card, Torch] = {}
+
+    def make(
+        card: Card, shapes: list[dict[str, list[int]]], bindings: Bindings | None = None, **changes: Any
+    ) -> tensorrt_backend.Session:
         trt = card.module(**changes)
+        torch = torches.setdefault(card, Torch(card))
         monkeypatch.setattr(tensorrt_build, "load", lambda runtime: trt)
         monkeypatch.setattr(cuda, "probe", lambda least=0: dict(FOUND))
-        monkeypatch.setattr(cuda, "open_cuda", lambda: Cuda(card))
+        opened = partial(cuda.TorchCuda, torch) if bindings is None else partial(cuda.BoundCuda, bindings)
+        monkeypatch.setattr(cuda, "open_cuda", opened)
         options = {**OPTIONS, "scratch": str(tmp_path), "shapes": shapes}
         return tensorrt_backend.Session(str(tmp_path / "model.onnx"), options)
 
