@@ -23,6 +23,7 @@ written anew after every row; other rows stay, if ours still does the damage tha
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -55,8 +56,11 @@ PACKAGES = {
     "modelopt": "nvidia-modelopt", "aimet": "aimet-onnx",
 }  # fmt: skip
 OURS = "gptq, bias"  # what the tools are compared with; chosen before any of them ran
-# What the tools compress besides, or leave alone: label -> (operators of the layers, their choice; "" for float32).
-EQUAL_SIZE = {"tables in 8 bit": ({"Gather"}, "w8-load"), "convolutions left in float32": ({"Conv"}, "")}
+# What tools compress besides, or leave alone: label -> (formats, operators of the layers, their choice; "": float32).
+EQUAL_SIZE = {
+    "tables in 8 bit": (FORMATS, {"Gather"}, "w8-load"),
+    "convolutions left in float32": (("w4-b32",), {"Conv"}, ""),
+}
 NEAR = 1.1  # files of equal size: none more than 10 % larger than the other
 LIMIT = 3600  # seconds for one tool
 Lost = dict[tuple[str, str], tuple[np.ndarray, int]]  # (format, way of ours) -> damage of each sample, bytes
@@ -79,11 +83,11 @@ def ours(on: Subject) -> Iterable[tuple[str, str, bytes]]:
             made = on.assembler(**WAYS[way])
             usual = uniform(made, choice)
             yield choice, way, made.assemble(Recipe({"quantize": usual}))
-            for label, (kinds, other) in EQUAL_SIZE.items():
+            for label, (formats, kinds, other) in EQUAL_SIZE.items():
                 layers = [name for name, layer in made.source.layers.items() if layer.op in kinds]
                 decisions = {name: pick for name, pick in usual.items() if name not in layers}
                 decisions |= dict.fromkeys(layers, other) if other else {}
-                if layers and decisions != usual and way == OURS:
+                if layers and choice in formats and way == OURS:
                     yield choice, f"{way}, {label}", made.assemble(Recipe({"quantize": decisions}))
 
 
@@ -228,22 +232,48 @@ def place(made: Mapping[str, Any]) -> tuple[str, int, bool, int]:
     return made["study"], at, tool != "ours", list(PACKAGES).index(tool) if tool in PACKAGES else 0
 
 
-def stays(made: Mapping[str, Any], tools: Iterable[str], only: Sequence[str]) -> bool:
-    """Whether a row is none of those that this run writes."""
-    named = not only or f"{made['format']}/{made['way']}" in only
-    return not (made["tool"] == "ours" or (made["tool"] in tools and named))
-
-
 def same_as_before(old: Sequence[Mapping[str, Any]], new: Mapping[str, Any]) -> None:
     """Raises `SystemExit` where ours does other damage than the rows that stay were held against."""
     for each in old:
-        if all(each[name] == new[name] for name in ("study", "format", "tool", "way")):
+        if like(each, new):
             before, now = each["relative_error"], new["relative_error"]
             if abs(now - before) > 1e-3 * before:
                 sys.exit(
                     f"{new['study']} {new['format']}: ours, {new['way']}, did a damage of {before:.6g} and does "
-                    f"{now:.6g} now, so rows of before do not compare with new ones: name all tools, without --only"
+                    f"{now:.6g} now, so rows of before do not compare with new ones: take the result file away, or "
+                    "give another --out"
                 )
+
+
+def like(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[name] == other[name] for name in ("study", "format", "tool", "way"))
+
+
+def write(out: Path, study: str, facts: Mapping[str, Any], row: Mapping[str, Any], **about: Any) -> None:
+    """Put a row in the place of its like, under a lock: studies may run beside each other."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        text = file.read()
+        record: dict[str, Any] = json.loads(text) if text else {"studies": {}, "results": []}
+        rows = record["results"]
+        at = next((index for index, each in enumerate(rows) if like(each, row)), len(rows))
+        rows[at : at + 1] = [row]
+        rows.sort(key=place)
+        record["studies"][study] = {**record["studies"].get(study, {}), **facts}
+        about["tools"] = {**record.get("tools", {}), **about["tools"]}
+        record |= {
+            **about,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "onnxruntime": onnxruntime.__version__,
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} core",
+            "load_average": os.getloadavg()[0],
+        }
+        file.truncate(0)
+        file.write(json.dumps(record, indent=1) + "\n")
+        out.with_suffix(".md").write_text(tools_page(record, OURS))
 
 
 def main() -> None:
@@ -258,9 +288,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder where tools' files stay for another run")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    record: dict[str, Any] = {"studies": {}, "results": []}
-    if arguments.out.exists():
-        record = json.loads(arguments.out.read_text())
+    rows = json.loads(arguments.out.read_text())["results"] if arguments.out.exists() else []
     versions = {name: version(name, python) for name, python in arguments.tool}
     names = [part for name, _ in arguments.tool for part in ("--tool", name, "PYTHON")]
     asked = ["--samples", str(arguments.samples), "--calibration", str(arguments.calibration), *names]
@@ -270,32 +298,15 @@ def main() -> None:
         on = subject(study, arguments.samples, arguments.calibration)
         original = [prediction for answer in on.answers for prediction in on.workload.decode(answer)]
         command = shlex.join(["python", "benchmarks/rounding_tools.py", "--studies", study, *asked])
-        old = [each for each in record["results"] if each["study"] == study]
-        kept = [each for each in old if stays(each, versions, arguments.only)]
-        record["studies"][study] = {
-            **record["studies"].get(study, {}),
+        facts = {
             "accuracy": resolve_metrics(on.workload.metric)[0](original, list(on.labels)),
             "samples": len(on.inputs),
             "calibration_inputs": len(on.workload.calibration),
         }
-        others = [each for each in record["results"] if each["study"] != study]
-        fresh: list[dict[str, Any]] = []
         for each in rows_of(study, on, arguments):
-            if kept and each["tool"] == "ours":
-                same_as_before(old, each)
-            fresh.append({**each, "command": command})
-            record |= {
-                "results": sorted([*others, *kept, *fresh], key=place),
-                "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                "onnxruntime": onnxruntime.__version__,
-                "tools": record.get("tools", {}) | versions,
-                "python": platform.python_version(),
-                "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} core",
-                "load_average": os.getloadavg()[0],
-            }
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-            arguments.out.with_suffix(".md").write_text(tools_page(record, OURS))
+            if each["tool"] == "ours":
+                same_as_before(rows, each)
+            write(arguments.out, study, facts, {**each, "command": command}, tools=versions)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -51,7 +52,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "quantize w4-b32": ("quantize", {"choices": ["w4-b32"]}),
     "quantize w4-b32, gptq": ("quantize", {"choices": ["w4-b32"], "rounding": "gptq"}),
     "quantize w8-load": ("quantize", {"choices": ["w8-load"]}),
+    "quantize w8-load, gptq": ("quantize", {"choices": ["w8-load"], "rounding": "gptq"}),
     "quantize int8-dynamic": ("quantize", {"choices": ["int8-dynamic"]}),
+    "quantize int8-dynamic, gptq": ("quantize", {"choices": ["int8-dynamic"], "rounding": "gptq"}),
     "quantize int8-static": ("quantize", {"choices": ["int8-static"]}),
 }
 
@@ -154,13 +157,14 @@ def main() -> None:
                 "cold": least(cold), "warm": least(warm),
             }  # fmt: skip
             print(
-                f"{label:24} {len(decisions):3} layers, {', '.join(choices):28} "
+                f"{label:28} {len(decisions):3} layers, {', '.join(choices):28} "
                 f"cold {least(cold)['cpu_s']:7.2f} s, warm {least(warm)['cpu_s']:6.2f} s of CPU",
                 flush=True,
             )
+    named = [] if arguments.techniques == list(CASES) else ["--techniques", *arguments.techniques]
     record = {
         "benchmark": "technique_time",
-        "command": f"python benchmarks/technique_time.py --runs {arguments.runs}",
+        "command": shlex.join(["python", "benchmarks/technique_time.py", "--runs", str(arguments.runs), *named]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: metadata.version(name) for name in ("onnx", "onnxruntime", "numpy", "scipy")},
         "python": platform.python_version(),

@@ -13,6 +13,7 @@ from hwprofiles.target import Target
 
 _MEMORY_STEP = 1 << 28  # bytes; the kernel keeps a little more or less for itself at each boot
 _LEAST, _MOST = 0.85, 1.05  # of the memory that a vendor declares: firmware, graphics and ECC take their share
+_POWER = 0.05  # makers of cards set the limit a little differently
 
 
 class Fingerprint(BaseModel):
@@ -115,6 +116,10 @@ def _accelerator(target: Target, found: Fingerprint) -> list[Check]:
         checks.append(
             Check("compute_capability", declared.compute_capability, there_is, there_is == declared.compute_capability)
         )
+    limit = re.search(r"limit ([\d.]+) W", found.accelerator)  # not every driver tells it
+    if declared.power_limit_w is not None and limit is not None:
+        near = abs(float(limit[1]) / declared.power_limit_w - 1) <= _POWER
+        checks.append(Check("power_limit_w", f"{declared.power_limit_w:g} W", f"{limit[1]} W", near))
     return checks
 
 

@@ -41,6 +41,7 @@ class Declared(_Table):
     accelerator: str = ""  # whole words of the name that its driver gives it, e.g. "L4"
     accelerator_memory: Bytes | None = Field(default=None, ge=1)
     compute_capability: str = Field(default="", pattern=r"^([0-9]+\.[0-9]+)?$")  # "8.9" of NVIDIA's SM 8.9
+    power_limit_w: float | None = Field(default=None, gt=0)  # of the card as it is sold: a lower one makes it slower
 
 
 class Policy(_Table):

@@ -16,6 +16,7 @@ from autotune.keys import format_amount, parse_key
 
 if TYPE_CHECKING:
     from autotune.search.check import CheckReport
+    from autotune.search.offers import Part
 
 _LAYERS_SHOWN = 12
 _SLICES_SHOWN = 30
@@ -127,14 +128,23 @@ def _parts(report: CheckReport) -> Iterator[str]:
         for part in offer.parts[:_PARTS_SHOWN]:
             others = _some(part.changes)
             if part.kind in _KINDS:
-                kind = _KINDS[part.kind] if part.size == 1 else part.kind
                 follow = f", and {others} with it" if others else ""
-                yield f"  {offer.technique} {part.layer}: {part.size} {kind}{follow}"
+                norms = "; norms take their statistics over what is left" if part.normed else ""
+                yield f"  {offer.technique} {part.layer}: {_amount(part)}{follow}{norms}"
             else:
                 layers = "1 layer" if part.size == 1 else f"{part.size} layers"
                 yield f"  {offer.technique} {part.layer}: a block of {layers}{f' with {others}' if others else ''}"
         if len(offer.parts) > _PARTS_SHOWN:
             yield f"  {offer.technique}: and {len(offer.parts) - _PARTS_SHOWN} more"
+
+
+def _amount(part: Part) -> str:
+    """How many channels, neurons or heads there are, and in how many groups they go where several go as one."""
+    if part.total <= part.size:
+        return f"{part.size} {_KINDS[part.kind] if part.size == 1 else part.kind}"
+    if part.even:
+        return f"{part.size} groups of {part.total // part.size} {part.kind}"
+    return f"{part.total} {part.kind}, in {part.size} groups"
 
 
 def _lost(report: CheckReport) -> Iterator[str]:

@@ -36,14 +36,17 @@ class LeftOutChoice(_Record):
 
 
 class Part(_Record):
-    """Something that is cut as a whole, under the name of `layer`. `size` counts what `kind` says, of a block its
-    layers; `changes` are the other layers that are cut with it."""
+    """Something that is cut as a whole, under the name of `layer`. `size`, `total`, `even` and `normed`: see
+    `autotune.techniques.prune.units.Unit`; `changes` are the other layers that are cut with it."""
 
     layer: str
     kind: str
     size: int
     changes: tuple[str, ...]
     choices: tuple[str, ...]
+    total: int = 0
+    even: bool = True
+    normed: bool = False
 
 
 class Offer(_Record):
@@ -159,7 +162,10 @@ def _parts(technique: Technique, own: Sequence[Variable]) -> Iterator[Part]:
         choices = tuple(choice for choice in unit.choices if choice in offered.get(unit.layer, ()))
         if choices:
             others = tuple(layer for layer in unit.layers if layer != unit.layer)
-            yield Part(layer=unit.layer, kind=unit.kind, size=unit.size, changes=others, choices=choices)
+            yield Part(
+                layer=unit.layer, kind=unit.kind, size=unit.size, changes=others, choices=choices,
+                total=unit.total, even=unit.even, normed=unit.normed,
+            )  # fmt: skip
 
 
 def _led(technique: Technique, own: Sequence[Variable]) -> dict[str, str]:

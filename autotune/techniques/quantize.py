@@ -151,6 +151,10 @@ class Quantize:
         self.needs_moments = self.rounding.needs_moments or any(c in NEED_MOMENTS for c in self._choices)
         self.calibration: Calibration | None = Calibration(calibration, percentile, calibration_samples)
 
+    def meaning(self) -> dict[str, str]:
+        """What else, beside its name, says what a choice does to a model: a study must not change it on the way."""
+        return {"rounding": self.rounding.method, "bias_correction": str(self.rounding.bias_correction).lower()}
+
     def survey(self, plan: Plan) -> Sequence[Skipped]:
         """Nothing that inspection has not told."""
         return ()

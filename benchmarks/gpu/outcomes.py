@@ -101,10 +101,12 @@ def joined(before: Outcome, now: Outcome) -> Outcome:
 
 
 def _spelled(left: Any) -> str:
-    """What is unfinished, in one line."""
+    """What is unfinished, in one line; of many parts the first."""
     if isinstance(left, dict):
         return "; ".join(f"{name}: {value}" for name, value in left.items())
-    return "; ".join(map(str, left)) if isinstance(left, list) else str(left)
+    if isinstance(left, list) and len(left) > 1:
+        return f"{left[0]}; and {len(left) - 1} more"
+    return str(left[0] if isinstance(left, list) else left)
 
 
 @dataclass(frozen=True)

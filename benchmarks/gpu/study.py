@@ -69,6 +69,10 @@ def main() -> int:
     store = folder / "store.db"
     trials = 4 if arguments.quick else 12 if arguments.step == "comparison" else 40
     found: dict[str, Any] = {"target": profile, "study": arguments.study, "trials": trials}
+    found["variant"] = (
+        f"quantize only: task, data and judgement of the study {arguments.study}, searched by the technique quantize "
+        "alone; its other techniques and its own targets are left out"
+    )
     if profile.get("runtime") == TORCH["runtime"]:
         why = os.environ.get("HW_AUTOTUNE_ORT_CUDA_MISSING", "it is not installed")
         found["instead"] = f"these are numbers of torch-cuda, not of onnxruntime-cuda: onnxruntime-gpu: {why}"

@@ -102,7 +102,7 @@ def nncf(model: Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, Attempt]
         # Not every channel is a multiple of 32: then the tool asks to be told what it may do.
         adjust = tool.AdvancedCompressionParameters(group_size_fallback_mode=tool.GroupSizeFallbackMode.ADJUST)
         four = {"mode": tool.CompressWeightsMode.INT4_SYM, "group_size": 32, "advanced_parameters": adjust}
-        return lambda out: onnx.save(tool.compress_weights(loaded(), **four, **options), out)
+        return lambda out: onnx.save(_with_vectors_of_scales(tool.compress_weights(loaded(), **four, **options)), out)
 
     data = {"dataset": tool.Dataset(inputs), "subset_size": len(inputs)}
     return {
@@ -176,6 +176,22 @@ def _without_casts_of_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         array = onnx.numpy_helper.to_array(stored[node.input[0]]).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
         graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
         graph.node.remove(node)
+    return model
+
+
+def _with_vectors_of_scales(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with one scale per channel in a tensor of one axis, as the operator's definition wants it.
+
+    NNCF writes `[16, 1, 1]` for a convolution in 8 bit. The numbers stay.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and not any(
+            each.name == "block_size" and each.i for each in node.attribute
+        ):
+            for tensor in (stored[name] for name in node.input[1:] if name in stored):
+                if len(tensor.dims) > 1 and max(tensor.dims) == np.prod(tensor.dims):
+                    tensor.dims[:] = [max(tensor.dims)]
     return model
 
 

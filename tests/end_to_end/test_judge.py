@@ -54,7 +54,8 @@ def judged_only():
     import dataclasses
     heldout = data("heldout", 2)
     slices = {"rare": "rare", "first": lambda sample: sample.inputs["x"][0, 0] > 0}
-    return dataclasses.replace(workload(), search=heldout, calibration=[], slices=slices, metric=lambda p, y: right(p, y))
+    metric = lambda predictions, labels: right(predictions, labels)
+    return dataclasses.replace(workload(), search=heldout, calibration=[], slices=slices, metric=metric)
 
 
 def right(predictions, labels):

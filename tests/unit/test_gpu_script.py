@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -34,10 +34,17 @@ def run(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.fixture
-def environments(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a file of the script's folder by its name; all of them are forgotten afterwards."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    yield importlib.import_module("environments")
-    sys.modules.pop("environments")
+    yield importlib.import_module
+    for path in SCRIPT.parent.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+@pytest.fixture
+def environments(beside: Callable[[str], ModuleType]) -> ModuleType:
+    return beside("environments")
 
 
 def test_wheels_needed_are_commands_without_gaps(tmp_path: Path) -> None:
@@ -89,13 +96,13 @@ def test_a_step_that_is_too_long_leaves_nothing_behind_but_what_it_found(tmp_pat
         "import json, os, pathlib, sys; import steps; steps.adopt()\n"
         f"found = steps.run([sys.executable, '-c', {step!r}], pathlib.Path('.'), dict(os.environ), "
         f"pathlib.Path({str(tmp_path / 'out.json')!r}), 2.0)\n"
-        "print(json.dumps(found))\n"
+        "print(json.dumps(found.as_json()))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", main], cwd=SCRIPT.parent, capture_output=True, text=True, check=False, timeout=60
     )
     found = json.loads(done.stdout)
-    assert found["cases"] == [1] and found["failed"].startswith("ended after 2 s")
+    assert found["cases"] == [1] and found["outcome"] == "failed" and found["why"].startswith("ended after 2 s")
     number = int((tmp_path / "pid").read_text())
     for _ in range(50):
         if not Path(f"/proc/{number}").exists():
@@ -104,7 +111,7 @@ def test_a_step_that_is_too_long_leaves_nothing_behind_but_what_it_found(tmp_pat
     assert not Path(f"/proc/{number}").exists()
 
 
-def test_a_test_that_was_interrupted_has_not_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_test_that_was_interrupted_has_not_passed(tmp_path: Path, beside: Callable[[str], ModuleType]) -> None:
     """By the report of a real pytest that is interrupted in its second test."""
     (tmp_path / "test_two.py").write_text(
         "def test_one(): pass\ndef test_two():\n    raise KeyboardInterrupt\n"  # a signal is deaf in the background
@@ -112,9 +119,7 @@ def test_a_test_that_was_interrupted_has_not_passed(tmp_path: Path, monkeypatch:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=out.xml", "test_two.py"]
     variables = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, check=False, timeout=300)
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    steps = importlib.import_module("steps")
-    sys.modules.pop("steps")
+    steps = beside("steps")
     assert steps.tests(tmp_path / "out.xml") == {"passed": 1, "skipped": {}, "failures": {}}
 
 
@@ -124,10 +129,11 @@ def test_without_a_card_it_says_so_and_overwrites_no_card(tmp_path: Path) -> Non
     result = tmp_path / "result.json"
     done = run(tmp_path, result, "--steps", "tests")
     told = json.loads(result.read_text())
-    assert done.returncode == 0 and told["commit"] == "abc" and "libcuda" in told["no_card"]
-    assert told["steps"]["tests"]["not run"].startswith("no card") and told["steps"]["study"] == {
-        "not run": "not asked for"
-    }
+    assert done.returncode == 69, "nothing ran, and whoever calls it can tell"
+    assert told["commit"] == "abc" and "libcuda" in told["no_card"]
+    tests, study = told["steps"]["tests"], told["steps"]["study"]
+    assert tests["outcome"] == "not_run" and tests["why"].startswith("no card") and tests["commit"] == "abc"
+    assert study == {"outcome": "not_run", "why": "not asked for"}
     result.write_text(before := json.dumps({"card": {"name": "NVIDIA H200"}, "steps": {}}))
     done = run(tmp_path, result)
     assert done.returncode == 2 and "another card (NVIDIA H200, here: none)" in done.stderr
@@ -142,10 +148,8 @@ def test_a_command_line_that_makes_no_sense_is_refused(tmp_path: Path, words: li
     assert done.returncode == 2 and said in done.stderr
 
 
-def test_what_is_told_as_not_offered_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    study = importlib.import_module("study")
-    sys.modules.pop("study")
+def test_what_is_told_as_not_offered_is_not(beside: Callable[[str], ModuleType]) -> None:
+    study = beside("study")
     dense: Any = SimpleNamespace(op="MatMul", shape=(64, 64))
     assert set(study.NOT_OFFERED["ort-cuda"]) <= set(ALL_CHOICES)
     for choice in study.NOT_OFFERED["ort-cuda"]:
@@ -154,16 +158,17 @@ def test_what_is_told_as_not_offered_is_not(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    yield importlib.import_module("run")
-    for name in ("run", "environments", "pieces", "steps"):
-        sys.modules.pop(name, None)
+def script(beside: Callable[[str], ModuleType]) -> ModuleType:
+    return beside("run")
 
 
 @pytest.mark.parametrize("making", [1.0, 100.0, 250.0])
 def test_a_lease_of_540_seconds_always_reaches_the_study(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, making: float
+    script: ModuleType,
+    beside: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    making: float,
 ) -> None:
     """With simulated steps that use all they are given, and environments that take so long to make."""
     now = [0.0]
@@ -173,15 +178,17 @@ def test_a_lease_of_540_seconds_always_reaches_the_study(
         now[0] += making / 4
         return {"python": "python"}
 
-    def one(step: str, work: Path, given: Any, made: Any, limit: float, before: Any) -> dict[str, Any]:
+    outcomes = beside("outcomes")
+
+    def carry_out(step: str, place: Any, limit: float, before: Any) -> Any:
         began.append((step, limit))
         now[0] += limit
-        return {"unfinished": {"search": "half"}} if step == "study" else {"cases": [1]}
+        return outcomes.of_step({"unfinished": {"search": "half"}} if step == "study" else {"cases": [1]})
 
     monkeypatch.setattr(script, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(script.environments, "make", make)
     monkeypatch.setattr(script.environments, "lacking", lambda python, modules: [])
-    monkeypatch.setattr(script, "one", one)
+    monkeypatch.setattr(script.plan, "carry_out", carry_out)
     result = tmp_path / "card.json"
     words = ["run.py", str(tmp_path), str(result), "--trial", "--seconds", "540", "--keep", str(tmp_path / "keep")]
     monkeypatch.setenv("HW_AUTOTUNE_COMMIT", "abc")
@@ -191,7 +198,8 @@ def test_a_lease_of_540_seconds_always_reaches_the_study(
     assert all(limit >= 90 for _, limit in began)
     ran = {step for step, _ in began}
     told = json.loads(result.read_text())["steps"]
-    assert all("no time was left" in told[step]["not run"] for step in script.STEPS if step not in ran)
+    assert all("no time was left" in told[step]["why"] for step in script.plan.STEPS if step not in ran)
+    assert {told[step]["outcome"] for step in ran - {"study"}} == {"ran"} and told["study"]["why"] == "search: half"
     began.clear()
     now[0] = 0.0
     monkeypatch.setattr(sys, "argv", [*words, "--continue"])
@@ -199,11 +207,9 @@ def test_a_lease_of_540_seconds_always_reaches_the_study(
     assert began[0][0] == "study" and "protocol" not in [step for step, _ in began], "what is finished is left alone"
 
 
-def test_wheels_in_pieces_are_joined_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheels_in_pieces_are_joined_and_checked(tmp_path: Path, beside: Callable[[str], ModuleType]) -> None:
     """By the very commands that the page names."""
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    pieces = importlib.import_module("pieces")
-    sys.modules.pop("pieces")
+    pieces = beside("pieces")
     whole = os.urandom(2500)
     (tmp_path / "big.whl").write_bytes(whole)
     split = "split -b 1000 -d -a 3 big.whl big.whl.part- && sha256sum big.whl > big.whl.sha256 && rm big.whl"
@@ -226,3 +232,119 @@ def test_an_inherited_path_does_not_reach_an_environment(
     (tmp_path / "shadow.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert environments.lacking(sys.executable, ("shadow", "json")) == ["shadow"]
+
+
+def test_help_says_what_it_takes_and_how_it_ends(tmp_path: Path) -> None:
+    done = run("--help")
+    told = " ".join(done.stdout.split())
+    assert done.returncode == 0 and "Called by" not in told
+    for words in (
+        "run.sh WHEELS --wheels-needed",
+        "folder with wheels of what is to be installed",
+        "what comes out; default benchmarks/gpu/results/CARD.json",
+        "69 nothing ran",
+    ):
+        assert words in told
+    assert run().returncode == 2
+
+
+CALL = {"command": "run.sh", "date": "2026-01-01", "commit": "abc", "quick": False}
+
+
+def test_what_a_step_wrote_becomes_one_outcome(beside: Callable[[str], ModuleType]) -> None:
+    outcomes = beside("outcomes")
+    for written, process, kind, why in (
+        ({"cases": []}, "", "ran", ""),
+        ({"unfinished": ["a", "b", "c"]}, "", "unfinished", "a; and 2 more"),
+        ({"unfinished": {"search": "4 of 9"}}, "ended after 2 s", "failed", "ended after 2 s"),
+        ({"failed": "A/A"}, "exit code 1", "failed", "A/A"),
+        ({"not_run": "no wheel", "failed": "x"}, "exit code 1", "not_run", "no wheel"),
+    ):
+        found = outcomes.of_step(written, process)
+        assert (found.kind, found.why) == (kind, why)
+        again = outcomes.Outcome.from_json(json.loads(json.dumps(found.as_json())))
+        assert again == found
+    with pytest.raises(ValueError, match="is no outcome of a step"):
+        outcomes.Outcome("not run", "spelled otherwise")
+    with pytest.raises(ValueError, match="all but a step that ran have one"):
+        outcomes.Outcome("failed")
+    with pytest.raises(ValueError, match="a step wrote outcome"):
+        outcomes.of_step({"outcome": "ran"})
+
+
+def test_another_call_adds_and_never_loses_what_was_found(beside: Callable[[str], ModuleType]) -> None:
+    outcomes = beside("outcomes")
+    ran, half = outcomes.of_step({"cases": [1]}), outcomes.of_step({"cases": [1], "unfinished": ["x"]})
+    barred = outcomes.Outcome("not_run", "no time was left")
+    kept = outcomes.joined(half, barred)
+    assert (kept.kind, kept.found, kept.not_again) == ("unfinished", half.found, "no time was left")
+    assert "not_again" not in outcomes.joined(kept, ran).as_json(), "what is new takes the place of what is old"
+    assert outcomes.joined(outcomes.NOT_ASKED, barred) == barred
+    assert outcomes.joined(ran, outcomes.of_step({}, "exit code 1")).kind == "failed"
+
+
+def test_a_file_of_an_earlier_call_is_taken_over_or_refused(
+    beside: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    outcomes = beside("outcomes")
+    path = tmp_path / "card.json"
+    step = {"outcome": "ran", "cases": [1], **CALL}
+    path.write_text(json.dumps({"card": {"name": "H200"}, "machine": {}, "steps": {"protocol": step}, "calls": [CALL]}))
+    found = outcomes.earlier(path, "H200")
+    assert found.steps["protocol"].found == {"cases": [1]} and found.steps["protocol"].call.commit == "abc"
+    assert set(found.facts) == {"card", "machine"} and found.calls == [CALL]
+    with pytest.raises(outcomes.OtherCard, match=r"of another card \(H200, here: T4\)"):
+        outcomes.earlier(path, "T4")
+    path.write_text(json.dumps({"card": {"name": "H200"}, "steps": {"study": {"not run": "of an older script"}}}))
+    with pytest.raises(ValueError, match="is no result of this script"):
+        outcomes.earlier(path, "H200")
+    path.write_text(json.dumps({"no_card": "no driver", "steps": {}}))
+    assert outcomes.earlier(path, "H200") == outcomes.Earlier({}, {}, [])
+
+
+def test_the_exit_code_tells_failed_from_nothing_ran(script: ModuleType, beside: Callable[[str], ModuleType]) -> None:
+    outcomes = beside("outcomes")
+    ran, failed = outcomes.of_step({}), outcomes.of_step({}, "exit code 1")
+    barred = outcomes.Outcome("not_run", "no wheel")
+
+    def code(**now: Any) -> int:
+        report = script.Report(None, outcomes.Earlier({}, {}, []), outcomes.Call("", "", "", False), {}, {}, {})
+        for step, outcome in now.items():
+            report.settle(step, outcome)
+        return int(report.code(list(script.plan.STEPS)))
+
+    assert code(protocol=ran, tensorrt=barred) == 0
+    assert code(protocol=barred, tensorrt=barred) == 69
+    assert code(protocol=failed, tensorrt=barred) == 1
+    assert code() == 0, "all was finished before"
+
+
+CARDS = """
+class NVMLError(Exception): value = 2
+def nvmlInit(): pass
+def nvmlDeviceGetCount(): return 2
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetHandleByUUID(uuid):
+    known = {"GPU-first": 0, "GPU-second": 1}
+    name = uuid.decode() if isinstance(uuid, bytes) else uuid
+    if name not in known:
+        raise NVMLError(name)
+    return known[name]
+def nvmlDeviceGetUUID(handle): return ["GPU-first", "GPU-second"][handle]
+def nvmlDeviceIsMigDeviceHandle(handle): return False
+def nvmlDeviceGetMigMode(handle): return (0, 0)
+def nvmlDeviceGetName(handle): return ["T4", "H200"][handle]
+"""
+
+
+def test_of_several_cards_the_one_that_cuda_uses_is_asked(beside: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """NVML counts by the bus and CUDA by speed: with an nvidia-ml-py that knows two, in an interpreter of its own."""
+    (tmp_path / "pynvml.py").write_text(CARDS)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT}:{tmp_path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    machine = beside("machine")
+    for uuid, name in (("GPU-second", "H200"), ("GPU-first", "T4")):
+        seen = machine.asked_again(machine.Seen(card={"name": "?"}, uuid=uuid, nvml="no nvidia-ml-py"), str(python))
+        assert seen.name == name and seen.facts()["nvml"] == "by the environment main"
+        assert uuid not in json.dumps(seen.facts()), "what identifies the card for ever is not written down"

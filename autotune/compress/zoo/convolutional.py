@@ -45,6 +45,38 @@ def grouped(opset: int) -> onnx.ModelProto:
     return g.model(g.conv(h, "third", 16, 32, 1, 1))
 
 
+def shuffled(opset: int) -> onnx.ModelProto:
+    """Two units of a ShuffleNet V2: half of the channels pass, half are convolved, and both are interleaved."""
+    g = Graph(opset, x=("batch", 3, 8, 8))
+    x = g.add("Relu", g.conv("x", "enter", 32, 3, 3, 3, **_SAME))
+    for unit in ("one", "two"):
+        left, right = g.split(x, 1, 16, 16)
+        h = g.add("Relu", g.conv(right, f"{unit}.in", 16, 16, 1, 1))
+        h = g.batch_norm(g.conv(h, f"{unit}.deep", 16, 1, 3, 3, group=16, **_SAME), f"{unit}.norm", 16)
+        h = g.add("Relu", g.conv(h, f"{unit}.out", 16, 16, 1, 1))
+        x = _shuffle(g, g.add("Concat", left, h, axis=1), 2)
+    x = g.add("Relu", g.conv(x, "last", 24, 32, 1, 1))
+    return g.model(g.gemm(g.add("Flatten", g.add("GlobalAveragePool", x)), "head", 24, 8))
+
+
+def shuffled_groups(opset: int) -> onnx.ModelProto:
+    """A grouped convolution of two branches, one of them a part of the other, behind a channel shuffle; and another."""
+    g = Graph(opset, x=("batch", 3, 8, 8))
+    x = g.add("Relu", g.conv("x", "begin", 32, 3, 3, 3, **_SAME))
+    left, right = g.split(x, 1, 16, 16)
+    h = g.add("Relu", g.conv(right, "branch", 16, 16, 3, 3, **_SAME))
+    x = g.add("Relu", g.conv(_shuffle(g, g.add("Concat", left, h, axis=1), 2), "first", 32, 16, 1, 1, group=2))
+    x = g.conv(_shuffle(g, x, 4), "deep", 32, 1, 3, 3, group=32, **_SAME)
+    x = g.add("Relu", g.conv(x, "second", 32, 8, 1, 1, group=4))
+    return g.model(g.conv(x, "last", 16, 32, 1, 1))
+
+
+def _shuffle(g: Graph, x: str, groups: int) -> str:
+    """Interleave the groups of 32 channels."""
+    x = g.add("Transpose", g.reshape(x, 0, groups, 32 // groups, 8, 8), perm=[0, 2, 1, 3, 4])
+    return g.reshape(x, 0, 32, 8, 8)
+
+
 def concat(opset: int) -> onnx.ModelProto:
     """Branches of different kernels, concatenated with their input, as in Inception and DenseNet."""
     g = Graph(opset, x=("batch", 3, "height", "width"))
@@ -116,6 +148,6 @@ def transposed(opset: int) -> onnx.ModelProto:
 
 
 MODELS: tuple[Callable[[int], onnx.ModelProto], ...] = (
-    residual, depthwise_separable, grouped, concat, split, hard_swish, squeeze_excite, flatten, one_dimensional,
-    transposed,
+    residual, depthwise_separable, grouped, shuffled, shuffled_groups, concat, split, hard_swish, squeeze_excite,
+    flatten, one_dimensional, transposed,
 )  # fmt: skip

@@ -67,8 +67,8 @@ class Analysis:
         first: Group | None = None
         found: Group | None = None
         free = False
-        for group, free in self._attempts(seed, _ATTEMPTS, finest=False):
-            first = first or group
+        for group, others in self._attempts(seed, _ATTEMPTS, finest=False):
+            first, free = first or group, others
             if _goes(group):
                 found = group
                 break

@@ -35,8 +35,20 @@ from autotune.techniques.prune.importance import importance, strongest
 from autotune.techniques.prune.route import ROUTES, Groups, ModuleRoute, Route
 from autotune.techniques.prune.spread import Analysis
 from autotune.techniques.prune.units import (
-    KINDS, Kind, Lead, Leads, Unit, apart, kept, kind_of, label, leads, made_by, refusal, units_of,
-)  # fmt: skip
+    KINDS,
+    Kind,
+    Lead,
+    Leads,
+    Unit,
+    apart,
+    kept,
+    kind_of,
+    label,
+    leads,
+    made_by,
+    refusal,
+    units_of,
+)
 
 OUT = "out"
 

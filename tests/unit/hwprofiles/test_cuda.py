@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from hwprofiles.agent import cuda
+from hwprofiles.agent import cuda, cuda_events
+from tests.unit.hwprofiles.tensorrt.simulated_card import Card
+from tests.unit.hwprofiles.tensorrt.simulated_cuda import Bindings, Torch
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 DRIVER = """
@@ -30,6 +34,13 @@ int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 150000000000ull; r
 int cuDeviceGetAttribute(int *value, int which, int device) { *value = which == 75 ? 9 : 0; return 0; }
 int cuDeviceGetUuid(unsigned char *uuid, int device) { for (int i = 0; i < 16; i++) uuid[i] = i; return 0; }
 """
+# With MIG: the first version tells the whole card's.
+INSTANCE = (
+    DRIVER
+    + """
+int cuDeviceGetUuid_v2(unsigned char *uuid, int device) { for (int i = 0; i < 16; i++) uuid[i] = 16 + i; return 0; }
+"""
+)
 ASK = """
 import json, sys
 from hwprofiles.agent import cuda
@@ -74,6 +85,10 @@ def test_a_card_tells_what_it_is(tmp_path: Path) -> None:
     }
 
 
+def test_of_a_mig_instance_it_is_the_instance_that_is_named(tmp_path: Path) -> None:
+    assert probe(driver(tmp_path, source=INSTANCE))["uuid"] == "GPU-10111213-1415-1617-1819-1a1b1c1d1e1f"
+
+
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has an NVIDIA driver")
 def test_no_driver_is_one_line() -> None:
     said = probe(None)
@@ -102,11 +117,105 @@ def test_every_wrong_driver_is_one_line(tmp_path: Path, facts: dict[str, Any], s
     assert said in told and "\n" not in told
 
 
+@pytest.fixture(params=["torch", "cuda-bindings"])
+def two(request: pytest.FixtureRequest) -> tuple[Card, Any, Any]:
+    """A simulated card and two sessions' ways to it, opened one after the other as an agent does."""
+    card = Card()
+    if request.param == "torch":
+        torch = Torch(card)
+        return card, cuda.TorchCuda(torch), cuda.TorchCuda(torch)
+    bindings = Bindings(card)
+    return card, cuda.BoundCuda(bindings), cuda.BoundCuda(bindings)
+
+
+def test_everything_goes_to_the_stream_of_whoever_asks(two: tuple[Card, Any, Any]) -> None:
+    """What was asked for on another stream would not be done when ours is waited for."""
+    card, first, second = two
+    assert first.stream != second.stream
+    for mine, value in ((first, 3), (second, 5), (first, 7)):
+        here, there = mine.pinned(4), mine.buffer(4)
+        here.array[:] = value
+
+        def work(mine: Any = mine, there: Any = there) -> None:
+            def add_one() -> None:
+                numbers = (ctypes.c_uint8 * 4).from_address(there.pointer)
+                numbers[:] = [number + 1 for number in numbers]
+
+            card.launch(2e-3, stream=mine.stream, work=add_one)
+
+        replay = mine.capture(work)
+        begin, end = mine.event(), mine.event()
+        mine.upload(there, here)
+        mine.record(begin)
+        replay()
+        with mine.on_stream(), mine.on_stream():
+            replay()
+        mine.record(end)
+        mine.download(here, there)
+        mine.synchronize()
+        assert here.array.tolist() == [value + 2] * 4
+        assert mine.elapsed(begin, end) == pytest.approx(4e-3)
+    assert card.replayed == 6 and not any(stream.work for stream in card.streams.values())
+
+
+def test_a_capture_that_fails_leaves_the_stream_as_it_was(two: tuple[Card, Any, Any]) -> None:
+    card, first, second = two
+    card.graphs = False
+    with pytest.raises(cuda.CudaProblem, match="stream is capturing") as caught:
+        second.capture(lambda: None)
+    assert caught.value.kind == "crash" and "\n" not in str(caught.value)
+    with pytest.raises(ZeroDivisionError) if isinstance(first, cuda.BoundCuda) else pytest.raises(cuda.CudaProblem):
+        first.capture(lambda: 1 / 0)
+    assert card.capturing is None
+    here, there = first.pinned(1), first.buffer(1)
+    here.array[:] = 9
+    first.upload(there, here)
+    first.synchronize()
+    assert (ctypes.c_uint8 * 1).from_address(there.pointer)[0] == 9
+    assert not any(stream.work for stream in card.streams.values())
+
+
+def test_memory_that_is_used_up_has_its_kind(two: tuple[Card, Any, Any]) -> None:
+    card, first, _ = two
+    card.memory = 100
+    with pytest.raises(cuda.CudaProblem, match="out of memory on the card") as caught:
+        first.buffer(101)
+    assert caught.value.kind == "oom" and "\n" not in str(caught.value)
+    held = first.buffer(100)
+    del held
+    first.release()
+    assert card.memory == 100
+
+
+def test_a_lost_context_ends_the_process_and_other_errors_do_not() -> None:
+    bindings = Bindings(Card())
+    mine = cuda.BoundCuda(bindings)
+    bindings.error = 700
+    with pytest.raises(cuda_events.CardBroken, match="illegal memory access"):
+        mine.synchronize()
+    bindings.error = 35
+    with pytest.raises(cuda.CudaProblem, match=r"CUDA failed: CUDA driver version is insufficient .*cudaStreamSync"):
+        mine.synchronize()
+    torch = Torch(Card())
+    mine = cuda.TorchCuda(torch)
+
+    def refuse(text: str) -> Any:
+        raise RuntimeError(text)
+
+    torch.cuda.Event = lambda enable_timing: refuse("CUDA error: an illegal memory access was encountered\nmore")
+    with pytest.raises(cuda_events.CardBroken, match="illegal memory access"):
+        mine.event()
+    torch.cuda.Stream = lambda: refuse("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+    with pytest.raises(cuda.CudaProblem, match="out of memory on the card: CUDA error: out of memory") as caught:
+        cuda.TorchCuda(torch)
+    assert caught.value.kind == "oom"
+
+
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_all_that_is_used_of_torch_exists() -> None:
     import torch
 
-    cards = ("Stream", "Event", "CUDAGraph", "graph", "set_stream", "is_available", "OutOfMemoryError")
+    cards = ("Stream", "Event", "CUDAGraph", "graph", "stream", "empty_cache", "is_available", "OutOfMemoryError")
     assert all(hasattr(torch.cuda, name) for name in cards)
     tree = ast.parse(inspect.getsource(cuda.TorchCuda).lstrip())
     used = {
@@ -117,6 +226,10 @@ def test_all_that_is_used_of_torch_exists() -> None:
     assert used <= set(dir(torch.cuda)) and len(used) >= 5
     assert all(hasattr(torch.cuda.CUDAGraph, name) for name in ("replay",))
     assert all(hasattr(torch.cuda.Event, name) for name in ("record", "elapsed_time"))
+    capture = inspect.signature(torch.cuda.graph.__init__)
+    capture.bind(None, None, stream=None, capture_error_mode="thread_local")
+    inspect.signature(torch.cuda.stream).bind(None)
+    assert issubclass(torch.cuda.OutOfMemoryError, RuntimeError)
 
 
 @pytest.mark.skipif(find_spec("cuda") is None, reason="cuda-bindings is not installed")
@@ -138,3 +251,19 @@ def test_all_that_is_used_of_cuda_bindings_exists() -> None:
         and not hasattr(runtime.cudaStreamCaptureMode, name)
     }
     assert missing == set()
+    for name in sorted(name for name in names if callable(getattr(runtime, name, None))):
+        told = re.match(rf"{name}\((.*)\)", getattr(runtime, name).__doc__ or "")
+        assert told is not None, name
+        simulated = inspect.signature(getattr(Bindings, name)).parameters
+        real = [word for word in told.group(1).split(",") if word.strip()]
+        assert len(simulated) - 1 == len(real), f"{name}: the real one takes {told.group(1)}"
+
+
+@pytest.mark.skipif(find_spec("cuda") is None, reason="cuda-bindings is not installed")
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has an NVIDIA driver")
+def test_the_real_cuda_bindings_say_that_there_is_no_driver() -> None:
+    from cuda.bindings import runtime
+
+    with pytest.raises(cuda.CudaProblem, match=r"^CUDA failed: CUDA driver version is insufficient") as caught:
+        cuda.BoundCuda(runtime)
+    assert caught.value.kind == "crash" and "(cudaSetDevice)" in str(caught.value)

@@ -54,7 +54,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: Workload, **more
         ({}, {"declarations": ["long()"]}, UsageError, "there is no function 'long'"),
         ({}, {"declarations": ["bluur(2)"]}, UsageError, "did you mean 'blur'?"),
         ({}, {"limits": {"nope": 0.02}}, UsageError, "limit on slice 'nope': there is no such slice"),
-        ({}, {"limits": {"difficulty=hrad": 0.02}}, UsageError, "did you mean 'difficulty=hard'?"),
+        ({}, {"limits": {"difficulty=hrad": 0.02}}, UsageError, "did you mean 'difficulty=hard'"),
         ({"slices": ["font"]}, {"limits": {"font=sans": 0.02}}, UsageError, "there is no such slice"),
         ({"metric": {"a": "accuracy", "b": "accuracy"}}, {"limits": {"c:all": 0.02}}, UsageError, "no such slice"),
         ({"decode": 3}, {}, DataError, "decode must be a function"),

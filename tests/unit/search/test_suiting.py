@@ -42,3 +42,17 @@ def test_options_may_change_until_there_is_a_trial(tmp_path: Path) -> None:
         store.start_trial(Recipe({"prune": {"a": "cut-50%"}}), "uniform")
         with pytest.raises(UsageError, match="route was 'torch-pruning' and is 'graph'"):
             keep_meanings(store, {"prune": Prune()})
+
+
+def test_other_rounding_is_refused(tmp_path: Path) -> None:
+    """The same recipe has other weights then, which would be taken for those that were judged."""
+    with open_store(tmp_path / "s.db", "mine") as store:
+        store.begin("{}", "d")
+        keep_meanings(store, {"quantize": Quantize()})
+        store.start_trial(Recipe(), "original")
+        store.start_trial(Recipe({"quantize": {"a": "w4-b32"}}), "uniform")
+        keep_meanings(store, {"quantize": Quantize(choices=["w4-b32"], rounding="nearest")})
+        with pytest.raises(UsageError, match="rounding was 'nearest' and is 'gptq'"):
+            keep_meanings(store, {"quantize": Quantize(rounding="gptq")})
+        with pytest.raises(UsageError, match="bias_correction was 'false' and is 'true'"):
+            keep_meanings(store, {"quantize": Quantize(bias_correction=True)})

@@ -1,10 +1,10 @@
 """A simulated card for the session of the TensorRT backend: where this runs there is none.
 
 Its memory is this machine's, its clock advances by what a test says, and an inference computes y = relu(x @ w) in
-numpy. It has streams: what is put on one waits there, in order, until the host waits for that stream; nothing orders two
-of them. Each has a queue, which the host waits for when it is full, and there is a clock of the host, for a test to put
-in the place of `time.perf_counter`. Nothing that it times is a measurement. What uses it as torch or as cuda-bindings do
-is in `simulated_cuda`.
+numpy. It has streams: what is put on one waits there, in order, until the host waits for that stream, and nothing
+orders two of them. Each has a queue, which the host waits for when it is full, and there is a clock of the host, for a
+test to put in the place of `time.perf_counter`. Nothing that it times is a measurement. What uses it as torch or as
+cuda-bindings do is in `simulated_cuda`.
 """
 
 from __future__ import annotations

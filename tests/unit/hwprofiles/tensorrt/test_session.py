@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwprofiles.agent import card_block, cuda, nvml, timing
+from hwprofiles.agent import card_block, cuda, cuda_events, nvml, timing
 from hwprofiles.runtimes import (
     tensorrt_backend,
     tensorrt_buffers,
@@ -249,6 +249,115 @@ def test_out_of_memory_on_the_card_has_its_kind(start: Any) -> None:
     assert tensorrt_backend.classify(caught.value, "latency") == "oom"
 
 
+@pytest.mark.parametrize("by", ["torch", "cuda-bindings"])
+def test_two_sessions_at_once_keep_to_their_streams(start: Any, by: str) -> None:
+    """As baseline and candidate of a pair, in turn: whoever was opened last must not get what the other asks for."""
+    card = Card(seconds=1e-3)
+    bindings = Bindings(card) if by == "cuda-bindings" else None
+    base, other = (start(card, [{"x": [2, 8]}], bindings=bindings) for _ in range(2))
+    ours, theirs = feeds(2, 2), feeds(2)
+    for session, given in ((base, ours), (other, theirs), (base, ours), (other, theirs)):
+        told = session.time_block(given, 10)
+        assert told["wall"] == pytest.approx([1e-3] * 10)
+        for (buffers, replay), feed in zip(session._sets, [*given, *given], strict=False):
+            assert replay is not None
+            np.testing.assert_allclose(buffers.answers()["y"], answer(feed), rtol=1e-6)
+    for session, given in ((base, ours), (other, theirs), (base, ours)):
+        (found,) = session.run(given[0])
+        np.testing.assert_allclose(found, answer(given[0]), rtol=1e-6)
+    assert base._cuda.stream != other._cuda.stream
+
+
+def test_events_are_made_before_they_are_needed(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making one takes the host 5 us, in which the card would wait between two stamps."""
+    card = Card(seconds=1e-6)
+    monkeypatch.setattr(card_block, "time", card.clock())
+    session = start(card, [{"x": [2, 8]}])
+    assert session.time_block(feeds(2), 5)["wall"] == pytest.approx([1e-6] * 5)
+
+
+@pytest.mark.parametrize("by", ["torch", "cuda-bindings"])
+def test_a_closed_session_gives_everything_back(start: Any, by: str) -> None:
+    """Also what torch would keep for itself: TensorRT, beside it in the process, takes from the card."""
+    card = Card(memory=4096, weights=3800)
+    bindings = Bindings(card) if by == "cuda-bindings" else None
+    for _ in range(3):
+        session = start(card, [{"x": [2, 8]}], bindings=bindings)
+        session.time_block(feeds(2), 4)
+        assert card.memory < 4096 - 3800
+        session.close()
+        assert card.memory == 4096
+    del session
+    assert bindings is None or set(bindings.alive.values()) == {0}
+
+
+def test_an_engine_for_other_shapes_has_the_room_of_the_first(start: Any) -> None:
+    card = Card(memory=4096, weights=3800)
+    session = start(card, [{"x": [2, 8]}])
+    session.time_block(feeds(2), 4)
+    (found,) = session.run(feeds(3)[0])
+    np.testing.assert_allclose(found, answer(feeds(3)[0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "said"),
+    [
+        ({"memory": 100}, "oom", r"does not load the engine: .*OutOfMemory \(Requested size was 200 bytes"),
+        ({"no_runtime": True}, "oom", "has no runtime here .*failure with error: 2"),
+        (
+            {"no_context": "Error Code 2: OutOfMemory (Requested size was 9 bytes.)"},
+            "oom",
+            "makes no execution context",
+        ),
+        ({"no_context": "unsupported kernel for this device"}, "unavailable", "unsupported kernel for this device"),
+        ({"no_context": "illegal memory access was encountered"}, "", ""),
+    ],
+)
+def test_what_keeps_an_engine_from_being_loaded_has_its_kind(
+    start: Any, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], kind: str, said: str
+) -> None:
+    start(Card(), [{"x": [2, 8]}])  # it lies in the cache from now on
+    built: list[Any] = []
+    build = tensorrt_engines.Engines.build
+    monkeypatch.setattr(
+        tensorrt_engines.Engines, "build", lambda *given, **named: built.append(1) or build(*given, **named)
+    )
+    card = Card(weights=200)
+    for name, value in changes.items():
+        setattr(card, name, value)
+    if not kind:
+        with pytest.raises(cuda_events.CardBroken):
+            start(card, [{"x": [2, 8]}])
+        return
+    with pytest.raises(tensorrt_backend.TensorRtProblem, match=said) as caught:
+        start(card, [{"x": [2, 8]}])
+    assert tensorrt_backend.classify(caught.value, "load") == kind and "\n" not in str(caught.value)
+    assert len(built) == (kind == "unavailable"), "for want of memory nothing is built anew"
+
+
+def test_what_was_said_of_an_earlier_inference_is_not_said_of_this_one(start: Any) -> None:
+    session = start(Card(), [{"x": [2, 8]}])
+    session._opened._log.log(1, "a kernel was skipped: out of memory")
+    session._opened.context.execute_async_v3 = lambda stream: False
+    with pytest.raises(tensorrt_backend.TensorRtProblem, match="the inference was refused") as caught:
+        session.run(feeds(2)[0])
+    assert caught.value.kind == "crash"
+
+
+def test_an_input_that_is_missing_is_named(start: Any) -> None:
+    session = start(Card(), [{"x": [2, 8]}])
+    with pytest.raises(tensorrt_backend.TensorRtProblem, match="the model takes 'x'; it was given z"):
+        tensorrt_buffers.Buffers(session._opened, session._cuda, {"z": np.ones((2, 8))})
+    session._opened.context.infer_shapes = _raise_runtime_error
+    with pytest.raises(tensorrt_backend.TensorRtProblem, match="no shapes of outputs") as caught:
+        session.run(feeds(2)[0])
+    assert caught.value.kind == "bad_model"
+
+
+def _raise_runtime_error() -> None:
+    raise RuntimeError("shape inference failed")
+
+
 def test_an_input_of_another_type_is_refused_by_name(start: Any) -> None:
     session = start(Card(), [{"x": [2, 8]}])
     with pytest.raises(tensorrt_backend.TensorRtProblem, match="input 'x' is float64; the model takes float32"):
@@ -260,7 +369,7 @@ def build_of(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any
     """Builds these plans, in this order, and picks one; the rest of the builder is the real one."""
     build = tensorrt_engines.Engines.build
 
-    def prepare(card: Card, speeds: dict[bytes, float]) -> Path:
+    def prepare(card: Card, speeds: dict[bytes, float], refuses: tuple[bytes, ...] = ()) -> Path:
         card.speeds = dict(speeds)
         plans = iter(speeds)
 
@@ -268,13 +377,15 @@ def build_of(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any
             assert fresh  # with the timing cache every build would choose the same kernels
             made = build(self, model, shapes)
             made.plan = next(plans)
+            if made.plan.startswith(b"dies"):
+                raise tensorrt_build.BuildProblem("crash", "the builder died: SIGSEGV")
             made.digest = hashlib.sha256(made.plan).hexdigest()
             made.builds = [{"digest": made.digest, "seconds": 1.0, "latency": None}]
             return made
 
         for module in (card_block, tensorrt_backend, tensorrt_timing):
             monkeypatch.setattr(module, "time", card.clock())
-        start(card, [])  # nothing is opened yet
+        start(card, [], refuses=refuses)  # nothing is opened yet
         monkeypatch.setattr(tensorrt_engines.Engines, "build", differ)
         options = {**OPTIONS, "scratch": str(tmp_path), "shapes": [{"x": [2, 8]}]}
         for _ in range(2):  # the second time would ask for one more plan: once is enough
@@ -299,6 +410,23 @@ def test_of_several_builds_the_fastest_is_kept_and_all_are_told(build_of: Any) -
     assert latencies(kept) == pytest.approx([1e-3, 2e-3, 3e-3])
     assert card.loaded[:6] == [b"slow", b"fast", b"middle", b"middle", b"fast", b"slow"], "in rounds, in changing order"
     assert not list(kept.parent.parent.glob("*.kernels")), "what the builds compiled goes with them"
+
+
+def test_a_build_that_fails_is_told_and_the_others_are_compared(build_of: Any, start: Any) -> None:
+    """One dies in the builder, one is not loaded: two of four are left, and are not built again."""
+    card = Card(weights=10)
+    kept = build_of(card, {b"slow": 3e-3, b"dies": 1.0, b"bad": 1e-3, b"fast": 2e-3}, (b"bad",))
+    assert kept.read_bytes() == b"fast" and latencies(kept) == pytest.approx([2e-3, 3e-3])
+    assert card.memory == 1 << 30, "whatever was loaded is gone"
+    first, second = start(card, [{"x": [2, 8]}]).notes
+    assert first == "build 2 of 4 failed, the others were compared: the builder died: SIGSEGV"
+    assert second.startswith("build 3 of 4 failed, the others were compared: tensorrt-rtx does not load the engine")
+
+
+def test_where_every_build_fails_it_is_the_last_one_s_error(build_of: Any) -> None:
+    with pytest.raises(tensorrt_build.BuildProblem, match="SIGSEGV") as caught:
+        build_of(Card(), {b"dies": 1.0, b"dies too": 1.0})
+    assert caught.value.kind == "crash"
 
 
 def test_builds_are_compared_at_the_clocks_of_a_card_under_load(build_of: Any) -> None:
