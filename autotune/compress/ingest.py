@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from autotune.compress.ingest_checks import check_graph, check_tensor, check_text, check_versions
 from autotune.compress.ingest_files import digest_of, is_in, load_external, open_file, tensors, to_bytes
 from autotune.compress.ingest_large import take
+from autotune.compress.ingest_twins import twins_note
 from autotune.compress.inspect import inspect_graph, require_layers
 from autotune.compress.normalise import first_line, inline_functions, normalise, serialise
 from autotune.compress.scratch import Scratch
@@ -88,6 +89,7 @@ def _ingest(file: BinaryIO, folder: Path | None) -> Ingested:
         check_graph(proto.graph, opset)
     model, notes = normalise(proto)
     inspection = inspect_graph(model, notes)
+    inspection = replace(inspection, notes=inspection.notes + twins_note(model, inspection.layers))
     return Ingested(serialise(model, scratch), inspection, digest_of(own, external), scratch)
 
 

@@ -54,9 +54,9 @@ def verdict_sentence(judgement: ModelJudgement) -> str:
             f"Undecided: {passed} pass, none fails; the data do not decide for {told}{_more(open_)}"
             f"{_not_judged(judgement)}."
         )
-    one = "the slice" if len(deciding) == 1 else _all(judgement, deciding)
+    subject = "the slice certainly loses" if len(deciding) == 1 else f"{_all(judgement, deciding)} certainly lose"
     return (
-        f"Passes: {one} certainly lose no more than allowed ({points(limit)} points where nothing else is said)"
+        f"Passes: {subject} no more than allowed ({points(limit)} points where nothing else is said)"
         f"{_not_judged(judgement)}."
     )
 
@@ -126,7 +126,8 @@ def _all(judgement: ModelJudgement, deciding: Sequence[_Placed]) -> str:
     if len(judgement.evaluations) == 1:
         return f"all {len(deciding)} slices{left}"
     counts = [(sum(each.data == e.dataset for each in deciding), _data(e.dataset)) for e in judgement.evaluations]
-    return " and ".join(f"all {_count(count, 'slice')} of the {data} data" for count, data in counts) + left
+    told = [f"{'the slice' if count == 1 else f'all {count} slices'} of the {data} data" for count, data in counts]
+    return " and ".join(told) + left
 
 
 def _not_judged(judgement: ModelJudgement) -> str:

@@ -58,9 +58,26 @@ class Answers:
         self._keep(key, rows)
         return rows
 
+    def missing(self, batches: Iterable[Batch]) -> list[str]:
+        """Ids of samples to which an answer is not finite; all of a batch whose answers cannot be told apart."""
+        found: list[str] = []
+        for batch in batches:
+            answers = self.to_lesson(batch).values()
+            bad = torch.stack([_not_finite(tensor, len(batch.ids)) for tensor in answers]).any(dim=0)
+            found += [name for name, is_bad in zip(batch.ids, bad.tolist(), strict=True) if is_bad]
+        return found
+
     def _keep(self, key: Key, found: Answer) -> None:
         """While there is room."""
         size = sum(tensor.numel() * tensor.element_size() for tensor in found.values())
         if key not in self._kept and size <= self._room:
             self._room -= size
             self._kept[key] = found
+
+
+def _not_finite(tensor: Tensor, samples: int) -> Tensor:
+    """Whether there is a number that is not finite, for each of the samples [samples]."""
+    bad = ~torch.isfinite(tensor)
+    if tensor.dim() and len(tensor) == samples:
+        return bad.reshape(samples, -1).any(dim=1)
+    return bad.any().expand(samples)

@@ -17,12 +17,14 @@ class Batch(NamedTuple):
 
     `inputs` are joined along axis 0. `labels` and `weights` (float32 [samples], 1 where nothing was said) are one per
     sample. `places` are the samples' places in their data set: the original is asked once about each; (): every time.
+    `ids` name the samples where something is wrong with them; (): they are not named.
     """
 
     inputs: dict[str, np.ndarray]
     labels: tuple[Any, ...]
     weights: np.ndarray
     places: tuple[int, ...] = ()
+    ids: tuple[str, ...] = ()
 
 
 class Batches:
@@ -88,6 +90,7 @@ class Batches:
             labels=tuple(sample.label for sample in samples),
             weights=self._weights[indices],
             places=tuple(int(i) for i in indices),
+            ids=tuple(sample.id for sample in samples),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import onnx
@@ -14,7 +15,7 @@ from autotune.recover.formats import Formats
 from autotune.recover.graph import OnnxModule
 from autotune.recover.lessons import counts_of
 from autotune.recover.losses import outputs_of, shared_features
-from autotune.recover.nonfinite import finite
+from autotune.recover.nonfinite import NotFinite, What
 from autotune.recover.objective import Objective, OwnLoss
 from autotune.recover.operators.node import Tensor
 from autotune.recover.settings import HardLoss, Settings
@@ -42,7 +43,7 @@ class Pupil:
                 share: Tensor = (each * counts_of(batch, self._settings)).sum() / total
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.item()
-        finite(loss, "loss")
+        self._check(loss, "loss", batches)
         self.student.step(rate)
         return loss
 
@@ -58,7 +59,8 @@ class Pupil:
                 total += float(counts.sum())
         if total == 0:
             raise UsageError("recover: every validation sample has weight 0; weigh some above 0")
-        return finite(summed / total, "validation loss")
+        self._check(summed / total, "validation loss", self._validation)
+        return summed / total
 
     def state(self) -> StudentState:
         """All that steps change."""
@@ -67,6 +69,10 @@ class Pupil:
     def restore(self, state: StudentState) -> None:
         """Be again what `state` was taken of."""
         self.student.restore(state)
+
+    def _check(self, value: float, what: What, batches: list[Batch]) -> None:
+        if not math.isfinite(value):
+            raise NotFinite(what, value, self._answers.missing(batches))
 
     def _answered(self, batch: Batch) -> dict[str, Tensor]:
         return self.student.answer(batch, self._objective.of_student)

@@ -196,8 +196,9 @@ def prepare(
     left_alone = {name: tuple(technique.survey(assembler.original())) for name, technique in techniques.items()}
     capabilities = Offered(tuple(probed.values()), tuple(assemblers.values()))
     space = build_space(
-        layers, techniques, capabilities, groups=config.groups, exclude=config.exclude, most_blocks=config.search.blocks
-    )
+        layers, techniques, capabilities, groups=config.groups, exclude=config.exclude,
+        most_blocks=config.search.blocks, unsearchable=[each.name for each in ingested.inspection.skipped],
+    )  # fmt: skip
     space = with_guards(config, space, techniques, capabilities, layers)
     if any(technique.stage != "precision" and technique.scope == "layer" for technique in techniques.values()):
         watch(Progress("prepare", "carrying out every structural choice alone, for its size"))

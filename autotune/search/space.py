@@ -90,13 +90,16 @@ def build_space(
     groups: Sequence[GroupTable] = (),
     exclude: Sequence[str] = (),
     most_blocks: int = 0,
+    unsearchable: Sequence[str] = (),
 ) -> Space:
     """Variables of every technique: formats by layer, structure by block (at most `most_blocks`; 0: by layer as well).
-    No choice of another layer changes one that matches `exclude`.
+    No choice of another layer changes one that matches `exclude`. A pattern there may also match a part of the model
+    that is `unsearchable`, and that nothing touches.
 
     Raises `ConfigError` for a pattern that matches no layer.
     """
-    _check_patterns([layer.name for layer in layers], groups, exclude)
+    names = [layer.name for layer in layers]
+    _check_patterns(names, groups, [each for each in exclude if not fnmatch.filter(unsearchable, each)])
     searched = [layer for layer in layers if not any(fnmatch.fnmatch(layer.name, p) for p in exclude)]
     excluded = [layer.name for layer in layers if layer not in searched]
     spared: list[Spared] = []

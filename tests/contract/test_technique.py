@@ -74,6 +74,9 @@ class TestPrune(_InFloat64):
             assert layer.name not in source.layers and source.parts[layer.name] == ()
             return
         before, after = layer.shape[layer.output_axis], source.layers[layer.name].shape[layer.output_axis]
+        if layer.name == "begin":  # some of its channels go alone, others in twos
+            assert 0 < after < before
+            return
         step = 8 if before >= 16 else 1  # of what is narrower nothing would be left to choose
         assert after == step * math.ceil((1 - percent(choice)) * before / step) < before
 

@@ -55,7 +55,8 @@ class Recovery:
         trials = self.store.trials(details=False)
         chosen = candidates(trials, self.config, self.objectives, table.count)
         if not chosen:
-            watch(Progress(NAME, f"no recipe promises to gain by training: {why_none(trials, self.config)}"))
+            said = f"no recipe promises to gain by training: {why_none(trials, self.config)}"
+            watch(Progress(NAME, said, news=True))
             return []
         from autotune.search.recovery.attempt import Attempt
         from autotune.search.recovery.training import Training
@@ -79,7 +80,7 @@ class Recovery:
         watch(Progress(NAME, f"training trial {trial.number}", 0, _PARTS, 60 * table.minutes * (1 + later)))
         found = attempt.run(trial, self._weights(trial, train, table), watched)
         ended = found.why if found.failure is not None else f"trial {trial.number}: {found.why}"  # a failure names it
-        watch(Progress(NAME, ended, _PARTS, _PARTS, 60 * table.minutes * later))
+        watch(Progress(NAME, ended, _PARTS, _PARTS, 60 * table.minutes * later, news=True))
         proposer = f"recover of trial {trial.number}"
         if found.failure is not None:
             self._fail(_with(recipe, f"failed-{found.settings}"), proposer, found.failure)

@@ -240,8 +240,12 @@ def test_memory_is_the_difference_of_one_source_and_the_process_s_before_the_dev
     assert accelerator.grown(both(100, 900), both(180, 990)) == {"process": 80, "process_source": "nvml:process"}
     hidden = accelerator.grown(both(0, 900), both(None, 990))  # no context yet, and then bytes that the driver hides
     assert hidden == {"process": 90, "process_source": "nvml:device"}
+    unlisted = accelerator.grown(both(0, 1 << 30), both(0, 3 << 30))  # it worked on the card, and is not shown
+    assert unlisted == {"process": 2 << 30, "process_source": "nvml:device"}
+    assert accelerator.grown(both(0, 900), both(80, 990)) == {"process": 80, "process_source": "nvml:process"}
     nothing = {"process": None, "process_source": ""}
     assert accelerator.grown(both(100, None), both(None, 990)) == nothing
+    assert accelerator.grown(both(0, None), both(0, None)) == nothing
     assert accelerator.grown({}, {}) == nothing
     assert accelerator.Watched(True, None).memory() == {}
 

@@ -251,7 +251,8 @@ def test_all_that_is_used_of_cuda_bindings_exists() -> None:
         and not hasattr(runtime.cudaStreamCaptureMode, name)
     }
     assert missing == set()
-    for name in sorted(name for name in names if callable(getattr(runtime, name, None))):
+    kinds = {"cudaMemcpyKind", "cudaStreamCaptureMode"}
+    for name in sorted(name for name in names - kinds if callable(getattr(runtime, name, None))):
         told = re.match(rf"{name}\((.*)\)", getattr(runtime, name).__doc__ or "")
         assert told is not None, name
         simulated = inspect.signature(getattr(Bindings, name)).parameters

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -220,6 +220,68 @@ def test_follows_cudas_choice_of_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml.pick(driver, 0)
     nvml.pick(driver, 1)
     assert asked == [3, "GPU-1111"]
+
+
+class Divided(Recorded):
+    """A card with two MIG instances, as NVML knows them: each has a UUID of its own, and its own memory."""
+
+    UUIDS: ClassVar[dict[Any, str]] = {"whole": "GPU-aaaa-1", 0: "MIG-bbbb-1", 2: "MIG-cccc-1"}
+
+    def __init__(self) -> None:
+        super().__init__({**H200, "nvmlDeviceGetMigMode": [1, 1], "nvmlDeviceGetMaxMigDeviceCount": 7})
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return "whole"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Any:
+        for handle, known in self.UUIDS.items():
+            if known == uuid:
+                return handle
+        raise Failed(6)
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, whole: Any, index: int) -> int:
+        assert whole == "whole"
+        if index not in self.UUIDS:
+            raise Failed(6)
+        return index
+
+    def nvmlDeviceIsMigDeviceHandle(self, handle: Any) -> int:
+        return int(handle != "whole")
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, handle: Any) -> str:
+        return "whole"
+
+    def nvmlDeviceGetUUID(self, handle: Any) -> str:
+        return self.UUIDS[handle]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any:
+        size = 150_754_820_096 if handle == "whole" else 18 << 30
+        return SimpleNamespace(total=size, used=1 << 28)
+
+
+@pytest.mark.parametrize(
+    ("environment", "uuid", "expected"),
+    [
+        (None, "GPU-bbbb-1", "MIG-bbbb-1"),  # as CUDA spells an instance
+        (None, "GPU-cccc-1", "MIG-cccc-1"),
+        ("MIG-cccc-1", "GPU-aaaa-1", "MIG-cccc-1"),  # an old driver told CUDA the whole card's
+        ("MIG-cccc-1", "GPU-cccc-1", "MIG-cccc-1"),
+        ("MIG-cc", "", "MIG-cccc-1"),  # CUDA takes the beginning of one
+        ("0", "GPU-cccc-1", "MIG-cccc-1"),
+        (None, "GPU-aaaa-1", "MIG-bbbb-1"),  # the first, as CUDA has it
+        (None, "", "MIG-bbbb-1"),
+    ],
+)
+def test_the_mig_instance_that_cuda_uses_is_the_one_that_is_read(
+    monkeypatch: pytest.MonkeyPatch, environment: str | None, uuid: str, expected: str
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", environment)
+    found = nvml.pick(Divided(), uuid=uuid)
+    told = found.identity()
+    assert told["memory_bytes"] == 18 << 30 and told["mig"] is True
+    assert told["uuid_hash"] == nvml._hash(expected)
+    assert found.held_bytes(os.getpid())["nvml:device"] == 1 << 28
 
 
 @pytest.mark.parametrize(

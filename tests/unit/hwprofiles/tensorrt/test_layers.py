@@ -91,3 +91,29 @@ def test_indices_say_nothing_of_precision() -> None:
     assert tensorrt_layers.precision(layer) == "float16"
     assert tensorrt_layers.precision({"Inputs": [{"Name": "i", "Dimensions": [4], "Datatype": "Int64"}]}) == "int64"
     assert tensorrt_layers.precision({}) == "unknown"
+
+
+# A transformer's block as Myelin compiles it: one layer of the engine for two layers of the model.
+REGION = {
+    "Name": "{ForeignNode[q...down]}",
+    "LayerType": "kgen",
+    "Inputs": [{"Name": "x", "Dimensions": [1, 64], "Datatype": "Half"}],
+    "Constants": [
+        {"Name": "w", "Dimensions": [64, 64], "Datatype": "Int8"},
+        {"Name": "s", "Dimensions": [64], "Datatype": "Float"},
+    ],
+    "Outputs": [{"Name": "y", "Dimensions": [1, 64], "Datatype": "Half"}],
+    "Metadata": "[ONNX Layer: up][ONNX Layer: gelu][ONNX Layer: down]",
+}
+
+
+def test_a_region_with_several_products_has_all_of_its_types() -> None:
+    types = {"up": "MATRIX_MULTIPLY", "gelu": "ACTIVATION", "down": "MATRIX_MULTIPLY"}
+    assert tensorrt_layers.kernel(REGION, "TensorRT", types, 0.0)["op"] == "MatMul:int8+float16+float32"
+    types["down"] = "ELEMENTWISE"  # one product and what was fused into it: its narrowest type is what it got
+    assert tensorrt_layers.kernel(REGION, "TensorRT", types, 0.0)["op"] == "MatMul:int8"
+
+
+def test_what_is_no_json_has_no_layers() -> None:
+    assert tensorrt_layers.inspected('{"Layers": [{"Name": "a"b"}]}') == []
+    assert tensorrt_layers.inspected("") == []

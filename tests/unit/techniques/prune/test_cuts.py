@@ -41,7 +41,7 @@ FOUND = {
     "flatten-last": {"conv": ("channels", 16), "hidden": ("neurons", 24)},
     "squeeze-excite": {"stem": ("channels", 16), "squeeze": ("channels", 8)},
     "upsampling": {"stem": ("channels", 16), "up": ("channels", 12), "shuffle": ("channels", 4)},
-    "group-norm": {"stem": ("channels", 4), "middle": ("channels", 3)},
+    "group-norm": {"stem": ("channels", 4), "middle": ("channels", 4)},
     "attention-zeros": {"q": ("heads", 6)},
     "attention-computed": {"q": ("heads", 6)},
     "attention-seq": {"q": ("heads", 6)},
