@@ -59,6 +59,7 @@ OURS = "gptq, bias"  # what the tools are compared with; chosen before any of th
 # What tools compress besides, or leave alone: label -> (formats, operators of the layers, their choice; "": float32).
 EQUAL_SIZE = {
     "tables in 8 bit": (FORMATS, {"Gather"}, "w8-load"),
+    "convolutions in 8 bit": (("w4-b32",), {"Conv"}, "w8-load"),
     "convolutions left in float32": (("w4-b32",), {"Conv"}, ""),
 }
 NEAR = 1.1  # files of equal size: none more than 10 % larger than the other

@@ -62,8 +62,8 @@ class Answers:
         """Ids of samples to which an answer is not finite; all of a batch whose answers cannot be told apart."""
         found: list[str] = []
         for batch in batches:
-            answers = self.to_lesson(batch).values()
-            bad = torch.stack([_not_finite(tensor, len(batch.ids)) for tensor in answers]).any(dim=0)
+            answers = answer(self._original, batch, self._outputs)
+            bad = torch.stack([_not_finite(answers[name], len(batch.ids)) for name in self._outputs]).any(dim=0)
             found += [name for name, is_bad in zip(batch.ids, bad.tolist(), strict=True) if is_bad]
         return found
 

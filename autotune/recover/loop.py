@@ -66,7 +66,7 @@ class _Run:
     def _descend(self, patience: Patience) -> Iterator[Checkpoint]:
         """Until patience, steps or time end; back to the best weights where it goes astray."""
         student, steps, clock = self._pupil.student, self._steps, self._steps.clock
-        losses: list[float] = []  # since the last gain
+        losses: list[float] = []  # since the last look
         while not patience.over and not clock.over(steps.taken):
             losses.append(steps.take(steps.lesson(), clock.rate(steps.taken + 1)))
             due = steps.taken % self._settings.evaluate_every == 0 or clock.over(steps.taken)
@@ -78,8 +78,7 @@ class _Run:
             if look.best:
                 self._best = student.weights()
                 yield self._checkpoint(float(np.mean(losses)), value)
-            if look.gained:
-                losses = []
+            losses = []
             if look.back:
                 student.put(self._best)
                 clock.slower()

@@ -11,11 +11,9 @@ _RUINED = 2.0  # times the best loss: the learning rate is too high, so back to 
 
 @dataclass(frozen=True)
 class Look:
-    """What a validation loss says: it is the `best` so far; it is less than before by as much as counts as `gained`; it
-    is time to go `back` to the best weights."""
+    """What a validation loss says: it is the `best` so far; it is time to go `back` to the best weights."""
 
     best: bool
-    gained: bool
     back: bool
 
 
@@ -41,4 +39,4 @@ class Patience:
         gained = value < self._mark * (1 - settings.least_gain)
         self._mark, self._stale = (value, 0) if gained else (self._mark, self._stale + 1)
         back = self._stale == max(1, settings.patience // 2) or value > _RUINED * self._best
-        return Look(best, gained, back)
+        return Look(best, back)

@@ -98,12 +98,11 @@ class Progress:
 class Checkpoint:
     """The student at its best so far.
 
-    `step` 0 is the student as it was given. `loss` is the mean training loss since validation last gained
-    `Settings.least_gain` (NaN at step 0), `validation` the mean distillation loss of the validation samples, with the
-    fake quantisers in place. `tensors` are the constants that training changes, float32, by their names and in their
-    shapes in the student's graph; adapters are merged. The layers' weights are not rounded: the dialect does that when
-    it writes the artifact. What adapters lie over is rounded already, so with them it is what the dialect would make of
-    the student.
+    `step` 0 is the student as it was given. `loss` is the mean training loss since the last look (NaN at step 0),
+    `validation` the mean distillation loss of the validation samples, with the fake quantisers in place. `tensors` are
+    the constants that training changes, float32, by their names and in their shapes in the student's graph; adapters
+    are merged. The layers' weights are not rounded: the dialect does that when it writes the artifact. What
+    adapters lie over is rounded already, so with them it is what the dialect would make of the student.
     """
 
     step: int

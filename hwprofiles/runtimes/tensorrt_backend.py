@@ -233,20 +233,20 @@ class Session:
         self._cuda = self._cuda or cuda.open_cuda()
         start = time.perf_counter()
         try:
-            self._opened = self._load(self._engine)
+            self._opened = self._load_engine(self._engine)
         except TensorRtProblem as error:
             if self._engine.seconds or error.kind != "unavailable":
                 raise
             why = f"the engine in the cache could not be loaded and was built anew: {error}"
             self._engine = self._engines.again(self._path, shapes, why)
             start = time.perf_counter()
-            self._opened = self._load(self._engine)
+            self._opened = self._load_engine(self._engine)
         self.load_seconds = time.perf_counter() - start
         self._shapes = shapes
         self.first_seconds = 0.0
 
-    def _load(self, engine: tensorrt_engines.Engine) -> Opened:
-        return Opened(self._trt, engine.plan, self._product, engine.kernels)
+    def _load_engine(self, built: tensorrt_engines.Engine) -> Opened:
+        return Opened(self._trt, built.plan, self._product, built.kernels)
 
     def _fit(self, feeds: list[Feed]) -> None:
         """See that the engine takes these feeds. Raises `BuildProblem` if the model does not."""

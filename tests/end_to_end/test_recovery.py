@@ -4,6 +4,9 @@ and an interruption at any moment costs nothing that was kept."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,20 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
 
+from autotune.api.watch import ProgressView
 from autotune.bundle import export_bundle, verify_bundle
 from autotune.cli import main
 from autotune.compress import checkpoints
 from autotune.compress.ingest import load_model
 from autotune.errors import ConfigError, DataError
+from autotune.recover.batching import Batches
 from autotune.recover.settings import Settings
 from autotune.search.opening import CHECKPOINTS
 from autotune.search.progress import Progress
 from autotune.search.recovery import training
+from autotune.search.recovery.data import split
 from autotune.store import Store, open_store
 from autotune.trial import Trial
 from autotune.workload import Dataset, Sample, Workload
@@ -209,7 +216,9 @@ def test_check_says_what_recovery_takes(tmp_path: Path) -> None:
 def test_where_none_is_worth_training_it_says_why(tmp_path: Path) -> None:
     told: list[Progress] = []
     assert not recovered(run(tmp_path / "s.db", told.append, config_=config(judge={"limit": 0.001, "workers": 1})))
-    (said,) = [each.message for each in told if each.stage == "recover"]
+    (last,) = [each for each in told if each.stage == "recover"]
+    assert last.news  # it is not gone with the next line
+    said = last.message
     assert said.startswith("no recipe promises to gain by training: no trial is complete (trial 1: after ")
     assert said.endswith("); allow milder choices in [techniques]")
 
@@ -314,6 +323,56 @@ def test_a_loss_that_becomes_nan_fails_the_attempt_and_not_the_study(tmp_path: P
     count = len(trials)
     again = run(tmp_path / "s.db", config_=lightly, workload_=workload(loss=sick))
     assert len(again) == count  # not tried again
+
+
+def test_steps_that_are_too_large_fail_the_attempt_with_the_step_and_leave_the_recipe_as_it_was(tmp_path: Path) -> None:
+    trials, shown = shown_run(tmp_path / "s.db", config(recover={**RECOVER, "learning_rate": 1e30}), workload())
+    (failed,) = [trial for trial in trials if trial.state == "failed"]
+    assert failed.failure is not None and (failed.failure.kind, failed.failure.stage) == ("nonfinite", "recover")
+    wanted = "recovery of trial 1: the loss became nan at step 2; lower learning_rate (now 1e+30)"
+    assert failed.failure.message == wanted
+    assert [line for line in shown if "nan" in line] == [f"recover  {wanted}"]
+    assert parent(failed, trials).state == "complete" and recovered(trials) == [failed]
+    assert not list((tmp_path / CHECKPOINTS).glob("*.npz"))  # there was none before
+
+
+def test_a_training_sample_that_the_model_cannot_answer_is_named_and_the_checkpoint_from_before_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of 640 has NaN in its inputs, and its turn comes after validation was looked at."""
+    small = {**RECOVER, "batch": 8, "checkpoints": 1}
+    train = data("train", 640, 7)
+    fit, _ = split(train)
+    from autotune.recover.lessons import lessons
+
+    lesson = next(islice(lessons(Batches(fit, 8), Settings(batch=8)), 59, None))
+    sick = lesson[0].ids[0]
+    samples = [
+        replace(sample, inputs={"x": np.full((1, 32), np.nan, np.float32)}) if sample.id == sick else sample
+        for sample in train.samples
+    ]
+    trials, shown = shown_run(tmp_path / "s.db", config(recover=small), workload(train=Dataset("train", samples)))
+    failed, before = sorted(recovered(trials), key=lambda trial: trial.state, reverse=True)
+    wanted = (
+        f"recovery of trial 1: the loss became nan at step 60; the original's own answer to '{sick}' is not finite, so "
+        "mend the inputs of Workload.train; what was found before that stays good"
+    )
+    assert failed.failure is not None and failed.failure.message == wanted
+    assert [line for line in shown if "nan" in line] == [f"recover  {wanted}"]
+    assert before.state == "complete"
+    weights = checkpoints.load(tmp_path / CHECKPOINTS, before.recipe["recover"]["weights"])
+    assert weights and all(np.isfinite(array).all() for array in weights.values())
+    assert before.metrics["drop/worst"].value < parent(before, trials).metrics["drop/worst"].value
+    assert main(["show", "tiny", str(failed.number), "--store", str(tmp_path / "s.db")]) == 0
+    assert f"failed in recover (nonfinite): {wanted}" in " ".join(capsys.readouterr().out.split())
+
+
+def shown_run(path: Path, config_: Any, workload_: Workload) -> tuple[list[Trial], list[str]]:
+    """The trials of a study, and the lines that are seen while it runs."""
+    seen = StringIO()
+    view = ProgressView(Console(file=seen))
+    trials = run(path, view.update, config_=config_, workload_=workload_)
+    return trials, seen.getvalue().splitlines()
 
 
 def test_a_loss_that_raises_fails_the_attempt_with_its_cause(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from autotune import pareto
 from autotune.config import StudyConfig
-from autotune.keys import COST_METRICS, WORST, MetricKey, parse_key
+from autotune.keys import COST_METRICS, WORST, MetricKey, format_amount, parse_key
 from autotune.search.knowledge import corner
 from autotune.trial import Trial, Value
 
@@ -61,23 +61,30 @@ def why_none(trials: Sequence[Trial], config: StudyConfig) -> str:
     searched, fixed = _searched(trials, [_DROP]), _fixed(config)
     if not searched:
         return _without_complete([t for t in trials if t.number and not t.recovered])
-    many = f"all {len(searched)} complete trials" if len(searched) > 1 else "the one complete trial"
     affordable = _affordable(searched, fixed)
     if not affordable:
-        return f"training changes neither size nor time, and {many} break {' or '.join(fixed)}; relax that limit"
-    losses = [loss for loss in (t.metrics[str(_DROP)].value for t in affordable) if loss > 0]
-    if not losses:
-        return "no trial loses anything, so there is nothing to win back; allow stronger choices in [techniques]"
-    limit = config.limits[str(_DROP)]
-    least = min(losses)
-    if LEFT * least > limit:
+        near = pareto.explain_infeasible(searched, fixed)
+        key = parse_key(near.constraint)
+        value, limit = (format_amount(amount, key) for amount in (near.value, near.limit))
         return (
-            f"the mildest loss is {100 * least:.1f} pt, too much to be trained back to the limit of "
-            f"{100 * limit:.1f} pt; allow milder choices in [techniques], or raise search.trials"
+            f"training changes neither size nor time, and {near.cause}; nearest is trial {near.nearest.number} with "
+            f"{key} {value} where {limit} is allowed, so relax that limit, allow stronger choices in [techniques], or "
+            "raise search.trials"
+        )
+    losing = [trial for trial in affordable if _loss(trial) > 0]
+    if not losing:
+        return "no trial loses anything, so there is nothing to win back; allow stronger choices in [techniques]"
+    limit, mildest = config.limits[str(_DROP)], min(losing, key=_loss)
+    if LEFT * _loss(mildest) > limit:
+        loss, most, limited = (format_amount(amount, _DROP) for amount in (_loss(mildest), limit / LEFT, limit))
+        return (
+            f"trial {mildest.number} loses least, {loss}, and what loses more than {most} is not expected to come back "
+            f"within the limit of {limited}; allow milder choices in [techniques], raise search.trials, or raise the "
+            f"limit of {_DROP}"
         )
     return (
-        f"those that may come within the limit of {100 * limit:.1f} pt are no better than trials that are within it; "
-        "allow stronger choices in [techniques], or raise search.trials"
+        f"those that may come within the limit of {format_amount(limit, _DROP)} are no better than trials that are "
+        "within it; allow stronger choices in [techniques], or raise search.trials"
     )
 
 
@@ -87,8 +94,15 @@ def _without_complete(trials: Sequence[Trial]) -> str:
     if rejected:
         last = rejected[-1]
         return f"no trial is complete (trial {last.number}: {last.reason}); allow milder choices in [techniques]"
-    failed = any(t.state == "failed" for t in trials)
-    return "no trial is complete; " + ("see why they failed in the report" if failed else "raise search.trials")
+    failed = [(t.number, t.failure.message) for t in trials if t.state == "failed" and t.failure is not None]
+    if failed:
+        number, message = failed[-1]
+        return f"no trial is complete (trial {number}: {message}); `autotune show STUDY NUMBER` tells of the others"
+    return "no trial is complete; raise search.trials"
+
+
+def _loss(trial: Trial) -> float:
+    return trial.metrics[str(_DROP)].value
 
 
 def _searched(trials: Sequence[Trial], keys: Sequence[MetricKey]) -> list[Trial]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -73,6 +74,36 @@ class OnTensorRt(OnACard):
         found = self.measured(tmp_path)
         assert "was damaged" in str(found.environment.get("candidate_notes"))
 
+    def test_baseline_and_candidate_are_timed_on_their_own_work(self, tmp_path: Path) -> None:
+        """Two sessions of one process: events, copies and replays of each must be on its own stream."""
+        large, small = _product(tmp_path / "large.onnx", 4096), _product(tmp_path / "small.onnx", 64)
+        feeds = [{"x": np.ones((4096, 4096), np.float32)}]
+        with self._open(tmp_path) as device:
+            found = device.measure(large, feeds, baseline=large, scenario=_QUICK)
+            alone = device.measure(small, [{"x": np.ones((64, 64), np.float32)}], scenario=_QUICK)
+        assert found.failure is None and alone.failure is None
+        assert found.latency is not None and found.baseline_latency is not None and alone.latency is not None
+        least = 2 * 4096**3 / 2e15  # no card does more operations in a second
+        for latency in (found.latency, found.baseline_latency):
+            assert latency.median.value > max(least, 2 * alone.latency.median.value)
+        assert 0.8 < found.latency.median.value / found.baseline_latency.median.value < 1.25
+
+    def test_out_of_the_cards_memory_is_typed_and_the_next_model_runs(self, tmp_path: Path) -> None:
+        """Another process takes nearly all of the card; the engine lies in the cache, so that none is built."""
+        model = _product(tmp_path / "large.onnx", 8192)  # 256 MiB of weights
+        feed = {"x": np.ones((8192, 8192), np.float32)}
+        with self._open(tmp_path) as device:
+            assert len(list(device.infer(model, [feed]))) == 1
+            assert len(list(device.infer(self._model(tmp_path), [{"x": np.ones((2, 8), np.float32)}]))) == 1
+            with subprocess.Popen(
+                [sys.executable, "-c", _BALLAST, str(128 << 20)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as other:
+                assert other.stdout is not None and other.stdout.readline() == b"full\n"
+                failure = self._failure(device, model, feed)
+                other.communicate()
+            assert failure.kind == "oom" and "\n" not in failure.message
+            assert len(list(device.infer(model, [feed]))) == 1
+
 
 class TestTensorRt(OnTensorRt):
     runtime: ClassVar[Runtime] = TensorRt()
@@ -115,6 +146,34 @@ def _no_kernels() -> str:
             raise
         return str(error)
     return ""
+
+
+# Takes the card's memory but for so many bytes, in pieces, and holds it until its input ends.
+_BALLAST = """
+import ctypes, sys
+cuda = ctypes.CDLL("libcuda.so.1")
+context, free, total, pointer = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_uint64()
+assert cuda.cuInit(0) == 0
+assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0 and cuda.cuCtxSetCurrent(context) == 0
+piece = 1 << 30
+while piece >= 1 << 21:
+    assert cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
+    left = free.value - int(sys.argv[1])
+    if left < piece or cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(piece)) != 0:
+        piece //= 2
+print("full", flush=True)
+sys.stdin.read()
+"""
+
+
+def _product(path: Path, size: int) -> Path:
+    """y = x @ w, both of `size` times `size` float32."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
+    weight = numpy_helper.from_array(np.full((size, size), 1 / size, np.float32), "w")
+    ports = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, size])] for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "product", *ports, [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
 
 
 def _eight_bits() -> onnx.ModelProto:

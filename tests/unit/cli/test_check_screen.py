@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from autotune.cli.check import _print
+from autotune.config.families import LeftOut
 from autotune.search.check import CheckReport, LayerChoices
 from autotune.search.offers import LeftOutChoice, Offer, Part
 from autotune.trial import Trial
 
 
 def printed(
-    parts: tuple[Part, ...] = (), finalists: int = 0, trials: int = 4, lost: tuple[LeftOutChoice, ...] = ()
+    parts: tuple[Part, ...] = (),
+    finalists: int = 0,
+    trials: int = 4,
+    lost: tuple[LeftOutChoice, ...] = (),
+    left_out: tuple[LeftOut, ...] = (),
 ) -> str:
     offer = Offer(
         technique="prune",
@@ -30,7 +36,7 @@ def printed(
         study="s", model_digest="d", skipped=(), notes=(), fingerprints={}, space_log10=1.0, seconds_per_trial=2.0,
         layers=(LayerChoices(name="up", op="MatMul", parameters=10, choices=()),), trials=trials, seconds_total=9.0,
         baseline=Trial(number=0, recipe={}, state="complete", metrics={}), warnings=(), techniques=(offer,),
-        finalists=finalists,
+        finalists=finalists, left_out=left_out,
     )  # fmt: skip
     console = Console(file=io.StringIO(), width=200, highlight=False)
     _print(console, report)
@@ -38,8 +44,8 @@ def printed(
     return console.file.getvalue()
 
 
-def part(kind: str, size: int, *changes: str, layer: str = "up") -> Part:
-    return Part(layer=layer, kind=kind, size=size, changes=changes, choices=("cut-50%",))
+def part(kind: str, size: int, *changes: str, layer: str = "up", **more: Any) -> Part:
+    return Part(layer=layer, kind=kind, size=size, changes=changes, choices=("cut-50%",), **more)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +56,10 @@ def part(kind: str, size: int, *changes: str, layer: str = "up") -> Part:
         (part("channels", 8, *"abcdef"), "prune up: 8 channels, and a, b, c, d and 2 more with it"),
         (part("channels", 8), "prune up: 8 channels"),
         (part("blocks", 3, "b", "c"), "prune up: a block of 3 layers with b, c"),
+        (part("heads", 2, "k", total=8), "prune up: 2 groups of 4 heads, and k with it"),
+        (part("heads", 8, "k", total=8), "prune up: 8 heads, and k with it"),
+        (part("channels", 24, total=32, even=False), "prune up: 32 channels, in 24 groups"),
+        (part("neurons", 64, normed=True), "prune up: 64 neurons; norms take their statistics over what is left"),
     ],
 )
 def test_a_line_for_each_that_is_cut(made: Part, line: str) -> None:
@@ -77,3 +87,15 @@ def test_many_are_counted() -> None:
 def test_finalists_are_spoken_of_where_there_are_some() -> None:
     assert "4 trials at about 2.0 s take about 9 s" in printed()
     assert "1 trial at about 2.0 s and the finalists take about 9 s" in printed(finalists=3, trials=1)
+
+
+def test_a_target_that_is_left_out_is_named_with_its_reason_and_the_remedy_below() -> None:
+    left = LeftOut(
+        target="card", why="no driver here; install it; and no runtime; try: pip install x", keys=("budget a",)
+    )
+    text = [line.rstrip() for line in printed(left_out=(left,)).splitlines()]
+    place = text.index("  card: LEFT OUT: no driver here")
+    assert text[place + 1 : place + 3] == [
+        "    install it; and no runtime; try: pip install x",
+        "    with it go budget a",
+    ]

@@ -15,8 +15,19 @@ from hwprofiles.agent.cuda_events import CardBroken, Clock, is_full, open_clock,
 LIBRARY = r"""
 #include <stdlib.h>
 static float now = 0;
-int cudaStreamCreateWithFlags(void **stream, unsigned flags) { *stream = (void *)0x7f0012345678; return flags; }
-int cudaEventCreateWithFlags(void **event, unsigned flags) { *event = calloc(1, sizeof(float)); return flags; }
+int streams = 0, events = 0;
+int cudaStreamCreateWithFlags(void **stream, unsigned flags) {
+    *stream = (void *)0x7f0012345678;
+    streams++;
+    return flags;
+}
+int cudaStreamDestroy(void *stream) { return stream == (void *)0x7f0012345678 ? (streams--, 0) : 400; }
+int cudaEventCreateWithFlags(void **event, unsigned flags) {
+    *event = calloc(1, sizeof(float));
+    events++;
+    return flags;
+}
+int cudaEventDestroy(void *event) { free(event); events--; return 0; }
 int cudaEventRecord(void *event, void *stream) {
     if (stream != (void *)0x7f0012345678) return 400;
     *(float *)event = ++now;
@@ -52,6 +63,16 @@ def test_time_between_two_events(library: ctypes.CDLL) -> None:
     assert clock.seconds([(2, 2)]) == [5e-7], "less than a step of its clock is one step"
 
 
+def test_a_closed_clock_gives_everything_back(library: ctypes.CDLL) -> None:
+    streams, events = (ctypes.c_int.in_dll(library, name) for name in ("streams", "events"))
+    before = (streams.value, events.value)
+    clock = Clock(library)
+    clock.reserve(3)
+    assert (streams.value, events.value) == (before[0] + 1, before[1] + 3)
+    clock.close()
+    assert (streams.value, events.value) == before
+
+
 def test_cudas_words_are_kept(library: ctypes.CDLL) -> None:
     clock = Clock(library)
     clock.reserve(1)
@@ -71,6 +92,7 @@ def test_no_library_no_clock() -> None:
         ("Failed to allocate memory for requested buffer of size 4294967296", True, False),
         ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", True, False),
         ("CUDA failure 2: out of memory ; GPU=0", True, False),
+        ("Error Code 2: OutOfMemory (Requested size was 268435456 bytes.)", True, False),
         ("CUDA failure 700: an illegal memory access was encountered", False, True),
         ("CUDA error: uncorrectable ECC error encountered", False, True),
         ("Got invalid dimensions for input: x", False, False),

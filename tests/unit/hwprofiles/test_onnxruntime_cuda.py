@@ -96,6 +96,23 @@ def test_one_inference_is_asked_for_ahead(model: str) -> None:
     assert clock.stamped[10:] == [0] * 4 and clock.waited[5:] == [0] * 4, "the queue is empty before each and after all"
 
 
+def test_a_closed_session_lets_go_of_the_model_before_the_clock(model: str) -> None:
+    """ONNX Runtime was given the clock's stream."""
+    session = backend.Session(model, HERE)
+
+    class Closing(Counting):
+        def close(self) -> None:
+            assert session._session is None and session._bound == []
+            closed.append(True)
+
+    closed: list[bool] = []
+    session._clock = Closing()  # type: ignore[assignment]
+    session.time_block([zoo.feeds(zoo.mlp())], 5)
+    session.close()
+    session.close()
+    assert closed == [True]
+
+
 class Waiting:
     """A card with a queue, its events, and onnxruntime that replays a graph on it; `waits`: as `ReplayGraph(id, true)`
     does, though asked not to."""

@@ -15,6 +15,7 @@ from autotune.errors import UsageError
 from autotune.recover.batching import Batch
 from autotune.recover.descent import Descent
 from autotune.recover.nonfinite import NotFinite
+from autotune.recover.patience import Patience
 from autotune.recover.schedule import Clock, RateTest, Steps
 from autotune.recover.settings import Progress, Settings
 from tests.unit.recover.digit_net import with_tensors
@@ -89,6 +90,26 @@ def test_too_little_time_leaves_one_step(monkeypatch: pytest.MonkeyPatch) -> Non
     rate, steps, value, _ = outcome(Hill(0.03), minutes=2.0)
     assert (rate, steps) == (0.003, 1) and np.isnan(value)
     assert outcome(Hill(0.03), minutes=60.0)[0] == 0.03
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "back", "over"),
+    [
+        ([0.5, 0.25], [True, True], [False, False], False),
+        ([1.0, 1.0, 1.0, 1.0], [False] * 4, [False, True, False, False], True),  # half of the patience, then all of it
+        ([0.996, 0.99], [True, True], [False, False], False),  # two that are little make one that counts
+        ([0.996, 0.995], [True, True], [False, True], False),
+        ([0.5, 1.01, 0.9], [True, False, False], [False, True, True], False),  # twice as bad; then half of the patience
+    ],
+)
+def test_validation_says_when_to_go_back_and_when_to_end(
+    losses: list[float], best: list[bool], back: list[bool], over: bool
+) -> None:
+    patience = Patience(replace(FREE, patience=4, least_gain=0.005), 1.0)
+    looks = [patience.look(loss) for loss in losses]
+    assert [look.best for look in looks] == best
+    assert [look.back for look in looks] == back
+    assert patience.over is over
 
 
 def test_a_network_is_trained_at_a_rate_of_its_own() -> None:

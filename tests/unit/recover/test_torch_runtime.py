@@ -24,6 +24,7 @@ from hwprofiles.agent import card_block, cuda, cuda_events
 from hwprofiles.target import Target
 from tests.unit import zoo
 from tests.unit.hwprofiles.tensorrt.simulated_card import Card
+from tests.unit.hwprofiles.tensorrt.simulated_cuda import Torch
 
 ZOO = {
     "attention": zoo.attention, "residual": zoo.conv_residual, "convolutions": zoo.convolutions,
@@ -134,6 +135,33 @@ def test_a_model_that_is_slower_to_launch_than_to_compute_is_told_as_such(
     block = session.time_block(feeds, 50)
     assert block["enqueue"] == pytest.approx([asking] * 5) and block["inferences"] == 50 + 5 + 5
     assert session.notes == [card_block.LAUNCHING] * told
+
+
+def test_two_sessions_that_replay_graphs_are_timed_on_their_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-up and capture go to streams of their own, copies, events and replays to the current one."""
+    card = Card(1e-3)
+    torch_there = Torch(card)
+    monkeypatch.setattr(card_session, "_cuda", torch_there.cuda)
+    done: list[str] = []
+
+    def program(name: str, seconds: float) -> Any:
+        def call() -> None:
+            card.launch(seconds, stream=torch_there.current, work=lambda: done.append(name))
+
+        return card_session._Bound(call, [])
+
+    base, other = program("base", 2e-3), program("other", 3e-3)
+    for bound in (base, other):
+        bound.capture()
+    session = CardSession.__new__(CardSession)
+    for bound, seconds, name in ((base, 2e-3, "base"), (other, 3e-3, "other"), (base, 2e-3, "base")):
+        done.clear()
+        assert session._on_card([bound], 4) == pytest.approx([seconds] * 4)
+        assert done == [name] * 4
+    card.graphs = False
+    with pytest.raises(RuntimeError, match="stream is capturing"):
+        other.capture()
+    assert torch_there.current == 0, "where the events of both are recorded"
 
 
 def test_a_program_is_written_down_without_the_memory_that_it_will_need(tmp_path: Path) -> None:

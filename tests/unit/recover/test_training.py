@@ -283,6 +283,27 @@ def test_a_student_that_is_broken_from_the_start_is_told() -> None:
         trained(with_tensors(model, {name: np.full(10, np.nan, np.float32)}), SHORT)
 
 
+@pytest.mark.parametrize("where", ["train", "validation"])
+def test_samples_that_the_original_cannot_answer_are_named(where: str) -> None:
+    found = digits()
+    first, *rest = getattr(found, where).samples[:80]
+    nothing = {"image": np.full((1, 1, 8, 8), np.nan, np.float32)}
+    sick = [replace(sample, inputs=nothing) for sample in rest[9:14]]
+    poisoned = Dataset(where, [first, *rest[:9], *sick, *rest[14:]])
+    data = {"train": found.train, "validation": found.validation, where: poisoned}
+    run = recover(
+        zeroed(0.8), found.ingested.model, Formats(found.ingested.inspection.layers),
+        Batches(data["train"], 40, shuffle=False), Batches(data["validation"], 40, shuffle=False), SHORT,
+    )  # fmt: skip
+    with pytest.raises(TrialFailure) as caught:
+        list(run)
+    message = caught.value.failure.message
+    named = f"'{where}-10', '{where}-11', '{where}-12' and 2 more"
+    step, what = (1, "loss") if where == "train" else (0, "validation loss")
+    assert message.startswith(f"recover: the {what} became nan at step {step}; the original's own answer to {named} is")
+    assert message.endswith("so mend the inputs of Workload.train") and "\n" not in message
+
+
 def test_samples_of_weight_zero_teach_nothing() -> None:
     """Batches whose second half weighs nothing, and batches of the first half alone, give the same weights."""
     found = digits()

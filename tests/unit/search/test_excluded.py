@@ -13,6 +13,7 @@ import pytest
 from autotune.compress.assembly import Assembler
 from autotune.compress.dialects.ort_cpu import OrtCpu
 from autotune.compress.ingest import load_model
+from autotune.compress.zoo import build
 from autotune.errors import ConfigError
 from autotune.recipe import Recipe
 from autotune.search.offers import Offer, offers
@@ -80,6 +81,18 @@ def test_no_cut_changes_an_excluded_layer(model: onnx.ModelProto, excluded: str,
     said = alone(offer)
     assert (said[excluded], said[lead]) == ("excluded", f"would change the excluded {excluded}")
     assert lead not in {part.layer for part in offer.parts}
+
+
+def test_what_is_not_searchable_may_be_named_too() -> None:
+    """A tied table is no layer: to exclude it is no mistake, and nothing else is lost by it."""
+    made = load_model(build("tied_embedding"))
+    layers, parts = made.inspection.layers, [each.name for each in made.inspection.skipped]
+    assert "table" in parts and "table" not in [layer.name for layer in layers]
+    techniques: dict[str, Technique] = {"factorize": Factorize()}
+    space = build_space(layers, techniques, Anything(), exclude=["table"], unsearchable=parts)
+    assert space == build_space(layers, techniques, Anything())
+    with pytest.raises(ConfigError, match="'tabel' matches no layer"):
+        build_space(layers, techniques, Anything(), exclude=["tabel"], unsearchable=parts)
 
 
 def test_other_choices_of_the_layer_are_left() -> None:

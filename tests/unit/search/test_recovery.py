@@ -90,15 +90,34 @@ def test_without_a_loss_there_is_nothing_to_win() -> None:
     ("trials", "changes", "words"),
     [
         ([], {}, "no trial is complete; raise search.trials"),
-        ([_trial(1, 1.0, 1.0, 0.0, state="failed")], {}, "no trial is complete; see why they failed in the report"),
+        (
+            [_trial(1, 1.0, 1.0, 0.0, state="failed", failure={"kind": "oom", "stage": "build", "message": "full"})],
+            {},
+            "no trial is complete (trial 1: full); `autotune show STUDY NUMBER` tells of the others",
+        ),
         (
             [_trial(1, 1.0, 1.0, 0.0, state="rejected", reason="it errs")],
             {},
             "no trial is complete (trial 1: it errs); allow milder",
         ),
         ([_trial(1, 60.0, 0.8, 0.0)], {}, "no trial loses anything"),
-        ([BROKEN], {}, "the mildest loss is 30.0 pt, too much to be trained back to the limit of 2.0 pt; allow milder"),
-        ([SHIPS, SMALL], {"constraints": {"size_bytes": 15.0}}, "all 2 complete trials break size_bytes; relax that"),
+        (
+            [BROKEN, _trial(4, 9.0, 0.4, 0.4)],
+            {},
+            "trial 3 loses least, 30.0 pt, and what loses more than 13.3 pt is not expected to come back within the "
+            "limit of 2.0 pt; allow milder choices in [techniques], raise search.trials, or raise the limit of "
+            "drop/worst",
+        ),
+        (
+            [SHIPS, SMALL],
+            {"constraints": {"size_bytes": 15.0}},
+            "no trial reaches size_bytes; nearest is trial 2 with size_bytes 20 B where 15 B is allowed, so relax that",
+        ),
+        (
+            [SHIPS, SMALL],
+            {"constraints": {"size_bytes": 30.0, "drop/worst": 0.1}, "budget": {"latency_ratio@local": 0.4}},
+            "no trial reaches latency_ratio@local; nearest is trial 2 with latency_ratio@local 0.500x where 0.400x is",
+        ),
         ([_trial(1, 60.0, 0.8, 0.0), LARGE], {}, "are no better than trials that are within it; allow stronger"),
     ],
 )

@@ -52,7 +52,7 @@ class Card:
         drift: float = 0.0,
         weights: int = 0,
     ) -> None:
-        self.streams: dict[int, _Stream] = {}
+        self.streams = {0: _Stream()}  # the first is the default stream
         self.host = 0.0
         self.asking, self.queue = asking, queue
         self.cold, self.drift = cold, drift
@@ -76,11 +76,11 @@ class Card:
     @property
     def now(self) -> float:
         """When the card is done with all that was asked for."""
-        return max((stream.now for stream in self.streams.values()), default=0.0)
+        return max(stream.now for stream in self.streams.values())
 
     def new_stream(self) -> int:
         """The number of a stream."""
-        number = 7 + len(self.streams)
+        number = 6 + len(self.streams)
         self.streams[number] = _Stream()
         return number
 
@@ -92,7 +92,7 @@ class Card:
         self, seconds: float, asking: float | None = None, stream: int = 0, work: Callable[[], None] | None = None
     ) -> float:
         """Put so much work of the card on the queue of a stream; when it is done."""
-        queue = self.streams.setdefault(stream, _Stream()) if stream == 0 else self.streams[stream]
+        queue = self.streams[stream]
         if self.capturing == stream:
             self.frozen.append((seconds, work))
             return queue.now

@@ -27,12 +27,13 @@ class Torch:
         self.card = card
         self.kept = 0
         self.current = 0  # the default stream
+        self._aside: _Stream | None = None
         self.cuda = SimpleNamespace(
             OutOfMemoryError=type("OutOfMemoryError", (RuntimeError,), {}),
             Stream=lambda: _Stream(card, card.new_stream()),
             Event=lambda enable_timing: _Event(self),
             CUDAGraph=lambda: _Graph(self),
-            graph=lambda graph, stream, capture_error_mode: _Capture(self, graph, stream),
+            graph=self._graph,
             stream=self._stream,
             set_stream=lambda stream: setattr(self, "current", stream.cuda_stream),
             current_stream=lambda: _Stream(card, self.current),
@@ -49,6 +50,13 @@ class Torch:
                 raise self.cuda.OutOfMemoryError("CUDA out of memory. simulated\nmore lines")
             self.kept -= reused
         return _Tensor(self, size, device)
+
+    def _graph(
+        self, graph: _Graph, pool: Any = None, stream: _Stream | None = None, capture_error_mode: str = "global"
+    ) -> _Capture:
+        if self._aside is None:  # one for all captures that are given none
+            self._aside = _Stream(self.card, self.card.new_stream())
+        return _Capture(self, graph, stream or self._aside)
 
     @contextlib.contextmanager
     def _stream(self, stream: _Stream) -> Iterator[None]:
@@ -72,7 +80,11 @@ class _Stream:
         self._card.settle(self.cuda_stream)
 
     def wait_stream(self, other: _Stream) -> None:
-        self._card.settle(other.cuda_stream)
+        """What is put on this one from now on comes after all that is on the other now."""
+        number = other.cuda_stream
+        self._card.mark(self.cuda_stream, lambda: self._card.settle(number))
+        mine, theirs = self._card.streams[self.cuda_stream], self._card.streams[number]
+        mine.now = max(mine.now, theirs.now)
 
 
 class _Event:
@@ -81,13 +93,17 @@ class _Event:
     def __init__(self, torch: Torch) -> None:
         self._torch = torch
         self._made = self.happened = False
+        self._number = 0
         self.at = 0.0
 
     def record(self, stream: _Stream | None = None) -> None:
         self._torch.card.host += 0.0 if self._made else 5e-6
         self._made, self.happened = True, False
-        number = self._torch.current if stream is None else stream.cuda_stream
-        self.at = self._torch.card.mark(number, lambda: setattr(self, "happened", True))
+        self._number = self._torch.current if stream is None else stream.cuda_stream
+        self.at = self._torch.card.mark(self._number, lambda: setattr(self, "happened", True))
+
+    def synchronize(self) -> None:
+        self._torch.card.settle(self._number)
 
     def elapsed_time(self, other: _Event) -> float:
         if not (self.happened and other.happened):

@@ -197,11 +197,11 @@ def test_layers_tell_what_each_really_got(make: Callable[..., Engines], tmp_path
     assert by_node["y_MatMul"] == "MatMul:float32"
 
 
-def child_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def child_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str = "tensorrt_rtx") -> None:
     """Let the build process find this as TensorRT-RTX, before the real one."""
     folder = tmp_path / "modules"
     folder.mkdir()
-    (folder / "tensorrt_rtx.py").write_text(source)
+    (folder / f"{name}.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
@@ -246,6 +246,96 @@ def test_a_library_that_is_missing_is_unavailable(
     with pytest.raises(BuildProblem, match="cannot import tensorrt-rtx: libtensorrt_rtx") as caught:
         make().get(model, SHAPES)
     assert caught.value.kind == "unavailable"
+
+
+# TensorRT itself, as far as a build uses it; SAYS: what it logs before it gives up.
+PRODUCT = """
+from types import SimpleNamespace as N
+__version__ = "simulated"
+class ILogger:
+    ERROR, INTERNAL_ERROR, WARNING = 1, 0, 2
+NetworkDefinitionCreationFlag = N(STRONGLY_TYPED=1)
+ProfilingVerbosity = N(DETAILED=1)
+BuilderFlag = N(TF32=1)
+port = N(name="x", dtype=N(name="FLOAT"), shape=(-1, 8), is_shape_tensor=False)
+network = N(num_inputs=1, num_outputs=1, num_layers=0, get_input=lambda i: port, get_output=lambda i: port)
+cache = N(serialize=lambda: b"times")
+config = N(set_flag=lambda flag: True, create_timing_cache=lambda data: cache, set_timing_cache=lambda cache, way: True,
+           get_timing_cache=lambda: cache, add_optimization_profile=lambda profile: 0)
+class Builder:
+    def __init__(self, log):
+        self.log = log
+        if SAYS[:1] == ["no builder"]:
+            log.log(1, SAYS[1])
+            raise TypeError("factory function returned nullptr")
+    def create_network(self, flags): return network
+    def create_builder_config(self): return config
+    def create_optimization_profile(self): return N(set_shape=lambda *given: None)
+    def build_serialized_network(self, network, config):
+        for text in SAYS: self.log.log(1, text)
+        return None if SAYS else b"plan"
+OnnxParser = lambda network, log: N(parse_from_file=lambda path: True)
+"""
+
+
+@pytest.mark.parametrize("blob", ["times", "none"])
+def test_a_timing_cache_that_cannot_be_kept_is_a_note_and_the_engine_stays(
+    make: Callable[..., Engines], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blob: str
+) -> None:
+    source = PRODUCT.replace('b"times"', "None") if blob == "none" else PRODUCT
+    child_with(tmp_path, monkeypatch, source + "SAYS = []\n", "tensorrt")
+    engines = make(runtime="tensorrt")
+    assert engines.build(model, SHAPES).plan == b"plan"
+    kept = list((tmp_path / "engines").glob("*.timing"))
+    assert [file.read_bytes() for file in kept] == ([b"times"] if blob == "times" else [])
+    if blob == "times":
+        kept[0].unlink()
+        (kept[0] / "in the way").mkdir(parents=True)
+        engines = make(runtime="tensorrt")
+        assert engines.build(model, SHAPES).plan == b"plan"
+    (note,) = engines.notes
+    assert note.startswith("the timing cache was not kept: ")
+    assert not list((tmp_path / "engines").glob("*.part")), "nothing half written stays"
+
+
+@pytest.mark.parametrize(
+    ("says", "kind"),
+    [
+        (["Error Code 2: OutOfMemory (Requested size was 9 bytes.)"], "oom"),
+        (
+            ["Error Code 2: OutOfMemory (Requested size was 9 bytes.)", "Could not find any implementation for n."],
+            "oom",
+        ),
+        (["CUDA initialization failure with error: 2. Please check your CUDA installation"], "oom"),
+        (["no builder", "CUDA initialization failure with error: 2. Please check"], "oom"),
+        (["no builder", "CUDA initialization failure with error: 222. Please check"], "unavailable"),
+        (["CUDA initialization failure with error: 35"], "unavailable"),
+        (["Could not find any implementation for node n."], "unsupported"),
+        (["out of memory for one kernel", "Network has an unsupported type"], "unsupported"),
+    ],
+)
+def test_a_builder_for_which_there_is_no_room_is_told_as_such(
+    make: Callable[..., Engines],
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    says: list[str],
+    kind: str,
+) -> None:
+    child_with(tmp_path, monkeypatch, f"{PRODUCT}\nSAYS = {says!r}\n", "tensorrt")
+    with pytest.raises(BuildProblem) as caught:
+        make(runtime="tensorrt").build(model, SHAPES)
+    assert caught.value.kind == kind and "\n" not in str(caught.value)
+
+
+def test_a_disk_that_is_full_is_told_as_such(make: Callable[..., Engines], model: str, tmp_path: Path) -> None:
+    engines = make()
+    with pytest.raises(BuildProblem, match="the engine cannot be written: ") as caught:
+        engines._child({"model": model, "shapes": SHAPES, "plan": str(tmp_path / "no folder" / "plan")})
+    assert caught.value.kind == "disk"
+    (tmp_path / "engines").rmdir()
+    (tmp_path / "engines").write_text("a file")
+    assert engines.get(model, SHAPES).plan and engines.notes[-1].startswith("the engine was not kept: ")
 
 
 def test_ranges_hold_every_feed_and_the_first_is_usual() -> None:
