@@ -19,6 +19,7 @@ damage that they were held against.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -60,8 +61,8 @@ FORMATS = (
     "w4-b32", "w4-b128", "w2-b32", "w8-load", "int8-static", "int8-dynamic", "int8-dynamic-o1%", "w4-b32-load",
     "nf4-b64-load",
 )  # fmt: skip
-# A format on request -> the one that it is an answer to: the same kernels, or the same bits a weight (both 4.5: blocks
-# of 32 with float16 scales, blocks of 64 with float32 scales).
+# A format on request -> the one that it is an answer to. 4-bit steps have 5 bits a weight (a float32 scale for 32), NF4
+# has 4.5 (one for 64); the page tells the sizes.
 RELATIVES = {"int8-dynamic-o1%": "int8-dynamic", "nf4-b64-load": "w4-b32-load"}
 WAYS: dict[str, dict[str, Any]] = {
     "nearest": {},
@@ -331,23 +332,14 @@ def main() -> None:
     parser.add_argument("--anew", action="store_true", help="forget the rows of these studies and formats")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    record: dict[str, Any] = {"commands": [], "studies": {}, "results": []}
-    if arguments.out.exists():
-        record = json.loads(arguments.out.read_text())
-        for row in record["results"]:  # of before they had one each
-            row.setdefault("load_average", round(record["load_average"], 1))
-    record["commands"].append(command(arguments))
     for study in arguments.studies:
         on = subject(study, arguments.samples, arguments.calibration)
         original = [prediction for answer in on.answers for prediction in on.workload.decode(answer)]
-        record["studies"][study] = {
-            "accuracy": resolve_metrics(on.workload.metric)[0](original, list(on.labels)),
-        }
+        facts = {"accuracy": resolve_metrics(on.workload.metric)[0](original, list(on.labels))}
         for choice in arguments.formats:
-            if arguments.anew:
-                record["results"] = [r for r in record["results"] if (r["study"], r["format"]) != (study, choice)]
+            rows = []
             for row in rows_of(study, on, choice, arguments.ways):
-                record["results"] = merged(record["results"], row)
+                rows.append(row)
                 against = row["against_nearest"]
                 print(
                     f"{study:6} {choice:18} {row['way']:22} {row['relative_error']:.3g} {against['ratio']:.3f} "
@@ -355,16 +347,36 @@ def main() -> None:
                     f"{row['accuracy']:.3f} time {row['latency_against_nearest']['ratio']:.2f}",
                     flush=True,
                 )
-            record |= {
-                "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                "onnxruntime": onnxruntime.__version__,
-                "python": platform.python_version(),
-                "load_average": os.getloadavg()[0],
-            }
-            record["results"].sort(key=place)
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-            arguments.out.with_suffix(".md").write_text(rounding_page(record))
+            write(arguments, study, facts, rows)
+
+
+def write(arguments: argparse.Namespace, study: str, facts: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Put the rows of a format in the places of their likes, under a lock: studies may run beside each other."""
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.out.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        text = file.read()
+        record: dict[str, Any] = json.loads(text) if text else {"commands": [], "studies": {}, "results": []}
+        for row in record["results"]:  # of before they had one each
+            row.setdefault("load_average", round(record["load_average"], 1))
+        if arguments.anew:
+            of = (study, rows[0]["format"])
+            record["results"] = [row for row in record["results"] if (row["study"], row["format"]) != of]
+        for row in rows:
+            record["results"] = merged(record["results"], row)
+        record["results"].sort(key=place)
+        record["commands"] = list(dict.fromkeys([*record["commands"], command(arguments)]))
+        record["studies"][study] = facts
+        record |= {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "onnxruntime": onnxruntime.__version__,
+            "python": platform.python_version(),
+            "load_average": os.getloadavg()[0],
+        }
+        file.truncate(0)
+        file.write(json.dumps(record, indent=1) + "\n")
+        arguments.out.with_suffix(".md").write_text(rounding_page(record))
 
 
 if __name__ == "__main__":

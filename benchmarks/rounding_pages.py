@@ -84,8 +84,9 @@ def tools_page(record: Mapping[str, Any], ours: str) -> str:
         "",
         "Sizes differ: some tools write tables in 8 bit too, some leave convolutions in float32, and some write "
         "float32 weights with the quantisation beside them. “Size” is that of the file over that of our usual one in "
-        "the format. “At its size” is the damage of our file that is nearest to it in size, rounded with "
-        f"{ours}, over the tool's; it is empty where none of ours is within 10 % of it.",
+        "the format. “At its size” is the damage of our largest file that is not more than 10 % larger than "
+        f"the tool's, rounded with {ours}, over that of the tool's, with how many of its bytes ours has; it is empty "
+        "where all of ours are larger, and for rows of an earlier run.",
     ]
     for study, facts in record["studies"].items():
         rows = [each for each in record["results"] if each["study"] == study]
@@ -116,7 +117,11 @@ def _tool_row(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         return begin + row["failed"].replace("|", "/").replace("\n", " ") + " | | | | | | | | |"
     usual = next(r for r in rows if (r["format"], r["tool"], r["way"]) == (row["format"], "ours", "nearest"))
     mine = ratio(row["ours_against_it"]) if "ours_against_it" in row else ""
-    equal = f"{ratio(row['equal_size'])} ({row['equal_size']['way']})" if "equal_size" in row else ""
+    equal = (
+        f"{ratio(row['equal_size'])} ({row['equal_size']['way']}; {row['equal_size']['size']:.2f} of its bytes)"
+        if "equal_size" in row
+        else ""
+    )
     counts = ", ".join(f"{count} {op}" for op, count in row["operators"].items())
     if "only_basic_optimisations" in row:
         counts += "; runs with basic optimisations only: " + row["only_basic_optimisations"].replace("|", "/")

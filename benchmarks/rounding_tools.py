@@ -12,7 +12,7 @@ the quantised work is told for each: where they are the same, so is the kernel a
 
 Tools differ in what else they compress: some write tables in 8 bit, some leave convolutions alone. So each artifact's
 size is told relative to ours in the same format, and ours is made a second time as the tools do it: `EQUAL_SIZE`. A
-tool's file is held against the one of ours whose size is nearest, if they are within 10 % of each other.
+tool's file is held against the largest of ours that is not more than 10 % larger than it, so far as there is one.
 
 A file that onnxruntime opens only without its extended optimisations is judged so, and the row says it. A tool is
 stopped after `--limit` seconds; what it had written counts. `--only` restricts its attempts. `--keep` is where a tool's
@@ -62,7 +62,7 @@ EQUAL_SIZE = {
     "convolutions in 8 bit": (("w4-b32",), {"Conv"}, "w8-load"),
     "convolutions left in float32": (("w4-b32",), {"Conv"}, ""),
 }
-NEAR = 1.1  # files of equal size: none more than 10 % larger than the other
+NEAR = 1.1  # ours may be this much larger than a tool's file to count as no larger
 LIMIT = 3600  # seconds for one tool
 Lost = dict[tuple[str, str], tuple[np.ndarray, int]]  # (format, way of ours) -> damage of each sample, bytes
 QUANTISED = (
@@ -213,16 +213,13 @@ def row(study: str, on: Subject, choice: str, tool: str, way: str, model: bytes,
 
 
 def at_equal_size(choice: str, its: np.ndarray, size: int, lost: Lost) -> dict[str, Any]:
-    """Ours with GPTQ and bias correction whose file is nearest in size, against it; {} where none is near."""
-    off = {
-        way: max(size / bytes_, bytes_ / size)
-        for (format_, way), (_, bytes_) in lost.items()
-        if format_ == choice and way.startswith(OURS)
-    }
-    way = min(off, key=lambda each: off[each])
-    if off[way] > NEAR:
+    """Our largest file, with GPTQ and bias correction, that is no larger than it, against it; {} where all are."""
+    ours_ = {way: found for (format_, way), found in lost.items() if format_ == choice and way.startswith(OURS)}
+    near = [way for way, (_, bytes_) in ours_.items() if bytes_ <= NEAR * size]
+    if not near:
         return {}
-    mine, bytes_ = lost[choice, way]
+    way = max(near, key=lambda each: ours_[each][1])
+    mine, bytes_ = ours_[way]
     return {"equal_size": {"way": way, "size": bytes_ / size, **compared(mine, its)}}
 
 

@@ -168,9 +168,9 @@ class Session:
         told = card_block.time_block(
             count,
             _MOST_EVENTS // 2,
-            lambda part: measure(bound, part),
-            lambda some: self._asking(bound, some),
-            lambda some: self._end_to_end(bound, feeds, some),
+            lambda part: self._guarded(measure, bound, part),
+            lambda some: self._guarded(self._asking, bound, some),
+            lambda some: self._guarded(self._end_to_end, bound, feeds, some),
         )
         self._launching = card_block.launch_notes(told, may_wait=self._wants_graph)
         return {**told, "load": self.load_seconds, "first": self._first}

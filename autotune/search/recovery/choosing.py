@@ -65,11 +65,11 @@ def why_none(trials: Sequence[Trial], config: StudyConfig) -> str:
     if not affordable:
         near = pareto.explain_infeasible(searched, fixed)
         key = parse_key(near.constraint)
-        value, limit = (format_amount(amount, key) for amount in (near.value, near.limit))
+        value, allowed = (format_amount(amount, key) for amount in (near.value, near.limit))
         return (
             f"training changes neither size nor time, and {near.cause}; nearest is trial {near.nearest.number} with "
-            f"{key} {value} where {limit} is allowed, so relax that limit, allow stronger choices in [techniques], or "
-            "raise search.trials"
+            f"{key} {value} where {allowed} is allowed, so relax that limit, allow stronger choices in [techniques], "
+            "or raise search.trials"
         )
     losing = [trial for trial in affordable if _loss(trial) > 0]
     if not losing:

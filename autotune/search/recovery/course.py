@@ -21,7 +21,7 @@ from autotune.search.recovery import record
 from autotune.search.recovery.budget import Budget
 from autotune.search.recovery.gradual import Gradual, with_tensors
 from autotune.search.recovery.record import Kept, Record
-from autotune.search.recovery.training import Student, Training
+from autotune.search.recovery.training import Training, Untrained
 from autotune.store import Store
 from autotune.techniques.recover import NAME
 
@@ -37,7 +37,7 @@ class Phase:
     `best_only` once, with the last one, when the phase has ended.
     """
 
-    student: Student
+    student: Untrained
     parts: int
     keep: Callable[[Checkpoint], None]
     best_only: bool

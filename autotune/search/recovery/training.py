@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,28 +11,23 @@ import onnx
 from onnx import numpy_helper
 
 from autotune.compress.assembly import Assembler
-from autotune.compress.calibration import Range
 from autotune.compress.plan import Source
 from autotune.config import RecoverTable
-from autotune.layers import Layer
 from autotune.recipe import Recipe
 from autotune.recover.batching import Batches, joinable
 from autotune.recover.formats import Formats
 from autotune.recover.settings import Checkpoint, Progress, Settings
 from autotune.recover.training import recover
 from autotune.search.recovery import data
-from autotune.techniques.rounding import Rounding
 from autotune.workload import Dataset, Workload
 
 
 @dataclass
-class Student:
-    """What is trained: a float graph, its layers, and the formats that its weights will have in the artifact."""
+class Untrained:
+    """What is to be trained: a float graph, and the formats that its weights will have in the artifact."""
 
     model: onnx.ModelProto
-    layers: tuple[Layer, ...]
-    formats: Mapping[str, tuple[str, Rounding]] = field(default_factory=dict)
-    ranges: Mapping[str, Range] = field(default_factory=dict)
+    formats: Formats
 
     def take(self) -> onnx.ModelProto:
         """The graph, which is given away: a large one should not be there twice while it is trained."""
@@ -77,20 +72,24 @@ class Training:
         }
         return Settings(**(given | changes))
 
-    def student(self, recipe: Recipe) -> Student:
+    def student(self, recipe: Recipe) -> Untrained:
         """A recipe's structure in float32, with the formats that the recipe writes. Raises what `assemble` raises."""
         structure = self.assembler.structure(recipe)
-        return Student(
-            onnx.load_from_string(self.assembler.assemble(structure)),
-            tuple(self.assembler.structured(structure).layers.values()),
-            self.assembler.formats(recipe),
+        model = onnx.load_from_string(self.assembler.assemble(structure))
+        layers, known = self.assembler.structured(structure).layers, self.assembler.formats(recipe)
+        formats = Formats(
+            tuple(layers.values()),
+            {layer: choice for layer, (choice, _) in known.items()},
             self.assembler.ranges_for(recipe),
+            {layer: rounding for layer, (_, rounding) in known.items()},
+            self.assembler.dialect,
         )
+        return Untrained(model, formats)
 
-    def student_of(self, source: Source) -> Student:
+    def student_of(self, source: Source) -> Untrained:
         """A structure that no recipe names, in float32."""
         model = onnx.load_from_string(self.assembler.begun(source).to_bytes())
-        return Student(model, tuple(source.layers.values()))
+        return Untrained(model, Formats(tuple(source.layers.values()), dialect=self.assembler.dialect))
 
     def samples(self) -> int:
         """How many samples there are for the steps, those of validation apart."""
@@ -98,7 +97,7 @@ class Training:
 
     def run(
         self,
-        student: Student,
+        student: Untrained,
         settings: Settings,
         *,
         weights: Mapping[str, float] = {},
@@ -112,13 +111,7 @@ class Training:
         yield from recover(
             student.take(),
             onnx.load_from_string(self.assembler.assemble(Recipe())),
-            Formats(
-                student.layers,
-                {layer: choice for layer, (choice, _) in student.formats.items()},
-                student.ranges,
-                {layer: rounding for layer, (_, rounding) in student.formats.items()},
-                self.assembler.dialect,
-            ),
+            student.formats,
             Batches(fit, settings.batch, seed=settings.seed, weights=weights, joinable=together),
             Batches(held, settings.batch, weights=weights, shuffle=False, joinable=together),
             settings,

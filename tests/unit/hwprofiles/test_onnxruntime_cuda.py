@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from hwprofiles.agent import card_block, cuda
+from hwprofiles.agent import card_block, cuda, cuda_events
 from hwprofiles.agent.archive import build_agent
 from hwprofiles.device import open_device
 from hwprofiles.errors import BadProfile, TargetUnavailable
@@ -94,6 +94,21 @@ def test_one_inference_is_asked_for_ahead(model: str) -> None:
     assert told["wall"] == [1.0] * 5 and len(told["enqueue"]) == 3 and told["inferences"] == 5 + 3 + 3
     assert clock.stamped[:10] == list(range(10)) and clock.waited[:5] == [1, 3, 5, 7, 9]
     assert clock.stamped[10:] == [0] * 4 and clock.waited[5:] == [0] * 4, "the queue is empty before each and after all"
+
+
+def test_a_context_that_is_lost_while_timing_ends_the_process(model: str) -> None:
+    """The launch itself may tell it, before anything is waited for."""
+    session = backend.Session(model, HERE)
+    feeds = [zoo.feeds(zoo.mlp())]
+    session.time_block(feeds, 1)
+
+    class Broken:
+        def run_with_iobinding(self, *_: Any) -> None:
+            raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0")
+
+    session._session = Broken()
+    with pytest.raises(cuda_events.CardBroken, match="context is lost"):
+        session.time_block(feeds, 5)
 
 
 def test_a_closed_session_lets_go_of_the_model_before_the_clock(model: str) -> None:

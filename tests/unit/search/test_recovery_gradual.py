@@ -35,7 +35,7 @@ torch = pytest.importorskip("torch")
 
 from autotune.search.recovery.attempt import Attempt  # noqa: E402 they need torch
 from autotune.search.recovery.gradual import Gradual, Size, with_tensors  # noqa: E402
-from autotune.search.recovery.training import Student, Training  # noqa: E402
+from autotune.search.recovery.training import Training, Untrained  # noqa: E402
 
 FIRST, SECOND, HIDDEN, HEAD = "0", "2", "5", "7"  # layers
 CUT = {FIRST: "cut-50%", SECOND: "cut-50%", HIDDEN: "cut-50%"}
@@ -239,7 +239,7 @@ def test_a_recipe_that_cuts_nothing_says_so(store: Store) -> None:
 class StuckAtTheEnd(Training):
     """Learns after every cut but the last one: from then on its steps are too small to change a number."""
 
-    def run(self, student: Student, settings: Settings, **more: Any) -> Iterator[Checkpoint]:
+    def run(self, student: Untrained, settings: Settings, **more: Any) -> Iterator[Checkpoint]:
         stuck = replace(settings, relative_rate=1e-12)
         yield from super().run(student, stuck if settings.seed >= 40 else settings, **more)
 
@@ -275,7 +275,7 @@ def test_cuts_that_take_all_of_the_time_are_kept_as_they_are(store: Store, monke
     seen: list[int] = []
     begin = Training.student
 
-    def without_clock(training: Training, recipe: Recipe) -> Student:
+    def without_clock(training: Training, recipe: Recipe) -> Untrained:
         """After the last cut no look at the clock ends a training."""
         monkeypatch.setattr("autotune.recover.schedule.monotonic", lambda: 0.0)
         return begin(training, recipe)
@@ -301,7 +301,7 @@ def test_a_study_that_ended_after_the_last_cut_keeps_what_came_of_it(
     assert found.state == "done" and [each.step for each in found.checkpoints] == [found.step]
 
 
-def _stopped(*_: object) -> Student:
+def _stopped(*_: object) -> Untrained:
     raise Stopped
 
 
