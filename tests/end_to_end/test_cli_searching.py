@@ -36,7 +36,8 @@ def test_a_search_stops_by_itself_when_the_front_does_not_move(tmp_path: Path, m
         ended = [trial for trial in store.trials(details=False) if trial.number]
         outlook = store.meta("outlook")
     assert 30 <= len(ended) < 120 and all(trial.state != "running" for trial in ended)
-    assert "the front has stopped moving: 10 more trials would bring about" in outlook["stopped"]
+    said = r"the front has stopped moving: 10 more trials \(about \d+ s\) would bring about \+0"
+    assert re.match(said, outlook["stopped"]) and outlook["forecast"]["seconds"] > 0
     assert "the search ends: the front has stopped moving" in " ".join(answer.stderr.split())
     assert "finalists" in answer.stderr and "report:" in answer.stdout
 

@@ -61,3 +61,15 @@ def test_the_criterion_of_variants_names_what_is_missed(script: Callable[[str], 
     assert "- At 300: reached on `ratios`" in said
     known, testbed = (json.loads((RESULTS / f"search_{n}.json").read_text())["rows"] for n in ("variants", "testbed"))
     assert (RESULTS / "search_variants.md").read_text().endswith(variants.criterion(known, testbed))
+
+
+def test_what_asking_costs_is_told_as_it_was_measured() -> None:
+    """The table of docs/sampler.md against the recorded rows: the first `ask` of a batch carries the refit."""
+    text = (BENCHMARKS.parent / "docs" / "sampler.md").read_text()
+    for row in json.loads((RESULTS / "ask_cost.json").read_text())["rows"]:
+        cost, memory = row["cpu_seconds"], row["memory_mib"]
+        seconds = (f"{cost[name]:.2g} s" for name in ("batch", "most", "per_proposal", "resume"))
+        assert f"| {row['trials']} | {' | '.join(seconds)} | {memory['peak']} MiB |" in text
+        assert cost["most"] > 0.5 > cost["per_proposal"], "only the mean stays below half a second"
+    assert f"the {memory['peak']} MiB {memory['loaded']} are there before the first proposal" in text
+    assert "search-experiments.md" in text

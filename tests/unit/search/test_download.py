@@ -67,7 +67,9 @@ def measured(low: float, value: float, high: float) -> Zeros:
 
 
 def test_zeros_that_no_objective_sees_are_told() -> None:
-    (note,) = notes(study(techniques={"sparsify": {}}), [SPARSE])
+    named = study(techniques={"sparsify": {}}, search={"objectives": ["size_bytes", "drop/worst"]})
+    (note,) = notes(named, [SPARSE])
+    assert not list(notes(study(techniques={"sparsify": {}}), [SPARSE])), "a default objective there"
     assert note.endswith("add download_bytes to search.objectives")
     asked = study(techniques={"sparsify": {}}, search={"objectives": ["download_bytes", "drop/worst"]})
     assert not list(notes(asked, [SPARSE]))

@@ -1,4 +1,4 @@
-"""Random convolution nets with residuals, concatenations, gates and splits; and random reshapes."""
+"""Random convolution nets with residuals, concatenations, gates, splits and shuffles; and random reshapes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def nets(draw: st.DrawFn) -> onnx.ModelProto:
     for step in range(draw(st.integers(2, 6))):
         x = draw(st.sampled_from(sorted(widths)))
         width = widths[x]
-        kind = draw(st.sampled_from(["conv", "residual", "concat", "depthwise", "grouped", "gate", "split", "norm"]))
+        kind = draw(
+            st.sampled_from(["conv", "residual", "concat", "depthwise", "grouped", "gate", "split", "norm", "shuffle"])
+        )
         if kind == "conv":
             width = draw(st.sampled_from([4, 8, 12]))
             out = net.conv(x, widths[x], width, f"conv{step}", kernel=3)
@@ -45,6 +47,11 @@ def nets(draw: st.DrawFn) -> onnx.ModelProto:
             out, width = net.op("Add", left, right), width // 2
             if width % 4:
                 out, width = net.op("Concat", out, out, axis=1), 2 * width
+        elif kind == "shuffle":
+            group = draw(st.sampled_from([2, 4]))
+            out = net.op("Reshape", x, net.const([0, group, width // group, 6, 6]))
+            out = net.op("Transpose", out, perm=[0, 2, 1, 3, 4])
+            out = net.op("Reshape", out, net.const([0, width, 6, 6]))
         else:
             norm = [net.random(width), net.random(width), net.random(width), net.random(width, positive=True)]
             out = net.op("Relu", net.op("BatchNormalization", x, *norm))
