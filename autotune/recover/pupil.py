@@ -90,7 +90,8 @@ def pupil_of(
 
     Raises `UsageError` without validation samples, and what the parts raise.
     """
-    learns, original = Student(student, formats, settings), OnnxModule(teacher, trains=False)
+    module, original = OnnxModule(student), OnnxModule(teacher, trains=False)
+    learns = Student(module, student.graph, formats, settings)
     samples = list(validation)
     if not samples:
         raise UsageError("recover: there are no validation samples; give some that training does not see")

@@ -23,15 +23,16 @@ StudentState = tuple[list[Tensor], DescentState]
 class Student:
     """A float graph with what is trained of it, the fake quantisers of its formats, and the descent of its weights."""
 
-    def __init__(self, model: onnx.ModelProto, formats: Formats, settings: Settings) -> None:
-        """Keeps nothing of `model` but its nodes. Raises what `OnnxModule`, `weights.prepare` and `fake.attach` do."""
-        self._module = OnnxModule(model)
+    def __init__(self, module: OnnxModule, graph: onnx.GraphProto, formats: Formats, settings: Settings) -> None:
+        """`module` was made of `graph`, of which only the nodes are kept. Raises what `weights.prepare` and
+        `fake.attach` do."""
+        self._module = module
         trained = weights.prepare(self._module, formats.layers, settings)
         self._parameters, self._names = trained.parameters, trained.names
         self._descent = Descent(trained.parameters, trained.units)
         if settings.lora_rank:
             frozen.freeze(self._module, formats)
-        self._graph, self._formats = _without_weights(model.graph), formats
+        self._graph, self._formats = _without_weights(graph), formats
         self._quantise()
 
     @property
