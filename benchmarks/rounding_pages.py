@@ -87,7 +87,7 @@ def tools_page(record: Mapping[str, Any], ours: str) -> str:
         "the format. “At its size” is the damage of our largest file that is not more than 10 % larger than "
         f"the tool's, rounded with {ours}, over that of the tool's, with how many of its bytes ours has; it is empty "
         "where all of ours are larger, and for rows of an earlier run. NNCF's files in 4 bit are read with their "
-        "scales per channel written as vectors, as the operator's definition has them; their numbers are as NNCF wrote them.",
+        "scales per channel written as vectors, as the operator's definition has them; the numbers are NNCF's.",
     ]
     for study, facts in record["studies"].items():
         rows = [each for each in record["results"] if each["study"] == study]

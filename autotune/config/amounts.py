@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.config.families import check_shared, families_of
-from autotune.config.tables import StudyConfig
+from autotune.config.tables import LEAST_DROP, StudyConfig
 from autotune.errors import UsageError, did_you_mean
 from autotune.keys import COST_METRICS, JUDGED_METRICS, MetricKey, format_amount, names_target, parse_amount, parse_key
 from hwprofiles.target import Target
 
-LEAST_DROP = 1e-6  # one answer in a million: no data set tells a smaller loss from none
 _SMALLEST = "give the smallest loss that matters, e.g. 0.1pt"
 
 
