@@ -27,7 +27,7 @@ _INTERPRETERS = {
     "torch-cuda": (("torch",), "torch and onnx"),
     "torch-cpu": (("torch",), "torch and onnx"),
 }
-_ON_CARDS = frozenset({"tensorrt", "tensorrt-rtx", "torch-cuda", "onnxruntime-cuda"})
+ON_CARDS = frozenset({"tensorrt", "tensorrt-rtx", "torch-cuda", "onnxruntime-cuda"})
 
 
 def needs(target: Target) -> list[str]:
@@ -91,7 +91,7 @@ def _local_hardware(target: Target) -> list[str]:
     }
     words = [f"{word} {differs[fact].declared}" for fact, word in wanted.items() if fact in differs]
     missing = [f"a machine {' and '.join(words)} (--host, if it is another one)"] if words else []
-    card = target.declares.accelerator or ("an NVIDIA card" if target.runtime in _ON_CARDS else "")
+    card = target.declares.accelerator or ("an NVIDIA card" if target.runtime in ON_CARDS else "")
     if card and shutil.which("nvidia-smi") is None:
         missing.append(f"{card} (no nvidia-smi here; for another machine --host)")
     return missing

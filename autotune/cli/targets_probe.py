@@ -16,6 +16,7 @@ from rich import box
 from rich.table import Table
 
 from autotune.cli.output import JsonFlag, print_json, results, say, shown
+from autotune.cli.targets_open import opened
 from autotune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ OptionalName = Annotated[
     str | None, typer.Argument(metavar="T", help="A target's name, e.g. local; without it all of yours in a table.")
 ]
 
-_ON_CARDS = frozenset({"onnxruntime-cuda", "tensorrt", "tensorrt-rtx", "torch-cuda"})
 _PATIENCE = 30.0  # seconds to wait for a device that is timing something, before capabilities are left out
 
 
@@ -85,29 +85,6 @@ def probe_file(name: str) -> Path:
     from autotune.compress.capabilities import cache_folder
 
     return cache_folder() / "probes" / f"{name}.json"
-
-
-def opened(target: Target, work: Path) -> Device:
-    """The device, open. Raises as `open_device`; what is known to be missing is said at once, the driver first."""
-    from hwprofiles.agent import cuda
-    from hwprofiles.device import open_device
-    from hwprofiles.errors import TargetLost, TargetUnavailable
-
-    try:
-        return open_device(target, work=work)
-    except TargetLost:
-        raise
-    except TargetUnavailable as error:
-        if target.transport != "local" or target.runtime not in _ON_CARDS:
-            raise
-        who = f"target {target.name!r}: "
-        said = str(error).removeprefix(who)
-        try:
-            cuda.probe()
-        except cuda.CudaProblem as problem:
-            if str(problem) not in said:  # the runtime could not even be asked
-                raise TargetUnavailable(f"{who}{problem}; and {said}") from error
-        raise
 
 
 def _capabilities(device: Device, target: Target, work: Path) -> tuple[Probed | None, str]:

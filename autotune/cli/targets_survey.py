@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 
 from autotune.cli.output import print_json, results, say
-from autotune.cli.targets_probe import opened
+from autotune.cli.targets_open import opened
 
 if TYPE_CHECKING:
     from hwprofiles.registry import Profile
