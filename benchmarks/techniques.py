@@ -82,7 +82,8 @@ def run(found: Subject, label: str, techniques: dict[str, dict[str, object]], ar
         trials = [t for t in trials if not t.number or t.recovered]
     chosen = choose(trials, config)
     shown, mark = chosen.recommended, ""
-    if shown is None and "the original is the best" in chosen.reason:
+    untrained = label == TRAINING and not any(t.number for t in trials)  # nothing was gained by it
+    if untrained or (shown is None and "the original is the best" in chosen.reason):
         shown, mark = trials[0], "="
     elif shown is None:
         final = [t for t in trials if t.final and t.number]
