@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.slices import Slice
+from autotune.slices import Slice, Slices, declared, functions_of
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +40,7 @@ class Sample:
 class Dataset:
     """A finite, deterministic sequence of samples."""
 
-    name: str  # "search", "heldout", "train"
+    name: str  # what messages call it; a Workload names its own by their role: "search", "heldout", "train"
     samples: Sequence[Sample]
 
     def __len__(self) -> int:
@@ -109,6 +109,9 @@ class Workload:
     `latency_inputs` are the inputs whose shape is measured; None: the first sample of `search`.
     `train` is what `[recover]` trains on, none of whose samples may be in `search` or `heldout`. `loss` is the task's
     own loss in torch, which then counts beside the distillation from the original.
+
+    Whatever name a data set was given, here it is called by its role, "search", "heldout" or "train": what is judged on
+    it is recorded under this name, and only evidence from "heldout" confirms.
     """
 
     model: Path | str | onnx.ModelProto | torch.nn.Module
@@ -128,6 +131,12 @@ class Workload:
     train: Dataset | None = None
     loss: Loss | None = None
 
+    def __post_init__(self) -> None:
+        for role in ("search", "heldout", "train"):
+            data = getattr(self, role)
+            if isinstance(data, Dataset) and data.name != role:  # anything else is refused by the workload's checks
+                object.__setattr__(self, role, replace(data, name=role))
+
     @property
     def metric_name(self) -> str:
         """The name of the first metric, which appears in metric keys."""
@@ -137,13 +146,20 @@ class Workload:
             return self.metric
         return name_of(self.metric)
 
-    def code_digests(self) -> dict[str, str]:
-        """What reads the outputs and scores the answers -> sha256 of the source file that defines it: "decode",
-        "confidence" and each metric that is the user's own function, where there is such a file."""
+    def code_digests(self, declarations: Slices | None = None) -> dict[str, str]:
+        """What makes inputs, reads the outputs, scores the answers and tells slices apart -> sha256 of the source file
+        that defines it: "decode", "confidence", "encode", and each metric, slice and perturbation that is the user's
+        own function, where there is such a file. `declarations` are slices that were judged in place of the workload's.
+
+        Raises `UsageError` for slices that cannot be read.
+        """
         given = self.metric if isinstance(self.metric, Mapping) else {self.metric_name: self.metric}
         metrics = {name: each.metric if isinstance(each, Task) else each for name, each in given.items()}
-        functions: dict[str, object] = {"decode": self.decode, "confidence": self.confidence}
+        sliced = functions_of(declared(self.slices if declarations is None else declarations))
+        functions: dict[str, object] = {"decode": self.decode, "confidence": self.confidence, "encode": self.encode}
         functions |= {f"metric {name}": each for name, each in metrics.items() if callable(each)}
+        functions |= {f"slice {name}": each for name, each in sliced.items()}
+        functions |= {f"perturbation {name}": each for name, each in self.perturbations.items()}
         found = {what: _source_digest(function) for what, function in functions.items() if function is not None}
         return {what: digest for what, digest in found.items() if digest is not None}
 

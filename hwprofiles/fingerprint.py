@@ -118,8 +118,8 @@ def _accelerator(target: Target, found: Fingerprint) -> list[Check]:
         )
     limit = re.search(r"limit ([\d.]+) W", found.accelerator)  # not every driver tells it
     if declared.power_limit_w is not None and limit is not None:
-        near = abs(float(limit[1]) / declared.power_limit_w - 1) <= _POWER
-        checks.append(Check("power_limit_w", f"{declared.power_limit_w:g} W", f"{limit[1]} W", near))
+        enough = float(limit[1]) >= declared.power_limit_w * (1 - _POWER)
+        checks.append(Check("power_limit_w", f"{declared.power_limit_w:g} W", f"{limit[1]} W", enough))
     return checks
 
 

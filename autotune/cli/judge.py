@@ -118,6 +118,8 @@ def judge(
 
 def _limits(limit: str, words: list[str]) -> tuple[float, dict[str, float]]:
     """The limit for all, and those of single slices. Raises `UsageError`."""
+    from autotune.config.tables import LEAST_DROP
+
     overall = parse_amount(limit, MetricKey("drop"))
     found: dict[str, float] = {}
     for word in words:
@@ -131,8 +133,11 @@ def _limits(limit: str, words: list[str]) -> tuple[float, dict[str, float]]:
         else:
             found[key.slice or "all"] = value
     for name, value in (("--limit", overall), *((f"--max drop/{name}", value) for name, value in found.items())):
-        if not 0 < value < 1:
-            raise UsageError(f"{name}: a limit must be above 0 and below 100 points, not {100 * value:g}; e.g. 1pt")
+        if not LEAST_DROP <= value < 1:
+            raise UsageError(
+                f"{name}: a limit must be at least {100 * LEAST_DROP:g} and below 100 points, not {100 * value:g}; "
+                "e.g. 1pt"
+            )
     return overall, found
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from autotune.cli.output import print_json, results, say
 from autotune.cli.targets_open import opened
@@ -80,7 +81,8 @@ def _print(looks: Sequence[Look]) -> None:
         table.add_column(column, overflow="fold")
     for look in looks:
         said = "; ".join([look.found, *look.differs]) if look.there else look.missing
-        table.add_row(look.name, look.origin, look.runtime, "yes" if look.there else "no", said)
+        cells = (look.name, look.origin, look.runtime, "yes" if look.there else "no", said)
+        table.add_row(*map(Text, cells))  # what devices say is no markup
     results().print(table)
     alike: dict[str, list[str]] = {}
     for look in looks:

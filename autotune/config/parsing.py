@@ -13,9 +13,9 @@ from pydantic_core import ErrorDetails
 from autotune.config.amounts import impossible
 from autotune.config.misplaced import belongs
 from autotune.config.source import Location, Source
-from autotune.config.tables import QuantizeTable, StudyConfig
+from autotune.config.tables import LEAST_DROP, QuantizeTable, StudyConfig
 from autotune.errors import UsageError, did_you_mean
-from autotune.keys import parse_amount, parse_key
+from autotune.keys import MetricKey, parse_amount, parse_key
 
 LIMITS = ("constraints", "budget")  # tables of metric key -> limit
 _TECHNIQUE_TABLES: dict[str, type[BaseModel]] = {"quantize": QuantizeTable}
@@ -33,6 +33,8 @@ def validated(source: Source, data: dict[str, Any]) -> StudyConfig:
             raise source.error((found_out,), "is found out from the targets; leave it out")
     data = {**data, **{table: _amounts(source, table, data[table]) for table in LIMITS if table in data}}
     config = _parse(source, StudyConfig, data, ())
+    if config.judge.limit < LEAST_DROP:  # stores of before may hold it
+        raise source.error(("judge", "limit"), impossible(MetricKey("drop"), config.judge.limit))
     for name, options in config.techniques.items():
         if name in _TECHNIQUE_TABLES:
             _parse(source, _TECHNIQUE_TABLES[name], options, ("techniques", name))

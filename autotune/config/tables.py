@@ -68,7 +68,7 @@ class JudgeTable(_Table):
     `shrinkage` how many samples at the overall rate are pooled into a slice's variance; `probe` the number of samples
     on which damage is computed."""
 
-    limit: float = Field(default=0.01, ge=LEAST_DROP, lt=1)
+    limit: float = Field(default=0.01, gt=0, lt=1)
     floor: int = Field(default=200, ge=1)
     shrinkage: float = Field(default=50.0, ge=0)
     probe: int = Field(default=96, ge=0)

@@ -44,8 +44,8 @@ class ModelJudgement(BaseModel):
 
     `limits` are the slices' own ones, `asked` the slices that were asked for by name (`judge.asked`), `floor` the
     samples that one needs to be judged. `original_digest` and `candidate_digest` are sha256 of the models' files,
-    `code` those of the source files of decode, confidence and metrics (`Workload.code_digests`); the data's are in the
-    evaluations. `notes` say what a reader should know of the slices.
+    `code` those of the source files of decode, confidence, metrics, slices and perturbations
+    (`Workload.code_digests`); the data's are in the evaluations. `notes` say what a reader should know of the slices.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -157,7 +157,7 @@ def judge_models(
         asked=tuple(dict.fromkeys(judging.by_name)),
         original_digest=_digest(paths[0]),
         candidate_digest=_digest(paths[1]),
-        code=workload.code_digests(),
+        code=workload.code_digests(asked.declared),
     )
 
 
@@ -205,7 +205,7 @@ class _Judging:
         columns = automatic_columns(dataset, bands, before)
         automatic = [slices.Declaration(kind) for kind in table.automatic if kind in columns]
         masks = slices.assign(dataset, [*declared, *automatic], columns=columns, floor=table.floor)
-        self._asked.check_limits(list(masks))  # bands of difficulty that there are none of
+        self._asked.check_limits(list(masks), dataset.name)  # bands of difficulty that there are none of
         self.by_name += self._asked.by_name(masks, declared)
         self.notes += masks.notes
         if table.noise:

@@ -85,6 +85,7 @@ class CardSession(HostSession):
             _cuda.synchronize()
             self._notes.append(f"no CUDA graph: {' '.join(str(error).split())[:200]}")
             self._options = {**self._options, "cuda_graph": False}
+            self.conditions["cuda_graph"] = False
             for one in self._bound:
                 one.replay = None
             return

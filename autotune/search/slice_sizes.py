@@ -77,8 +77,10 @@ def _one(key: MetricKey, limit: float, original: Value | None, part: float) -> I
 def _enough_above(value: float, limit: float) -> int:
     """Samples from which the interval of a metric that is truly `value` lies above `limit` in 80 % of cases.
 
-    By the variance of a right-or-wrong score, which no other score between 0 and 1 exceeds (normal approximation).
+    By the variance of a right-or-wrong score, which no other score between 0 and 1 exceeds (normal approximation); at
+    least as many as without a single wrong answer show the limit (exact).
     """
     z = NormalDist().inv_cdf(1 - ONE_SIDED) + NormalDist().inv_cdf(POWER)
     variance = value * (1 - value) if 0 < value < 1 else 0.0
-    return max(1, math.ceil(z**2 * variance / (value - limit) ** 2))
+    faultless = math.log(ONE_SIDED) / math.log(limit) if 0 < limit < 1 else 1.0
+    return max(math.ceil(faultless), math.ceil(z**2 * variance / (value - limit) ** 2))

@@ -143,6 +143,7 @@ def _add(
             assigned[name] = mask
             assigned.kinds[name] = declaration.kind or _kind(condition, population)
             assigned.declarations[name] = replace(declaration, text=condition.text, name=name)
+        if alone or name not in assigned.origins:  # who asks for one slice by its name means it
             assigned.origins[name] = declaration
     if small and len(small) == len(conditions) and not wanted:
         raise DataError(

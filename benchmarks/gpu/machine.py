@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import json
 import os
 import platform
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def device_side(name: str) -> Any:
-    """A module of the agent, which needs nothing but the standard library; without the package around it."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "hwprofiles" / "agent" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A module of the agent, which needs nothing but the standard library; from this tree where none is installed."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    return importlib.import_module(f"hwprofiles.agent.{name}")
 
 
 cuda, nvml = device_side("cuda"), device_side("nvml")

@@ -206,12 +206,23 @@ class TorchCuda:
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         graph = self._try(self._torch.cuda.CUDAGraph)
 
+        refused: list[BaseException] = []
+
         def record() -> None:
             # As trtexec: what other threads do meanwhile is no part of it and does not end it.
             with self._torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                work()
+                try:
+                    work()
+                except BaseException as error:
+                    refused.append(error)
+                    raise
 
-        self._guard(record)
+        try:
+            self._guard(record)
+        except Exception as error:  # ending a capture that broke off fails too, and hides why it did
+            if refused and refused[0] is not error and not isinstance(refused[0], RuntimeError):
+                raise refused[0] from error
+            raise
 
         def replay() -> None:
             if TorchCuda._current is self:  # inside of `on_stream`: the launch is timed, and nothing is done beside it

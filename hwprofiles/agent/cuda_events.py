@@ -21,7 +21,7 @@ _FATAL = (
     "illegal address",
     "unspecified launch failure",
     "launch timed out",
-    "device-side assert",
+    "device-side assert triggered",  # the words alone end every error of torch's, as advice
     "uncorrectable ecc",
     "misaligned address",
     "illegal instruction",

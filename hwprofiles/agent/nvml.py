@@ -354,10 +354,13 @@ def _by_uuid(nvml: Any, uuid: str) -> Any:
         return nvml.nvmlDeviceGetHandleByUUID(uuid)
     except nvml.NVMLError:
         for number in range(nvml.nvmlDeviceGetCount()):
-            whole = nvml.nvmlDeviceGetHandleByIndex(number)
-            for handle in [whole, *_parts(nvml, whole)]:
-                if _text(nvml.nvmlDeviceGetUUID(handle)).startswith(uuid):
-                    return handle
+            try:
+                whole = nvml.nvmlDeviceGetHandleByIndex(number)
+                for handle in [whole, *_parts(nvml, whole)]:
+                    if _text(nvml.nvmlDeviceGetUUID(handle)).startswith(uuid):
+                        return handle
+            except nvml.NVMLError:
+                continue  # another user's, or lost: not the one that is looked for
     return None
 
 

@@ -58,6 +58,11 @@ def judged_only():
     return dataclasses.replace(workload(), search=heldout, calibration=[], slices=slices, metric=metric)
 
 
+def one_name():
+    import dataclasses
+    return dataclasses.replace(workload(), search=data("mine", 1), heldout=data("mine", 2))
+
+
 def right(predictions, labels):
     return sum(p == y for p, y in zip(predictions, labels, strict=True)) / len(labels)
 
@@ -179,7 +184,7 @@ def test_a_slice_that_is_too_small_is_named_and_passes_nothing(
         model = folder / ("original.onnx" if which == "original" else "same.onnx")
         assert found[f"{which}_digest"] == hashlib.sha256(model.read_bytes()).hexdigest()
     code = hashlib.sha256((folder / "task.py").read_bytes()).hexdigest()
-    assert found["code"] == {"decode": code, "metric metric": code}
+    assert found["code"] == {"decode": code, "metric metric": code, "slice first": code}
     assert found["evaluations"][0]["metric"] == "metric" and len(found["evaluations"][0]["dataset_digest"]) == 64
 
     for more in (["--slices", "rare=yes"], ["--slices", "rare"], ["--max", "drop/rare: rare=yes=30pt"]):
@@ -242,6 +247,15 @@ def test_what_cannot_be_judged_is_said_in_one_line(
 def test_a_target_that_is_not_there(folder: Path) -> None:
     (folder / "far.toml").write_text('transport = "local"\npython = "/nowhere/python"\n')
     assert run(folder, "same.onnx", "--target", "far", "--folder", str(folder)) == 69
+
+
+def test_data_sets_of_one_name_stay_apart(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, "same.onnx", "--set", "both", "--limit", "9pt", "--json", function="one_name") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["dataset"] for each in found["evaluations"]] == ["search", "heldout"]
+    assert set(found["noise"]) == {"search", "heldout"}
+    told = "all 6 slices of the search data and all 6 slices of the held-out data certainly lose"
+    assert told in found["sentences"][0]
 
 
 def test_from_python(folder: Path) -> None:

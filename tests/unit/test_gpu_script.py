@@ -248,6 +248,13 @@ def test_help_says_what_it_takes_and_how_it_ends(tmp_path: Path) -> None:
     assert run().returncode == 2
 
 
+def test_it_starts_with_an_interpreter_that_has_nothing_of_ours(tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    done = run("--help", PYTHON=str(bare / "bin" / "python"), PYTHONPATH="")
+    assert done.returncode == 0 and "69 nothing ran" in done.stdout, done.stderr
+
+
 CALL = {"command": "run.sh", "date": "2026-01-01", "commit": "abc", "quick": False}
 
 

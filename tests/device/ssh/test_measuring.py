@@ -225,7 +225,8 @@ def test_a_device_that_answers_garbage(sshd: Sshd, tmp_path: Path, after: str, s
     """The program arrives as it should, then something else takes its place."""
     wrapper = tmp_path / "fake.py"
     wrapper.write_text(
-        "import runpy, os, sys, time\n"
+        "import runpy, os, signal, sys, time\n"
+        "signal.alarm(60)\n"  # nobody ends what does not listen
         f"def other(*_, **__):\n    {after}\n    time.sleep(600)\n"
         "runpy.run_path = other\n"
         "exec(sys.stdin.buffer.raw.readline())\n"

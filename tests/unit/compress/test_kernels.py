@@ -61,6 +61,18 @@ def test_where_there_is_no_doubt_it_is_said(down: frozenset[str], op: str, honou
     assert [told.honoured for told in outcomes(down, ("up + down", op))] == honoured
 
 
+def test_of_a_table_nothing_is_expected_wherever_it_runs() -> None:
+    """Three requests in one region: where nothing was asked for, nothing is missed."""
+    made = artifact()
+    made.graph.node.append(helper.make_node("Gather", ["t", "y"], ["z"], name="table"))
+    layers = [layer("up"), layer("down"), layer("table")]
+    asked = {"up": "int8-static", "down": "float16", "table": "none"}
+    expected = {"up": INT8, "down": FLOAT16, "table": frozenset({"*"})}
+    region = Kernel(node="up + down + table", op="MatMul:int8+float16", provider="TensorRT", seconds=1e-6)
+    told = {one.layer: one.honoured for one in layer_outcomes(made, layers, asked, expected, [region])}
+    assert told == {"up": None, "down": None, "table": True}
+
+
 def test_a_kernel_of_its_own_settles_it() -> None:
     up, down = outcomes(FLOAT16, ("up + down", "MatMul:int8+float16"), ("up", "MatMul:int8"))
     assert up.honoured is True and "in a fused region" in up.ran and up.seconds == 2e-6

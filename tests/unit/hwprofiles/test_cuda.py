@@ -164,7 +164,7 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was(two: tuple[Card, Any, 
     with pytest.raises(cuda.CudaProblem, match="stream is capturing") as caught:
         second.capture(lambda: None)
     assert caught.value.kind == "crash" and "\n" not in str(caught.value)
-    with pytest.raises(ZeroDivisionError) if isinstance(first, cuda.BoundCuda) else pytest.raises(cuda.CudaProblem):
+    with pytest.raises(ZeroDivisionError):  # why it broke off, and not that it cannot be ended
         first.capture(lambda: 1 / 0)
     assert card.capturing is None
     here, there = first.pinned(1), first.buffer(1)

@@ -200,6 +200,11 @@ def test_confined_to_the_big_cores_it_still_has_all() -> None:
         ("rtx-4090", "", {"accelerator", "accelerator_memory", "compute_capability"}),
         ("l4", "NVIDIA L4, 23034 MiB, compute capability 8.9, driver 570.86.15, CUDA 12.8, limit 72 W", set()),
         ("l4", "NVIDIA L4, 23034 MiB, compute capability 8.9, driver 570.86.15, limit 50.5 W", {"power_limit_w"}),
+        (
+            "rtx-4090",  # overclocked by its maker
+            "NVIDIA GeForce RTX 4090, 24564 MiB, compute capability 8.9, driver 570.86.15, limit 480 W",
+            set(),
+        ),
     ],
 )
 def test_cards(target: str, card: str, differs: set[str]) -> None:

@@ -284,6 +284,28 @@ def test_the_mig_instance_that_cuda_uses_is_the_one_that_is_read(
     assert found.held_bytes(os.getpid())["nvml:device"] == 1 << 28
 
 
+@pytest.mark.parametrize("error", [4, 15])
+def test_a_card_of_others_does_not_hide_ours(error: int) -> None:
+    """NVML counts cards that this user may not open, and lost ones."""
+
+    class Shared(Recorded):
+        def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+            if uuid != "GPU-ours":
+                raise Failed(6)
+            return "card"
+
+        def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+            if index == 0:
+                raise Failed(error)
+            return "card"
+
+        def nvmlDeviceGetUUID(self, handle: Any) -> str:
+            return "GPU-ours"
+
+    found = nvml.pick(Shared({**H200, "nvmlDeviceGetCount": 2}), uuid="GPU-ours")
+    assert found.identity()["uuid_hash"] == nvml._hash("GPU-ours")
+
+
 @pytest.mark.parametrize(
     ("answers", "refuses", "said"),
     [

@@ -28,6 +28,15 @@ def samples(name: str, count: int = 60) -> Dataset:
     return Dataset(name, made)
 
 
+def lengths(name: str, count: int, step: int = 1) -> Dataset:
+    """`count` samples of the lengths 1, 1 + step, ..., of two fonts."""
+    made = [
+        Sample(f"{name}{i}", {"x": np.ones((1, 4), np.float32)}, 0, {"length": 1 + i * step, "font": "ab"[i % 2]})
+        for i in range(count)
+    ]
+    return Dataset(name, made)
+
+
 def workload(**more: Any) -> Workload:
     given: dict[str, Any] = {"model": "m.onnx", "search": samples("search"), "heldout": samples("heldout")}
     given |= {"calibration": [], "decode": lambda outputs: [0]}
@@ -96,3 +105,46 @@ def test_only_what_judging_uses_is_looked_at(
 ) -> None:
     with pytest.raises(Reached):
         ask(monkeypatch, tmp_path, workload(**given), **more)
+
+
+@pytest.mark.parametrize("declared", ["bands(length, 3)", "font & bands(length, 3)", "font * bands(length, 3)"])
+def test_bands_of_the_first_data_must_hold_samples_of_the_second(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, declared: str
+) -> None:
+    """Both sets are cut at the edges of the first, 31 and 61, and not each at its own."""
+    given = workload(search=lengths("search", 90), heldout=lengths("heldout", 30), slices=[declared])
+    named = "31<=length<61" if declared.startswith("bands") else "length"
+    with pytest.raises((DataError, UsageError)) as caught:
+        ask(monkeypatch, tmp_path, given, data="both")
+    assert named in str(caught.value) and "heldout data" in str(caught.value)
+    for data in ("search", "heldout"):
+        with pytest.raises(Reached):
+            ask(monkeypatch, tmp_path, given, data=data)
+
+
+@pytest.mark.parametrize("part", ["", "difficulty=hard & "])
+def test_limits_are_on_the_bands_of_the_first_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str) -> None:
+    given = workload(
+        search=lengths("search", 90), heldout=lengths("heldout", 60, 2), slices=[f"{part}bands(length, 3)"]
+    )
+    name = f"{part}31<=length<61"
+    with pytest.raises(Reached):
+        ask(monkeypatch, tmp_path, given, data="both", limits={name: 0.1})
+    with pytest.raises(UsageError, match="there is no such slice of the heldout data"):
+        ask(monkeypatch, tmp_path, given, data="heldout", limits={name: 0.1})
+    with pytest.raises(UsageError, match="there is no such slice of the search data"):
+        ask(monkeypatch, tmp_path, given, data="both", limits={f"{part}41<=length<81": 0.1})
+
+
+@pytest.mark.parametrize(("lacks", "has"), [("search", "heldout"), ("heldout", "search")])
+def test_a_limit_is_on_a_slice_of_every_data_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lacks: str, has: str
+) -> None:
+    plain = samples(has)
+    rare = [Sample(f"rare{i}", s.inputs, 0, {"font": "gothic"}) for i, s in enumerate(plain.samples[:10])]
+    given = workload(**{has: Dataset(has, [*plain.samples, *rare])}, slices=["font"])
+    more: dict[str, Any] = {"limits": {"font=gothic": 0.1}}
+    with pytest.raises(UsageError, match=f"'font=gothic': there is no such slice of the {lacks} data"):
+        ask(monkeypatch, tmp_path, given, data="both", **more)
+    with pytest.raises(Reached):
+        ask(monkeypatch, tmp_path, given, data=has, **more)

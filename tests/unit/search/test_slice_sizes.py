@@ -64,3 +64,12 @@ def test_of_several_limits_the_hardest_and_the_floor_for_the_rest() -> None:
     assert "a limit of 89.9 % on accuracy" in line
     (line,) = said({"all": LARGE, "dusk": 90})
     assert line == "slice 'dusk' has 90 samples: fewer than judge.floor = 200 pass nothing"
+
+
+def test_a_faultless_original_still_needs_samples() -> None:
+    """With no wrong answer at all, n samples show an accuracy of `limit` where limit**n is below 2.5 %."""
+    config = StudyConfig.model_validate({"name": "s", "constraints": {"accuracy/night": 0.995}})
+    original = {"accuracy": Value.exact(1.0), "accuracy/night": Value.exact(1.0)}
+    (line,) = [text for text in too_small(config, {"all": LARGE, "night": 300}, original) if "accuracy" in text]
+    assert "about 736 would decide" in line and 0.995**736 <= 0.025 < 0.995**735
+    assert not [t for t in too_small(config, {"all": LARGE, "night": 736}, original) if "accuracy" in t]

@@ -334,3 +334,11 @@ def test_perturbed_copies_are_in_no_other_slice() -> None:
         assign(rows, ["noise(1)"])
     with pytest.raises(DataError, match="hold perturbed samples only"):
         assign(Dataset("search", made), [])
+
+
+def test_who_asks_for_a_slice_by_name_is_known_whatever_the_order() -> None:
+    for declarations in (["font", "font=mono"], ["font=mono", "font"]):
+        origins = assign(data(), declarations).origins
+        assert {name: origin.text for name, origin in origins.items()} == {
+            "font=mono": "font=mono", "font=sans": "font", "font=serif": "font"
+        }  # fmt: skip

@@ -17,6 +17,8 @@ import numpy as np
 
 from tests.unit.hwprofiles.tensorrt.simulated_card import Card
 
+FOOTER = "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."  # ends every error of CUDA in torch
+
 
 class Torch:
     """What stands for the module `torch`. `kept`: bytes of the card that its allocator holds and nobody uses."""
@@ -135,7 +137,7 @@ class _Capture:
     def __exit__(self, *_: object) -> None:
         self._graph.launch = self._torch.card.end_capture()
         if not self._torch.card.graphs:
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore lines")
+            raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing\n{FOOTER}")
         self._torch.current = self._before
 
 
