@@ -222,7 +222,7 @@ def test_other_slices_perturbations_and_both_data_sets(folder: Path, capsys: pyt
         ("same.onnx", "nothing", [], 2, "no function 'nothing'"),
         ("same.onnx", "workload", ["--max", "drop/nigth=2pt"], 2, "no such slice"),
         ("same.onnx", "workload", ["--max", "size_bytes=2MB"], 2, "drop/SLICE"),
-        ("same.onnx", "workload", ["--limit", "0"], 2, "above 0"),
+        ("same.onnx", "workload", ["--limit", "0"], 2, "at least 0.0001 and below 100 points"),
         ("same.onnx", "workload", ["--slices", "hlaf"], 65, "hlaf"),
         ("same.onnx", "workload", ["--target", "nowhere"], 2, "nowhere"),
     ],

@@ -107,16 +107,13 @@ def test_only_what_judging_uses_is_looked_at(
         ask(monkeypatch, tmp_path, workload(**given), **more)
 
 
-@pytest.mark.parametrize("declared", ["bands(length, 3)", "font & bands(length, 3)", "font * bands(length, 3)"])
 def test_bands_of_the_first_data_must_hold_samples_of_the_second(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, declared: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Both sets are cut at the edges of the first, 31 and 61, and not each at its own."""
-    given = workload(search=lengths("search", 90), heldout=lengths("heldout", 30), slices=[declared])
-    named = "31<=length<61" if declared.startswith("bands") else "length"
-    with pytest.raises((DataError, UsageError)) as caught:
+    given = workload(search=lengths("search", 90), heldout=lengths("heldout", 30), slices=["bands(length, 3)"])
+    with pytest.raises(DataError, match="31<=length<61 covers none of the 30 samples of the heldout data"):
         ask(monkeypatch, tmp_path, given, data="both")
-    assert named in str(caught.value) and "heldout data" in str(caught.value)
     for data in ("search", "heldout"):
         with pytest.raises(Reached):
             ask(monkeypatch, tmp_path, given, data=data)
