@@ -28,6 +28,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -190,7 +191,7 @@ class Bench:
         try:
             measured = self.device.measure(artifact, [self.feed], baseline=self.original, scenario=self.scenario)
             if measured.ratio is None:
-                return row | {"failed": str(measured.failure)[:200]}
+                return row | {"failed": without_folders(str(measured.failure))[:200]}
             row |= {
                 "size": artifact.stat().st_size / self.original.stat().st_size,
                 "ratio": measured.ratio.estimate.model_dump(),
@@ -201,7 +202,7 @@ class Bench:
                 return row | {"not_judged": "larger or slower than the original"}
             after = predict(self.device, artifact, **self.asked)
         except DeviceFailure as error:
-            return row | {"failed": error.failure.message[:200]}
+            return row | {"failed": without_folders(error.failure.message)[:200]}
         evaluation = judge(
             artifact=digest, target="local", dataset=self.found.workload.heldout, masks=self.masks,
             metrics=self.metrics, original=self.before, candidate=after, table=self.found.config.judge,
@@ -222,6 +223,11 @@ class Bench:
             session.run(None, self.feed)
             seconds.append(time.perf_counter() - begun)
         return float(np.median(seconds))
+
+
+def without_folders(text: str) -> str:
+    """An error's text without where the files lay: that is gone, and of no use to a reader."""
+    return re.sub(r"(?:/[\w.-]+)+/", "", text)
 
 
 def volume(rows: Sequence[Mapping[str, Any]]) -> float:

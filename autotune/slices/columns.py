@@ -153,7 +153,7 @@ class Population:
             said: object = function(sample)
         except AutotuneError:
             raise
-        except Exception as error:
+        except Exception as error:  # the user's own code may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise DataError(f"{where} raised {reason} for sample {sample.id!r}") from error
         if not isinstance(said, bool | np.bool_):
